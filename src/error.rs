@@ -1,0 +1,48 @@
+//! The errors a user can act on. Each is one sentence that names the thing, the limit and what to do,
+//! and knows the exit code of the program.
+
+use std::path::Path;
+
+/// Result of everything that can fail for a reason the user should read.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, by whose turn it is to act.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Bad usage, configuration or input: the user changes the command or the file (exit 2).
+    #[error("{0}")]
+    Input(String),
+    /// The environment lacks something: a device, a driver, the hub, disk space (exit 3).
+    #[error("{0}")]
+    Environment(String),
+}
+
+impl Error {
+    /// An [`Error::Input`] from anything that reads as a sentence.
+    pub fn input(message: impl Into<String>) -> Self {
+        Self::Input(message.into())
+    }
+
+    /// An [`Error::Environment`] from anything that reads as a sentence.
+    pub fn environment(message: impl Into<String>) -> Self {
+        Self::Environment(message.into())
+    }
+
+    /// A failed read: a file that is absent or may not be read is the user's input.
+    pub fn reading(path: &Path, error: &std::io::Error) -> Self {
+        Self::Input(format!("cannot read `{}`: {error}", path.display()))
+    }
+
+    /// A failed write: a full or read-only disk is the environment's fault.
+    pub fn writing(path: &Path, error: &std::io::Error) -> Self {
+        Self::Environment(format!("cannot write `{}`: {error}", path.display()))
+    }
+
+    /// Exit code of the process: 2 input, 3 environment.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Input(_) => 2,
+            Self::Environment(_) => 3,
+        }
+    }
+}

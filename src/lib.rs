@@ -1,0 +1,6 @@
+//! Which prompt makes this language model say exactly that?
+
+pub mod error;
+pub mod model;
+
+pub use error::{Error, Result};
