@@ -1,0 +1,242 @@
+//! The model, read bottom-up: norm, MLP, layer, stack. Hugging Face's `modeling_llama.py` names throughout.
+
+use burn::module::{Module, Param, ParamId};
+use burn::nn::Linear;
+use burn::tensor::{DType, Int, Tensor, TensorData, activation::silu, backend::Backend};
+
+use super::attention::{Cache, LlamaAttention, Pass};
+use super::config::LlamaConfig;
+use super::rope::RotaryEmbedding;
+use crate::Result;
+
+/// Where weights come from: a checkpoint, or an initialiser.
+pub trait WeightSource {
+    /// Values of the tensor with this Hugging Face name and shape, row-major.
+    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
+}
+
+/// x / √(mean(x²) + ε) · weight.
+#[derive(Module, Debug)]
+pub struct LlamaRMSNorm<B: Backend> {
+    /// `[D]`.
+    pub weight: Param<Tensor<B, 1>>,
+    #[module(skip)]
+    epsilon: f64,
+}
+
+impl<B: Backend> LlamaRMSNorm<B> {
+    /// Normalises every row of `x` `[rows, D]`.
+    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let mean_square = x.clone().powi_scalar(2).mean_dim(1);
+        let scaled = x / (mean_square + self.epsilon).sqrt();
+        scaled * self.weight.val().unsqueeze::<2>()
+    }
+}
+
+/// SwiGLU: down(silu(gate(x)) · up(x)).
+#[derive(Module, Debug)]
+pub struct LlamaMLP<B: Backend> {
+    /// D → intermediate.
+    pub gate_proj: Linear<B>,
+    /// D → intermediate.
+    pub up_proj: Linear<B>,
+    /// intermediate → D.
+    pub down_proj: Linear<B>,
+}
+
+impl<B: Backend> LlamaMLP<B> {
+    /// `[rows, D]` → `[rows, D]`.
+    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let gate = silu(self.gate_proj.forward(x.clone()));
+        self.down_proj.forward(gate * self.up_proj.forward(x))
+    }
+}
+
+/// Attention and MLP, each normalised before and added after.
+#[derive(Module, Debug)]
+pub struct LlamaDecoderLayer<B: Backend> {
+    /// Grouped-query attention.
+    pub self_attn: LlamaAttention<B>,
+    /// SwiGLU.
+    pub mlp: LlamaMLP<B>,
+    /// Before attention.
+    pub input_layernorm: LlamaRMSNorm<B>,
+    /// Before the MLP.
+    pub post_attention_layernorm: LlamaRMSNorm<B>,
+}
+
+impl<B: Backend> LlamaDecoderLayer<B> {
+    fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>, past: Option<&mut Option<(Tensor<B, 4>, Tensor<B, 4>)>>) -> Tensor<B, 2> {
+        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), pass, past);
+        x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
+    }
+}
+
+/// A frozen causal language model.
+#[derive(Module, Debug)]
+pub struct Llama<B: Backend> {
+    /// W_E, `[V, D]`.
+    pub embed_tokens: Param<Tensor<B, 2>>,
+    /// The decoder layers.
+    pub layers: Vec<LlamaDecoderLayer<B>>,
+    /// Before the head.
+    pub norm: LlamaRMSNorm<B>,
+    /// The head `[V, D]`, where it is not the embedding matrix.
+    pub lm_head: Option<Param<Tensor<B, 2>>>,
+    #[module(skip)]
+    rotary_emb: RotaryEmbedding,
+    #[module(skip)]
+    config: LlamaConfig,
+}
+
+impl<B: Backend> Llama<B> {
+    /// Builds the model from `weights`, stored on `device` as `dtype`. No weight tracks gradients.
+    pub fn load(config: &LlamaConfig, weights: &mut dyn WeightSource, device: &B::Device, dtype: DType) -> Result<Self> {
+        let mut loader = Loader { weights, device, dtype };
+        let (v, d) = (config.vocab_size, config.hidden_size);
+        Ok(Self {
+            embed_tokens: loader.matrix("model.embed_tokens.weight", [v, d])?,
+            layers: (0..config.num_hidden_layers).map(|i| loader.layer(config, i)).collect::<Result<_>>()?,
+            norm: loader.norm(config, "model.norm")?,
+            lm_head: (!config.tie_word_embeddings).then(|| loader.matrix("lm_head.weight", [v, d])).transpose()?,
+            rotary_emb: RotaryEmbedding::new(config),
+            config: config.clone(),
+        })
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// Where the model lives.
+    pub fn device(&self) -> B::Device {
+        self.embed_tokens.val().device()
+    }
+
+    /// Element type of the weights.
+    pub fn dtype(&self) -> DType {
+        self.embed_tokens.val().dtype()
+    }
+
+    /// Embeddings of token ids: `[S, T]` → `[S, T, D]`.
+    pub fn embed(&self, ids: Tensor<B, 2, Int>) -> Tensor<B, 3> {
+        let [s, t] = ids.dims();
+        let rows = self.embed_tokens.val().select(0, ids.reshape([s * t]));
+        rows.reshape([s, t, self.config.hidden_size])
+    }
+
+    /// Hidden states after the last layer, before [`Self::norm`], of the new positions `x` `[S, T, D]`, which come
+    /// after those in `cache`. The result is `[S·T, D]`.
+    pub fn forward(&self, x: Tensor<B, 3>, mut cache: Option<&mut Cache<B>>) -> Tensor<B, 2> {
+        let [s, t, d] = x.dims();
+        let pass = self.pass(s, t, cache.as_ref().map_or(0, |cache| cache.len()), x.dtype());
+        let mut x = x.reshape([s * t, d]);
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(x, &pass, cache.as_mut().map(|cache| &mut cache.layers[i]));
+        }
+        x
+    }
+
+    /// Normalised hidden states at `rows` of the positions that [`Self::forward`] was given: `[S·rows, D]`.
+    pub fn hidden(&self, x: Tensor<B, 3>, rows: std::ops::Range<usize>) -> Tensor<B, 2> {
+        let [s, t, d] = x.dims();
+        let hidden = self.forward(x, None).reshape([s, t, d]).narrow(1, rows.start, rows.len());
+        self.norm.forward(hidden.reshape([s * rows.len(), d]))
+    }
+
+    /// W of the head, `[V, D]`.
+    pub fn head(&self) -> Tensor<B, 2> {
+        self.lm_head.as_ref().unwrap_or(&self.embed_tokens).val()
+    }
+
+    /// Logits of normalised hidden states: `[rows, D]` → `[rows, V]`.
+    pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
+        hidden.matmul(self.head().transpose())
+    }
+
+    fn pass(&self, samples: usize, len: usize, past: usize, dtype: DType) -> Pass<B> {
+        let device = self.device();
+        let rotate = |heads| self.rotary_emb.rotation(past, len, heads, &device, dtype);
+        let mut mask = Vec::with_capacity(len * (past + len));
+        for t in 0..len {
+            mask.extend((0..past + len).map(|j| if j <= past + t { 0.0f32 } else { -1e30 }));
+        }
+        Pass {
+            samples,
+            len,
+            rotate_q: rotate(self.config.num_attention_heads),
+            rotate_k: rotate(self.config.num_key_value_heads),
+            mask: Tensor::from_data(TensorData::new(mask, [1, len * (past + len)]), (&device, dtype)),
+        }
+    }
+}
+
+/// Turns named values into parameters.
+struct Loader<'a, B: Backend> {
+    weights: &'a mut dyn WeightSource,
+    device: &'a B::Device,
+    dtype: DType,
+}
+
+impl<B: Backend> Loader<'_, B> {
+    fn tensor<const R: usize>(&mut self, name: &str, shape: [usize; R]) -> Result<Tensor<B, R>> {
+        let values = self.weights.read(name, &shape)?;
+        let data = TensorData::new(values, shape);
+        let options = (self.device, self.dtype);
+        // Weights live as long as the process: exact pages instead of slices of a pool.
+        Ok(B::memory_persistent_allocations(self.device, data, |data| Tensor::from_data(data, options)))
+    }
+
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Param<Tensor<B, 2>>> {
+        Ok(Param::initialized(ParamId::new(), self.tensor(name, shape)?))
+    }
+
+    /// Burn keeps `[in, out]`, Hugging Face `[out, in]`.
+    fn linear(&mut self, name: &str, input: usize, output: usize, bias: bool) -> Result<Linear<B>> {
+        let values = self.weights.read(&format!("{name}.weight"), &[output, input])?;
+        let data = TensorData::new(transpose(&values, output, input), [input, output]);
+        let options = (self.device, self.dtype);
+        let weight = B::memory_persistent_allocations(self.device, data, |data| Tensor::from_data(data, options));
+        let bias = bias.then(|| self.tensor(&format!("{name}.bias"), [output])).transpose()?;
+        Ok(Linear { weight: Param::initialized(ParamId::new(), weight), bias: bias.map(|bias| Param::initialized(ParamId::new(), bias)) })
+    }
+
+    fn norm(&mut self, config: &LlamaConfig, name: &str) -> Result<LlamaRMSNorm<B>> {
+        let weight = self.tensor(&format!("{name}.weight"), [config.hidden_size])?;
+        Ok(LlamaRMSNorm { weight: Param::initialized(ParamId::new(), weight), epsilon: config.rms_norm_eps })
+    }
+
+    fn layer(&mut self, config: &LlamaConfig, index: usize) -> Result<LlamaDecoderLayer<B>> {
+        let name = format!("model.layers.{index}");
+        let (d, inner) = (config.hidden_size, config.intermediate_size);
+        let queries = config.num_attention_heads * config.head_dim;
+        let keys = config.num_key_value_heads * config.head_dim;
+        Ok(LlamaDecoderLayer {
+            self_attn: LlamaAttention {
+                q_proj: self.linear(&format!("{name}.self_attn.q_proj"), d, queries, config.attention_bias)?,
+                k_proj: self.linear(&format!("{name}.self_attn.k_proj"), d, keys, config.attention_bias)?,
+                v_proj: self.linear(&format!("{name}.self_attn.v_proj"), d, keys, config.attention_bias)?,
+                o_proj: self.linear(&format!("{name}.self_attn.o_proj"), queries, d, config.attention_bias)?,
+                head_dim: config.head_dim,
+                use_rope: config.rope_layers[index],
+            },
+            mlp: LlamaMLP {
+                gate_proj: self.linear(&format!("{name}.mlp.gate_proj"), d, inner, config.mlp_bias)?,
+                up_proj: self.linear(&format!("{name}.mlp.up_proj"), d, inner, config.mlp_bias)?,
+                down_proj: self.linear(&format!("{name}.mlp.down_proj"), inner, d, config.mlp_bias)?,
+            },
+            input_layernorm: self.norm(config, &format!("{name}.input_layernorm"))?,
+            post_attention_layernorm: self.norm(config, &format!("{name}.post_attention_layernorm"))?,
+        })
+    }
+}
+
+/// Transposes a row-major `[rows, cols]` matrix.
+pub fn transpose(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(values.len());
+    for col in 0..cols {
+        out.extend((0..rows).map(|row| values[row * cols + col]));
+    }
+    out
+}

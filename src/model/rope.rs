@@ -1,0 +1,73 @@
+//! Rotary position embedding in Hugging Face's half-split layout: pairs (i, i + head_dim/2).
+
+use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
+
+use super::config::{LlamaConfig, RopeScaling};
+
+/// Rotation speeds, `[head_dim / 2]`, in radians per position.
+#[derive(Debug, Clone)]
+pub struct RotaryEmbedding {
+    inverse_frequencies: Vec<f64>,
+}
+
+/// Sine and cosine of one forward pass, laid out for a product with `[S, T·heads·head_dim]`.
+#[derive(Debug, Clone)]
+pub struct Rotation<B: Backend> {
+    cos: Tensor<B, 2>,
+    /// The sign of the rotated half is folded in.
+    sin: Tensor<B, 2>,
+}
+
+impl RotaryEmbedding {
+    /// Speeds θ^(−2i/head_dim), stretched as the config says (Llama 3, or a divisor per frequency).
+    pub fn new(config: &LlamaConfig) -> Self {
+        let half = config.head_dim / 2;
+        let plain = (0..half).map(|i| config.rope_theta.powf(-(i as f64) / half as f64));
+        let inverse_frequencies = match &config.rope_scaling {
+            None => plain.collect(),
+            Some(RopeScaling::Factors(factors)) => plain.zip(factors).map(|(f, by)| f / by).collect(),
+            Some(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings }) => plain
+                .map(|f| {
+                    let turns = original_max_position_embeddings * f / (2.0 * std::f64::consts::PI);
+                    let keep = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+                    f * (keep + (1.0 - keep) / factor)
+                })
+                .collect(),
+        };
+        Self { inverse_frequencies }
+    }
+
+    /// Tables for positions `start .. start + len`, repeated for `heads` heads: `[1, len·heads·head_dim]` each.
+    pub fn rotation<B: Backend>(&self, start: usize, len: usize, heads: usize, device: &B::Device, dtype: DType) -> Rotation<B> {
+        let half = self.inverse_frequencies.len();
+        let mut cos = Vec::with_capacity(len * heads * half * 2);
+        let mut sin = Vec::with_capacity(len * heads * half * 2);
+        for position in start..start + len {
+            let angles = self.inverse_frequencies.iter().map(|f| (position as f64 * f).sin_cos());
+            let (s, c): (Vec<f64>, Vec<f64>) = angles.unzip();
+            for _ in 0..heads {
+                cos.extend(c.iter().chain(&c));
+                sin.extend(s.iter().map(|s| -s));
+                sin.extend(&s);
+            }
+        }
+        let table = |values: Vec<f64>| {
+            let width = values.len();
+            Tensor::from_data(TensorData::new(values, [1, width]), (device, dtype))
+        };
+        Rotation { cos: table(cos), sin: table(sin) }
+    }
+}
+
+impl<B: Backend> Rotation<B> {
+    /// Rotates `x` `[S·T, heads·head_dim]`; the result has the same shape.
+    pub fn apply(&self, x: Tensor<B, 2>, samples: usize, head_dim: usize) -> Tensor<B, 2> {
+        let [rows, width] = x.dims();
+        let half = head_dim / 2;
+        let heads = x.clone().reshape([rows * width / head_dim, head_dim]);
+        let swapped = Tensor::cat(vec![heads.clone().narrow(1, half, half), heads.narrow(1, 0, half)], 1);
+        let line = [samples, rows / samples * width];
+        let turned = x.reshape(line) * self.cos.clone() + swapped.reshape(line) * self.sin.clone();
+        turned.reshape([rows, width])
+    }
+}
