@@ -2,5 +2,8 @@
 
 pub mod error;
 pub mod model;
+pub mod noise;
+pub mod objective;
+pub mod ops;
 
 pub use error::{Error, Result};

@@ -1,0 +1,28 @@
+//! What the target positions are asked for, as a loss of their logits.
+
+/// A loss of one row of logits ℓ with target token y.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Objective {
+    /// −log softmax(ℓ)_y, averaged over the M positions (the paper's Algorithm 1).
+    CrossEntropy,
+    /// max(0, κ − (ℓ_y − max_{v≠y} ℓ_v)), summed over the positions: silent where y wins by κ.
+    Hinge {
+        /// κ, in logits.
+        margin: f32,
+    },
+}
+
+impl Objective {
+    /// Weight of one of `positions` target positions in the loss of one sample.
+    pub fn weight(self, positions: usize) -> f64 {
+        match self {
+            Self::CrossEntropy => 1.0 / positions as f64,
+            Self::Hinge { .. } => 1.0,
+        }
+    }
+
+    /// The hinge loss of a prompt from its logit margins.
+    pub fn hinge(margin: f32, margins: &[f32]) -> f32 {
+        margins.iter().map(|m| (margin - m).max(0.0)).sum()
+    }
+}
