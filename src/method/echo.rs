@@ -1,0 +1,42 @@
+//! echo, a control: the prompt that repeats the target, over and over. It shows what this known trick is worth; the ban on the
+//! target's tokens makes it invalid unless `--allow-target-tokens` is given.
+
+use super::{Clock, Held, Method, Progress, State};
+use crate::Result;
+use crate::ops::TrackedBackend;
+use crate::subject::{Problem, Subject};
+
+/// The control.
+#[derive(Debug, Default)]
+pub struct Echo {
+    free: Vec<u32>,
+}
+
+impl<B: TrackedBackend> Method<B> for Echo {
+    fn start(&mut self, _: &Subject<B>, problem: &Problem, _: Clock) -> Result<()> {
+        // The last repetition is whole: what comes after it is the target's beginning.
+        let (n, target) = (problem.prompt.tokens(), &problem.target.ids);
+        let skipped = (target.len() - n % target.len()) % target.len();
+        self.free = target.iter().cycle().skip(skipped).take(n).copied().collect();
+        Ok(())
+    }
+
+    fn step(&mut self, subject: &Subject<B>, problem: &Problem, _: Clock) -> Result<Progress> {
+        let margins = subject.margins(&[problem.prompt.search_ids(&self.free)], &problem.target.ids);
+        let wrong = margins[0].iter().filter(|&&margin| margin <= 0.0).count();
+        Ok(Progress { objective: wrong as f32, gradient_norm: None, temperature: None, stalled: true })
+    }
+
+    fn held(&self, _: &Subject<B>, _: &Problem) -> Held {
+        Held { free: self.free.clone(), margins: None }
+    }
+
+    fn state(&self) -> State {
+        State::new(&self.free)
+    }
+
+    fn restore(&mut self, state: State, _: &Subject<B>, _: &Problem) -> Result<()> {
+        self.free = state.fields()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! The one loop of the searches on hard tokens: propose single-token swaps, score them exactly, move.
+//!
+//! The prompt held is always one that can be typed: a swap that does not survive decode → encode as a whole prompt is dropped
+//! before it costs anything.
+
+use std::collections::HashSet;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{Clock, Held, Method, Progress, State};
+use crate::noise::{Draws, Purpose, Stream};
+use crate::objective::Objective;
+use crate::ops::TrackedBackend;
+use crate::prompt::Prompt;
+use crate::subject::{Problem, Subject};
+use crate::{Error, Result};
+
+/// Where swaps come from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Proposal {
+    /// Any allowed token.
+    Uniform,
+    /// Biased to the head of a ranking by predicted change over squared distance.
+    Gradient {
+        /// Tokens of the ranking that may be drawn, for each position.
+        top: usize,
+        /// Share of the earlier rankings in the current one.
+        momentum: f32,
+    },
+}
+
+/// What tells one search from another.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Search {
+    /// Where swaps come from.
+    pub proposal: Proposal,
+    /// κ of the hinge that is minimised.
+    pub margin: f32,
+    /// Candidates of a step while progress is easy.
+    pub batch: usize,
+    /// Candidates of a step after long without progress.
+    pub batch_max: usize,
+    /// A best candidate that is worse by Δ is taken with probability exp(−Δ/T); 0: never.
+    pub temperature: f32,
+    /// Steps without a new best before the batch doubles.
+    pub patience: u64,
+}
+
+/// A search at work.
+pub struct SearchMethod {
+    search: Search,
+    at: Position,
+    /// Swap scores `[N, V]`, lowest first.
+    order: Vec<f32>,
+}
+
+/// Everything but the ranking.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Position {
+    current: Candidate,
+    best: Candidate,
+    batch: usize,
+    /// Steps since the last new best, or since the batch was last changed.
+    waited: u64,
+    stalled: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Candidate {
+    free: Vec<u32>,
+    margins: Vec<f32>,
+    hinge: f32,
+}
+
+impl SearchMethod {
+    /// A search that is to be started.
+    pub fn new(search: Search) -> Self {
+        Self { search, at: Position::default(), order: Vec::new() }
+    }
+
+    fn score<B: TrackedBackend>(&self, batch: Vec<Vec<u32>>, subject: &Subject<B>, problem: &Problem) -> Vec<Candidate> {
+        let prompts: Vec<Vec<u32>> = batch.iter().map(|free| problem.prompt.search_ids(free)).collect();
+        let margins = subject.margins(&prompts, &problem.target.ids);
+        let candidate = |(free, margins): (Vec<u32>, Vec<f32>)| Candidate { hinge: Objective::hinge(self.search.margin, &margins), free, margins };
+        batch.into_iter().zip(margins).map(candidate).collect()
+    }
+
+    /// The head of the ranking of every position, with this step's gradient mixed in.
+    fn ranking<B: TrackedBackend>(&mut self, subject: &Subject<B>, problem: &Problem) -> (Vec<Vec<u32>>, Option<f32>) {
+        let Proposal::Gradient { top, momentum } = self.search.proposal else {
+            return (Vec::new(), None);
+        };
+        let objective = Objective::Hinge { margin: self.search.margin };
+        let (_, gradient) = subject.gradient(&self.at.current.free, problem, objective);
+        let norm = crate::model::generate::host(gradient.clone()).iter().map(|x| x * x).sum::<f32>().sqrt();
+        let now = subject.swap_order(&self.at.current.free, gradient);
+        if self.order.is_empty() {
+            self.order = now;
+        } else {
+            let mix = |(old, new): (&mut f32, &f32)| *old = momentum * *old + (1.0 - momentum) * new;
+            self.order.par_iter_mut().zip(&now).for_each(mix);
+        }
+        let allowed = problem.prompt.allowed();
+        let rows = self.order.par_chunks_exact(allowed.len()).zip(&self.at.current.free);
+        (rows.map(|(row, &own)| head_of(row, allowed, own, top)).collect(), Some(norm))
+    }
+
+    /// Up to `size` distinct swaps that survive decode → encode.
+    fn propose(&self, size: usize, ranking: &[Vec<u32>], prompt: &Prompt, draws: &mut Draws) -> Vec<Vec<u32>> {
+        let mut seen = HashSet::new();
+        let mut batch = Vec::with_capacity(size);
+        for _ in 0..size * 6 {
+            if batch.len() == size {
+                break;
+            }
+            let position = draws.below(prompt.tokens());
+            let token = match ranking.get(position) {
+                Some(row) => row[(row.len() as f32 * draws.uniform().powi(2)) as usize],
+                None => draws.below(prompt.allowed().len()) as u32,
+            };
+            let own = self.at.current.free[position];
+            if token == own || !prompt.allowed()[token as usize] || !seen.insert((position, token)) {
+                continue;
+            }
+            let mut free = self.at.current.free.clone();
+            free[position] = token;
+            if prompt.round_trips(&free) {
+                batch.push(free);
+            }
+        }
+        batch
+    }
+
+    /// Takes the best candidate when it is better, or a little worse and lucky.
+    fn accept(&mut self, mut scored: Vec<Candidate>, luck: f32) {
+        let Some(lowest) = (0..scored.len()).min_by(|&a, &b| scored[a].hinge.total_cmp(&scored[b].hinge)) else {
+            return;
+        };
+        let candidate = scored.swap_remove(lowest);
+        if candidate.hinge < self.at.best.hinge {
+            self.at.best = candidate.clone();
+            (self.at.batch, self.at.waited, self.at.stalled) = (self.search.batch, 0, false);
+        }
+        let worse = candidate.hinge - self.at.current.hinge;
+        if worse < 0.0 || (self.search.temperature > 0.0 && luck < (-worse / self.search.temperature).exp()) {
+            self.at.current = candidate;
+        }
+    }
+
+    /// After long without a new best: larger batches, and at last back to the best.
+    fn widen(&mut self) {
+        self.at.waited += 1;
+        if self.at.waited <= self.search.patience {
+            return;
+        }
+        self.at.waited = 0;
+        if self.at.batch < self.search.batch_max {
+            self.at.batch = (self.at.batch * 2).min(self.search.batch_max);
+        } else {
+            self.at.current = self.at.best.clone();
+            self.at.stalled = true;
+        }
+    }
+}
+
+/// The `top` allowed tokens with the lowest scores, best first, without the one that stands there already.
+fn head_of(row: &[f32], allowed: &[bool], own: u32, top: usize) -> Vec<u32> {
+    let by_score = |a: &u32, b: &u32| row[*a as usize].total_cmp(&row[*b as usize]).then(a.cmp(b));
+    let mut ids: Vec<u32> = (0..row.len() as u32).filter(|&id| allowed[id as usize] && id != own).collect();
+    let top = top.min(ids.len());
+    if top < ids.len() {
+        ids.select_nth_unstable_by(top, by_score);
+        ids.truncate(top);
+    }
+    ids.sort_unstable_by(by_score);
+    ids
+}
+
+/// A random readable prompt that survives decode → encode; tokens that cannot stand beside their neighbours are drawn again.
+fn initial(prompt: &Prompt, clock: Clock) -> Result<Vec<u32>> {
+    let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, 0, Purpose::InitialPrompt, 0));
+    for _ in 0..1000 {
+        let free: Vec<u32> = (0..prompt.tokens()).map(|_| prompt.readable()[draws.below(prompt.readable().len())]).collect();
+        if prompt.round_trips(&free) {
+            return Ok(free);
+        }
+    }
+    Err(Error::input("no random prompt survives decoding and encoding with this prefix and suffix; end the prefix with a whole word"))
+}
+
+impl<B: TrackedBackend> Method<B> for SearchMethod {
+    fn start(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<()> {
+        let free = initial(&problem.prompt, clock)?;
+        let current = self.score(vec![free], subject, problem).remove(0);
+        self.at = Position { best: current.clone(), current, batch: self.search.batch, waited: 0, stalled: false };
+        self.order = Vec::new();
+        Ok(())
+    }
+
+    fn step(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<Progress> {
+        let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, clock.step, Purpose::SearchDraws, 0));
+        let luck = draws.uniform();
+        let (ranking, gradient_norm) = self.ranking(subject, problem);
+        let batch = self.propose(self.at.batch, &ranking, &problem.prompt, &mut draws);
+        if !batch.is_empty() {
+            let scored = self.score(batch, subject, problem);
+            self.accept(scored, luck);
+        }
+        self.widen();
+        Ok(Progress { objective: self.at.current.hinge, gradient_norm, temperature: None, stalled: self.at.stalled })
+    }
+
+    fn held(&self, _: &Subject<B>, _: &Problem) -> Held {
+        Held { free: self.at.current.free.clone(), margins: Some(self.at.current.margins.clone()) }
+    }
+
+    fn state(&self) -> State {
+        let mut state = State::new(&self.at);
+        if !self.order.is_empty() {
+            let shape = vec![self.at.current.free.len(), self.order.len() / self.at.current.free.len()];
+            state.tensors.insert("order".into(), (shape, self.order.clone()));
+        }
+        state
+    }
+
+    fn restore(&mut self, mut state: State, _: &Subject<B>, _: &Problem) -> Result<()> {
+        self.at = state.fields()?;
+        self.order = state.tensors.remove("order").map(|(_, values)| values).unwrap_or_default();
+        Ok(())
+    }
+}

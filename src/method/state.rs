@@ -1,0 +1,46 @@
+//! What a method keeps between steps, as plain data.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{Tensor, TensorData, backend::Backend};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::model::generate::host;
+use crate::{Error, Result};
+
+/// Named tensors and one JSON value.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State {
+    /// Values with their shapes.
+    pub tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    /// Everything else.
+    pub fields: serde_json::Value,
+}
+
+impl State {
+    /// A state of plain fields.
+    pub fn new(fields: &impl Serialize) -> Self {
+        Self { tensors: BTreeMap::new(), fields: serde_json::to_value(fields).expect("plain data") }
+    }
+
+    /// The plain fields, as their type.
+    pub fn fields<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_value(self.fields.clone()).map_err(|error| Error::input(format!("the checkpoint does not belong to this method: {error}")))
+    }
+
+    /// Adds a tensor.
+    pub fn put<B: Backend>(&mut self, name: &str, tensor: Tensor<B, 2>) {
+        let shape = tensor.dims().to_vec();
+        self.tensors.insert(name.to_owned(), (shape, host(tensor)));
+    }
+
+    /// Takes a tensor `[rows, columns]`.
+    pub fn take<B: Backend>(&mut self, name: &str, shape: [usize; 2], device: &B::Device) -> Result<Tensor<B, 2>> {
+        match self.tensors.remove(name) {
+            Some((found, values)) if found == shape => Ok(Tensor::from_data(TensorData::new(values, shape), device)),
+            Some((found, _)) => Err(Error::input(format!("`{name}` in the checkpoint has shape {found:?}, but this run needs {shape:?}"))),
+            None => Err(Error::input(format!("the checkpoint lacks `{name}`; start the run anew without --resume"))),
+        }
+    }
+}

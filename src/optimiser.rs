@@ -1,0 +1,49 @@
+//! Adam (Kingma & Ba 2015), on tensors without gradients.
+
+use burn::tensor::{Tensor, backend::Backend};
+
+/// Settings of Adam.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Adam {
+    /// Step size.
+    pub learning_rate: f64,
+    /// Decay of the mean gradient.
+    pub beta1: f64,
+    /// Decay of the mean squared gradient.
+    pub beta2: f64,
+    /// Added to the root.
+    pub epsilon: f64,
+}
+
+impl Adam {
+    /// (0.9, 0.999, 1e-8), as PyTorch has them.
+    pub fn new(learning_rate: f64) -> Self {
+        Self { learning_rate, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 }
+    }
+
+    /// The value after step `t` (from 1), and the moments moved on.
+    pub fn step<B: Backend>(&self, t: u64, value: Tensor<B, 2>, gradient: Tensor<B, 2>, moments: &mut Moments<B>) -> Tensor<B, 2> {
+        let t = t.min(i32::MAX as u64) as i32;
+        let first = moments.first.clone() * self.beta1 + gradient.clone() * (1.0 - self.beta1);
+        let second = moments.second.clone() * self.beta2 + gradient.powi_scalar(2) * (1.0 - self.beta2);
+        *moments = Moments { first: first.clone(), second: second.clone() };
+        let root = (second / (1.0 - self.beta2.powi(t))).sqrt() + self.epsilon;
+        value - first * (self.learning_rate / (1.0 - self.beta1.powi(t))) / root
+    }
+}
+
+/// Running means of a gradient and of its square.
+#[derive(Debug, Clone)]
+pub struct Moments<B: Backend> {
+    /// m.
+    pub first: Tensor<B, 2>,
+    /// v.
+    pub second: Tensor<B, 2>,
+}
+
+impl<B: Backend> Moments<B> {
+    /// Zeros of the shape of `value`.
+    pub fn zeros(value: &Tensor<B, 2>) -> Self {
+        Self { first: value.zeros_like(), second: value.zeros_like() }
+    }
+}
