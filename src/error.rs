@@ -46,3 +46,11 @@ impl Error {
         }
     }
 }
+
+/// A name or value from an untrusted file as it may stand in a message: quoted, without control characters, short.
+pub(crate) fn quoted(name: &str) -> String {
+    const LONGEST: usize = 80;
+    let shown: String = name.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    let more = if name.chars().nth(LONGEST).is_some() { "…" } else { "" };
+    format!("`{shown}{more}`")
+}

@@ -41,7 +41,8 @@ impl Prompt {
     /// Prepares the search vocabulary for a model with `vocab_size` embeddings.
     pub fn new(options: PromptOptions, target: &Target, tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self> {
         let allowed = search_vocabulary(&options, target, tokenizer, vocab_size);
-        let ids = |wanted: &dyn Fn(u32) -> bool| (0..vocab_size as u32).filter(|&id| allowed[id as usize] && wanted(id)).collect::<Vec<_>>();
+        let ids =
+            |wanted: &dyn Fn(u32) -> bool| (0..vocab_size as u32).filter(|&id| allowed[id as usize] && wanted(id)).collect::<Vec<_>>();
         let words = ids(&|id| is_plain_word(&tokenizer.decode(&[id])));
         let readable = if words.is_empty() { ids(&|_| true) } else { words };
         if readable.is_empty() {

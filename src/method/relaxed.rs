@@ -108,7 +108,13 @@ impl<B: TrackedBackend> RelaxedMethod<B> {
         self.variables.as_ref().expect("the method was started")
     }
 
-    fn soft_prompt(&self, subject: &Subject<B>, logits: Matrix<B>, temperature: Matrix<B>, noise: Gumbel<Plain<B>>) -> SoftPrompt<Plain<B>> {
+    fn soft_prompt(
+        &self,
+        subject: &Subject<B>,
+        logits: Matrix<B>,
+        temperature: Matrix<B>,
+        noise: Gumbel<Plain<B>>,
+    ) -> SoftPrompt<Plain<B>> {
         let embedding = subject.model().embed_tokens.val();
         SoftPrompt { logits, temperature, embedding, mask: self.mask.clone(), noise, samples: self.row.samples }
     }

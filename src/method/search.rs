@@ -82,7 +82,8 @@ impl SearchMethod {
     fn score<B: TrackedBackend>(&self, batch: Vec<Vec<u32>>, subject: &Subject<B>, problem: &Problem) -> Vec<Candidate> {
         let prompts: Vec<Vec<u32>> = batch.iter().map(|free| problem.prompt.search_ids(free)).collect();
         let margins = subject.margins(&prompts, &problem.target.ids);
-        let candidate = |(free, margins): (Vec<u32>, Vec<f32>)| Candidate { hinge: Objective::hinge(self.search.margin, &margins), free, margins };
+        let candidate =
+            |(free, margins): (Vec<u32>, Vec<f32>)| Candidate { hinge: Objective::hinge(self.search.margin, &margins), free, margins };
         batch.into_iter().zip(margins).map(candidate).collect()
     }
 

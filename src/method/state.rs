@@ -26,7 +26,8 @@ impl State {
 
     /// The plain fields, as their type.
     pub fn fields<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_value(self.fields.clone()).map_err(|error| Error::input(format!("the checkpoint does not belong to this method: {error}")))
+        serde_json::from_value(self.fields.clone())
+            .map_err(|error| Error::input(format!("the checkpoint does not belong to this method: {error}")))
     }
 
     /// Adds a tensor.

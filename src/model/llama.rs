@@ -8,6 +8,7 @@ use super::attention::{Cache, LlamaAttention, Pass};
 use super::config::LlamaConfig;
 use super::rope::RotaryEmbedding;
 use crate::Result;
+use crate::checkpoint::Checkpoint;
 
 /// Where weights come from: a checkpoint, or an initialiser.
 pub trait WeightSource {
@@ -239,4 +240,10 @@ pub fn transpose(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
         out.extend((0..rows).map(|row| values[row * cols + col]));
     }
     out
+}
+
+impl WeightSource for Checkpoint {
+    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Checkpoint::read(self, name, shape)
+    }
 }

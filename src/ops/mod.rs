@@ -51,11 +51,7 @@ impl Kernels for burn::backend::Cuda {}
 pub trait TrackedBackend: AutodiffBackend<InnerBackend: Kernels> {
     /// Soft embeddings `[S·N, D]`, differentiable in `logits` `[N, V]` and `temperature` `[N, 1]`, which replace the
     /// values inside `prompt`.
-    fn soft_embedding(
-        logits: Tensor<Self, 2>,
-        temperature: Tensor<Self, 2>,
-        prompt: SoftPrompt<Self::InnerBackend>,
-    ) -> Tensor<Self, 2>;
+    fn soft_embedding(logits: Tensor<Self, 2>, temperature: Tensor<Self, 2>, prompt: SoftPrompt<Self::InnerBackend>) -> Tensor<Self, 2>;
 
     /// The sum of the losses of all rows, `[1]`, differentiable in `hidden` `[R, D]`, and the losses themselves `[R]`.
     fn target_loss(

@@ -102,7 +102,12 @@ pub(super) fn backward<B: Backend>(prompt: &SoftPrompt<B>, output: Tensor<B, 2>)
 }
 
 /// The definition, for tests: Burn's own softmax and product over all samples at once. Works on any backend, autodiff included.
-pub fn reference<B: Backend>(logits: Tensor<B, 2>, temperature: Tensor<B, 2>, noise: Tensor<B, 2>, embedding: Tensor<B, 2>) -> Tensor<B, 2> {
+pub fn reference<B: Backend>(
+    logits: Tensor<B, 2>,
+    temperature: Tensor<B, 2>,
+    noise: Tensor<B, 2>,
+    embedding: Tensor<B, 2>,
+) -> Tensor<B, 2> {
     let samples = noise.dims()[0] / logits.dims()[0];
     softmax((stack(logits, samples) + noise) / stack(temperature, samples), 1).matmul(embedding)
 }
