@@ -11,6 +11,8 @@ pub mod optimiser;
 pub mod prompt;
 pub mod subject;
 pub mod target;
+#[cfg(test)]
+mod testing;
 pub mod tokenizer;
 
 pub use error::{Error, Result};

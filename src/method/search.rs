@@ -216,6 +216,10 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
         Held { free: self.at.current.free.clone(), margins: Some(self.at.current.margins.clone()) }
     }
 
+    fn knows_margins(&self) -> bool {
+        true
+    }
+
     fn state(&self) -> State {
         let mut state = State::new(&self.at);
         if !self.order.is_empty() {

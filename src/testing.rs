@@ -1,0 +1,81 @@
+//! What the unit tests share.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+
+use safetensors::SafeTensors;
+
+/// A file under `tests/golden`.
+pub fn golden(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
+}
+
+/// Burn 0.21 loses gradients when several threads of a process pull them; tests that do hold this.
+pub fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Expected values that a script of `tests/golden` made.
+pub struct Golden(Vec<u8>);
+
+impl Golden {
+    pub fn open(path: &str) -> Self {
+        Self(std::fs::read(golden(path)).unwrap())
+    }
+
+    pub fn shape(&self, name: &str) -> Vec<usize> {
+        SafeTensors::deserialize(&self.0).unwrap().tensor(name).unwrap().shape().to_vec()
+    }
+
+    pub fn floats(&self, name: &str) -> Vec<f32> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        file.tensor(name).unwrap().data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    }
+
+    pub fn ids(&self, name: &str) -> Vec<Vec<u32>> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let view = file.tensor(name).unwrap();
+        let ids: Vec<u32> = view.data().as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes) as u32).collect();
+        ids.chunks(*view.shape().last().unwrap()).map(<[u32]>::to_vec).collect()
+    }
+
+    /// max |expected − found|; infinite where the lengths differ or a value is not a number.
+    pub fn largest_difference(&self, name: &str, found: &[f32]) -> f32 {
+        largest_difference(&self.floats(name), found)
+    }
+}
+
+/// max |a − b|; infinite where the lengths differ or a value is not a number.
+pub fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    if a.len() != b.len() {
+        return f32::INFINITY;
+    }
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |worst, d| if d.is_nan() { f32::INFINITY } else { worst.max(d) })
+}
+
+/// Turns `fn name<B: Backend>()` into one test on flex and one on ndarray.
+macro_rules! each_cpu_backend {
+    ($($name:ident),* $(,)?) => {
+        mod on_flex { $(#[test] fn $name() { super::$name::<burn::backend::Flex>(); })* }
+        #[cfg(feature = "ndarray")]
+        mod on_ndarray { $(#[test] fn $name() { super::$name::<burn::backend::NdArray>(); })* }
+    };
+}
+
+/// The same for `fn name<B: TrackedBackend>()`, one test at a time.
+macro_rules! each_tracked_cpu_backend {
+    ($($name:ident),* $(,)?) => {
+        mod on_flex { $(#[test] fn $name() {
+            let _guard = crate::testing::one_at_a_time();
+            super::$name::<burn::backend::Autodiff<burn::backend::Flex>>();
+        })* }
+        #[cfg(feature = "ndarray")]
+        mod on_ndarray { $(#[test] fn $name() {
+            let _guard = crate::testing::one_at_a_time();
+            super::$name::<burn::backend::Autodiff<burn::backend::NdArray>>();
+        })* }
+    };
+}
+
+pub(crate) use {each_cpu_backend, each_tracked_cpu_backend};
