@@ -1,6 +1,7 @@
 //! Which prompt makes this language model say exactly that?
 
 pub mod error;
+pub mod metrics;
 pub mod model;
 pub mod settings;
 
