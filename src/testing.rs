@@ -79,3 +79,8 @@ macro_rules! each_tracked_cpu_backend {
 }
 
 pub(crate) use {each_cpu_backend, each_tracked_cpu_backend};
+
+/// The tiny model of most tests: three query heads for each key head, tied.
+pub fn tiny() -> crate::checkpoint::Checkpoint {
+    crate::checkpoint::Checkpoint::open(&golden("tiny/gqa3-tied")).unwrap()
+}

@@ -213,3 +213,140 @@ impl<B: TrackedBackend> Method<B> for RelaxedMethod<B> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! DLMI against PyTorch's autograd (`tests/golden/dlmi_step.py`) and central differences.
+
+    use burn::backend::{Autodiff, Flex};
+    use burn::tensor::DType;
+    use burn::tensor::backend::Backend;
+
+    use super::super::dlmi::dlmi;
+    use super::*;
+    use crate::model::Llama;
+    use crate::prompt::{Prompt, PromptOptions};
+    use crate::target::Target;
+    use crate::testing::{Golden, each_tracked_cpu_backend, largest_difference, one_at_a_time, tiny};
+
+    const GOLDEN: &str = "dlmi_step.safetensors";
+
+    fn problem(n: usize) -> Problem {
+        let checkpoint = tiny();
+        let ids = Golden::open(GOLDEN).ids("target").remove(0);
+        let target = Target { text: checkpoint.tokenizer.decode(&ids), ids };
+        let options = PromptOptions { tokens: n, allow_everything: true, ..PromptOptions::default() };
+        Problem { prompt: Prompt::new(options, &target, &checkpoint.tokenizer, checkpoint.config.vocab_size).unwrap(), target }
+    }
+
+    fn subject<B: TrackedBackend>(dtype: DType) -> Subject<B> {
+        let mut checkpoint = tiny();
+        let config = checkpoint.config.clone();
+        Subject::new(Llama::load(&config, &mut checkpoint, &B::Device::default(), dtype).unwrap(), checkpoint.tokenizer)
+    }
+
+    fn matrix<B: Backend>(values: Vec<f32>, shape: [usize; 2], dtype: DType) -> Tensor<B, 2> {
+        Tensor::from_data(TensorData::new(values, shape), (&B::Device::default(), dtype))
+    }
+
+    /// The loss, and the gradients and new values of Z and Φ, of three steps with PyTorch's noise.
+    fn three_steps_agree_with_pytorch<B: TrackedBackend>() {
+        let (subject, golden) = (subject::<B>(DType::F32), Golden::open(GOLDEN));
+        let [_, s, n, v] = golden.shape("noise")[..] else { panic!("noise is [steps, S, N, V]") };
+        let noise = golden.floats("noise");
+        for (name, tau0, tolerance) in [("tau100", 100.0, 1e-5), ("tau1", 1.0, 1e-3)] {
+            let mut method = RelaxedMethod::<B>::new(dlmi(0.1, tau0, true, s));
+            method.set(matrix(golden.floats("z0"), [n, v], DType::F32), matrix(golden.floats("phi0"), [n, 1], DType::F32));
+            for (step, noise) in noise.chunks_exact(s * n * v).enumerate() {
+                let given = Gumbel::Given(matrix(noise.to_vec(), [s * n, v], DType::F32));
+                let (loss, dz, dphi) = method.step_with(&subject, &problem(n), given);
+                let (z, phi) = method.variables();
+                let found = [("loss", vec![loss]), ("z_grad", host(dz)), ("phi_grad", host(dphi)), ("z", host(z)), ("phi", host(phi))];
+                for (what, found) in found {
+                    let all = golden.floats(&format!("{name}.{what}"));
+                    let expected = &all[step * found.len()..][..found.len()];
+                    let difference = largest_difference(expected, &found);
+                    eprintln!("{name}.{what} in step {step}: {difference}");
+                    assert!(difference < tolerance, "{name}.{what} in step {step}: {difference}");
+                }
+            }
+        }
+    }
+
+    /// Long after tanh Φ has reached −1 in f32, everything is still a number.
+    fn saturated_temperatures_stay_finite<B: TrackedBackend>() {
+        let (subject, problem) = (subject::<B>(DType::F32), problem(3));
+        let mut method = RelaxedMethod::<B>::new(dlmi(0.1, 100.0, true, 2));
+        let clock = |step| Clock { seed: 5, restart: 0, step };
+        method.start(&subject, &problem, clock(0)).unwrap();
+        let (z, _) = method.variables();
+        method.set(z, matrix(vec![-40.0, -9.2, 40.0], [3, 1], DType::F32));
+        for step in 0..2048 {
+            let progress = method.step(&subject, &problem, clock(step)).unwrap();
+            assert!(progress.objective.is_finite() && progress.gradient_norm.unwrap().is_finite(), "step {step}: {progress:?}");
+        }
+        let (z, phi) = method.variables();
+        assert!(host(z).iter().chain(&host(phi)).all(|x| x.is_finite()));
+    }
+
+    /// What goes on from a saved state is what would have gone on.
+    fn a_restored_state_goes_on_alike<B: TrackedBackend>() {
+        let (subject, problem) = (subject::<B>(DType::F32), problem(3));
+        let clock = |step| Clock { seed: 1, restart: 0, step };
+        let new = || RelaxedMethod::<B>::new(dlmi(0.1, 100.0, true, 2));
+        let (mut whole, mut second) = (new(), new());
+        whole.start(&subject, &problem, clock(0)).unwrap();
+        (0..3).for_each(|step| drop(whole.step(&subject, &problem, clock(step)).unwrap()));
+        second.restore(Method::<B>::state(&whole), &subject, &problem).unwrap();
+        for method in [&mut whole, &mut second] {
+            (3..6).for_each(|step| drop(method.step(&subject, &problem, clock(step)).unwrap()));
+        }
+        assert_eq!(Method::<B>::state(&whole), Method::<B>::state(&second));
+    }
+
+    each_tracked_cpu_backend!(three_steps_agree_with_pytorch, saturated_temperatures_stay_finite, a_restored_state_goes_on_alike);
+
+    /// The whole way Z, Φ → soft prompt → model → loss, in f64.
+    #[test]
+    fn gradients_agree_with_central_differences() {
+        type B = Autodiff<Flex>;
+        let _guard = one_at_a_time();
+        let (subject, problem, golden) = (subject::<B>(DType::F64), problem(3), Golden::open(GOLDEN));
+        let [_, s, n, v] = golden.shape("noise")[..] else { panic!("noise is [steps, S, N, V]") };
+        let row = dlmi(0.1, 1.0, true, s);
+        let noise = || Gumbel::Given(matrix::<Flex>(golden.floats("noise")[..s * n * v].to_vec(), [s * n, v], DType::F64));
+        let loss = |z: Tensor<B, 2>, phi: Tensor<B, 2>| {
+            let tau = temperature(row.temperature, phi, n);
+            let prompt = RelaxedMethod::<B>::new(row).soft_prompt(&subject, z.clone().inner(), tau.clone().inner(), noise());
+            subject.loss(B::soft_embedding(z, tau, prompt), &problem, row.objective).0
+        };
+        let z = matrix::<Flex>(golden.floats("z0"), [n, v], DType::F64);
+        let phi = matrix::<Flex>(golden.floats("phi0"), [n, 1], DType::F64);
+        let leaf = |x: &Tensor<Flex, 2>| Tensor::<B, 2>::from_inner(x.clone()).require_grad();
+        let (z_leaf, phi_leaf) = (leaf(&z), leaf(&phi));
+        let gradients = loss(z_leaf.clone(), phi_leaf.clone()).backward();
+        let value = |z: Tensor<Flex, 2>, phi: Tensor<Flex, 2>| {
+            let loss = loss(Tensor::from_inner(z), Tensor::from_inner(phi)).inner();
+            loss.into_data().into_vec::<f64>().unwrap()[0]
+        };
+        let one = |shape: [usize; 2], i: usize| {
+            let mut values = vec![0.0; shape[0] * shape[1]];
+            values[i] = 1e-5f64;
+            Tensor::<Flex, 2>::from_data(TensorData::new(values, shape), (&Default::default(), DType::F64))
+        };
+        let check = |what: &str, found: f64, up: f64, down: f64| {
+            let expected = (up - down) / 2e-5;
+            assert!((found - expected).abs() < 1e-7 + 1e-5 * expected.abs(), "{what}: {found}, by differences {expected}");
+        };
+        let dz: Vec<f64> = z_leaf.grad(&gradients).unwrap().into_data().into_vec().unwrap();
+        for i in (0..n * v).step_by(29) {
+            let (up, down) = (value(z.clone() + one([n, v], i), phi.clone()), value(z.clone() - one([n, v], i), phi.clone()));
+            check(&format!("Z {i}"), dz[i], up, down);
+        }
+        let dphi: Vec<f64> = phi_leaf.grad(&gradients).unwrap().into_data().into_vec().unwrap();
+        for (i, found) in dphi.into_iter().enumerate() {
+            let (up, down) = (value(z.clone(), phi.clone() + one([n, 1], i)), value(z.clone(), phi.clone() - one([n, 1], i)));
+            check(&format!("Φ {i}"), found, up, down);
+        }
+    }
+}

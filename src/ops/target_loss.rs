@@ -7,7 +7,7 @@ use burn::backend::autodiff::{
 };
 use burn::tensor::{
     IndexingUpdateOp, Int, Tensor, TensorPrimitive,
-    activation::{log_softmax, softmax},
+    activation::log_softmax,
     backend::Backend,
     ops::FloatTensor,
 };
@@ -55,7 +55,7 @@ pub(super) fn forward<B: Backend>(
         Objective::Hinge { margin } => {
             let (margins, runner) = runner_up(logits, column);
             let losses = (margins.neg() + margin).clamp_min(0.0);
-            let active = losses.clone().greater_elem(0.0).float();
+            let active = losses.clone().greater_elem(0.0).float().cast(losses.dtype());
             let hidden = (head.select(0, runner.squeeze_dim(1)) - at_target) * active;
             TargetLoss { losses: losses.squeeze_dim(1), hidden }
         }
@@ -67,7 +67,7 @@ pub fn reference<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: 
     let logits = hidden.matmul(head.transpose());
     let column: Tensor<B, 2, Int> = targets.unsqueeze_dim(1);
     match objective {
-        Objective::CrossEntropy => softmax(logits, 1).log().gather(1, column).neg().squeeze_dim(1),
+        Objective::CrossEntropy => log_softmax(logits, 1).gather(1, column).neg().squeeze_dim(1),
         Objective::Hinge { margin } => {
             let at_target = logits.clone().gather(1, column.clone());
             let hidden = logits.scatter(1, column, at_target.zeros_like() - 1e30, IndexingUpdateOp::Add);

@@ -1,0 +1,127 @@
+//! The presets that are built in: small TOML files of settings, some of them chosen by the model.
+
+use serde::Deserialize;
+
+use super::layers::{Assignment, Origin, assignments, nearest};
+use crate::{Error, Result};
+
+const PRESETS: &[(&str, &str)] = &[
+    ("bard", include_str!("../../configs/bard.toml")),
+    ("paper", include_str!("../../configs/paper.toml")),
+    ("smollm2-135m", include_str!("../../configs/smollm2-135m.toml")),
+    ("smollm2-360m", include_str!("../../configs/smollm2-360m.toml")),
+    ("smollm2-1.7b", include_str!("../../configs/smollm2-1.7b.toml")),
+];
+
+/// What a model preset may go by.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelIdentity {
+    /// Digest of the weights.
+    pub digest: String,
+    /// As in `config.json`, `LlamaForCausalLM`.
+    pub architecture: String,
+    /// D, width of the residual stream.
+    pub hidden_size: usize,
+    /// Decoder layers.
+    pub layers: usize,
+    /// V.
+    pub vocab_size: usize,
+}
+
+/// The first line of a model preset: `match = { digest = "…" }`, or the architecture and all sizes.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+enum Match {
+    Digest { digest: String },
+    Shape { architecture: String, hidden_size: usize, layers: usize, vocab_size: usize },
+}
+
+#[derive(Deserialize)]
+struct Header {
+    r#match: Option<Match>,
+}
+
+/// The names that `--preset` accepts.
+pub fn preset_names() -> impl Iterator<Item = &'static str> {
+    PRESETS.iter().map(|(name, _)| *name)
+}
+
+/// The values of a preset, each with `origin` of its line.
+fn values(name: &str, text: &str, origin: fn(String, usize) -> Origin) -> Result<Vec<Assignment>> {
+    assignments(text, &format!("preset {name}"), Some("match"), &|line| origin(name.into(), line))
+}
+
+/// The preset called `name`.
+pub(super) fn by_name(name: &str) -> Result<Vec<Assignment>> {
+    match PRESETS.iter().find(|(known, _)| *known == name) {
+        Some((name, text)) => values(name, text, Origin::Preset),
+        None => {
+            let all: Vec<_> = preset_names().collect();
+            let near = nearest(name, &all);
+            Err(Error::input(format!("there is no preset `{name}`; did you mean `{near}`? The presets are {}", all.join(", "))))
+        }
+    }
+}
+
+/// Name and values of the preset of a model, by digest if one has it, else by architecture and sizes.
+pub(super) fn of_model(model: &ModelIdentity) -> Result<Option<(&'static str, Vec<Assignment>)>> {
+    let mut by_shape = None;
+    for (name, text) in PRESETS {
+        let header: Header = toml::from_str(text).map_err(|error| Error::input(format!("preset {name}: {}", error.message())))?;
+        match header.r#match {
+            Some(Match::Digest { digest }) if digest == model.digest => return Ok(Some((name, values(name, text, Origin::Model)?))),
+            Some(Match::Shape { architecture, hidden_size, layers, vocab_size })
+                if architecture == model.architecture
+                    && (hidden_size, layers, vocab_size) == (model.hidden_size, model.layers, model.vocab_size) =>
+            {
+                by_shape = Some((*name, *text));
+            }
+            _ => (),
+        }
+    }
+    by_shape.map(|(name, text)| Ok((name, values(name, text, Origin::Model)?))).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn smollm2(digest: &str, hidden_size: usize, layers: usize) -> ModelIdentity {
+        ModelIdentity { digest: digest.into(), architecture: "LlamaForCausalLM".into(), hidden_size, layers, vocab_size: 49_152 }
+    }
+
+    #[test]
+    fn every_preset_reads() {
+        for name in preset_names() {
+            assert!(!by_name(name).unwrap().is_empty(), "{name} sets nothing");
+        }
+    }
+
+    #[test]
+    fn a_model_preset_leaves_model_device_and_randomness_to_the_user() {
+        for name in preset_names().filter(|name| *name != "paper") {
+            for assignment in by_name(name).unwrap() {
+                let key = assignment.key.name;
+                assert!(!["model", "backend", "device", "seed", "method", "steps"].contains(&key), "{name} sets {key}");
+            }
+        }
+    }
+
+    #[test]
+    fn models_are_known_by_their_shape() {
+        let name = |hidden_size, layers| of_model(&smollm2("", hidden_size, layers)).unwrap().map(|(name, _)| name);
+        assert_eq!(name(576, 30), Some("smollm2-135m"));
+        assert_eq!(name(960, 32), Some("smollm2-360m"));
+        assert_eq!(name(2048, 24), Some("smollm2-1.7b"));
+        assert_eq!(name(576, 31), None);
+        let other = ModelIdentity { architecture: "SmolLM3ForCausalLM".into(), ..smollm2("", 576, 30) };
+        assert!(of_model(&other).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_match_is_a_digest_or_a_whole_shape() {
+        assert!(toml::from_str::<Header>("match = { digest = \"ab\" }").is_ok());
+        assert!(toml::from_str::<Header>("match = { architecture = \"LlamaForCausalLM\" }").is_err());
+        assert!(toml::from_str::<Header>("match = { digest = \"ab\", layers = 3 }").is_err());
+    }
+}
