@@ -26,7 +26,11 @@ pub struct Spread {
 impl Spread {
     fn of(values: &[f64]) -> Self {
         let mean = values.iter().sum::<f64>() / values.len() as f64;
-        Self { mean, min: values.iter().copied().fold(f64::INFINITY, f64::min), max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max) }
+        Self {
+            mean,
+            min: values.iter().copied().fold(f64::INFINITY, f64::min),
+            max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        }
     }
 }
 
@@ -174,7 +178,8 @@ impl Judge {
         let input = self.model.embed(ids_tensor(&[[prompt, &target[..target.len() - 1]].concat()], &self.model.device()));
         let hidden = self.model.hidden(input, prompt.len() - 1..prompt.len() - 1 + target.len());
         let logits = host(self.model.logits(hidden));
-        let forced: Vec<u32> = logits.chunks_exact(self.model.config().vocab_size).map(|row| crate::model::generate::argmax(row).0).collect();
+        let forced: Vec<u32> =
+            logits.chunks_exact(self.model.config().vocab_size).map(|row| crate::model::generate::argmax(row).0).collect();
         let confirmation = self.confirm(prompt, target);
         HardScores {
             hard_forced: lcs_ratio(&forced, target),

@@ -1,9 +1,12 @@
 //! Which prompt makes this language model say exactly that?
 
+pub mod backend;
 pub mod checkpoint;
 pub mod cli;
+pub mod doctor;
 pub mod error;
 pub mod evaluate;
+pub mod hub;
 pub mod method;
 pub mod metrics;
 pub mod model;
@@ -14,6 +17,7 @@ pub mod optimiser;
 pub mod prompt;
 pub mod run;
 pub mod settings;
+pub mod spec;
 pub mod subject;
 pub mod target;
 #[cfg(test)]

@@ -55,9 +55,9 @@ pub fn overlap_text(prompt: &str, target: &str) -> f64 {
     share(longest, target.len())
 }
 
-/// exp of the mean negative log-likelihood (nats per token); NaN, which JSON shows as `null`, when there is none.
-pub fn perplexity(nll: &[f64]) -> f64 {
-    (nll.iter().sum::<f64>() / nll.len() as f64).exp()
+/// exp of the mean negative log-likelihood (nats per token); `None` without a token and where it is not finite.
+pub fn perplexity(nll: &[f64]) -> Option<f64> {
+    Some((nll.iter().sum::<f64>() / nll.len() as f64).exp()).filter(|perplexity| perplexity.is_finite())
 }
 
 fn share(part: usize, whole: usize) -> f64 {
@@ -146,9 +146,9 @@ mod tests {
 
     #[test]
     fn perplexity_of_a_uniform_guess_is_the_number_of_choices() {
-        assert!((perplexity(&[8f64.ln(); 5]) - 8.0).abs() < 1e-12);
-        assert!(perplexity(&[]).is_nan());
-        assert_eq!(serde_json::to_value(perplexity(&[])).unwrap(), serde_json::Value::Null);
-        assert_eq!(serde_json::to_value(perplexity(&[1e9])).unwrap(), serde_json::Value::Null);
+        assert!((perplexity(&[8f64.ln(); 5]).unwrap() - 8.0).abs() < 1e-12);
+        assert_eq!(perplexity(&[0.0]), Some(1.0));
+        assert_eq!(perplexity(&[]), None);
+        assert_eq!(perplexity(&[1e9]), None);
     }
 }

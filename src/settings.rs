@@ -12,6 +12,7 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+pub use crate::backend::BackendName;
 pub use layers::{Layers, Origin, Resolved, Sources, environment};
 pub use presets::{ModelIdentity, preset_names};
 pub use value::{names, utf8};
@@ -36,9 +37,9 @@ impl Method {
     /// The defaults that are this method's own: key and value, weaker than every layer a user can write.
     fn defaults(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Snap => &[("max_seconds", "600"), ("restarts", "0")],
-            Self::Random => &[("steps", "256"), ("restarts", "0")],
-            Self::Dlmi | Self::Echo => &[("steps", "256")],
+            Self::Snap => &[("max_seconds", "600")],
+            Self::Dlmi | Self::Random => &[("steps", "256")],
+            Self::Echo => &[("steps", "1")],
         }
     }
 }
@@ -48,22 +49,6 @@ impl fmt::Display for Method {
         let value = self.to_possible_value();
         f.pad(value.as_ref().map_or("", |value| value.get_name()))
     }
-}
-
-/// The backends by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum BackendName {
-    /// CUDA if present, then a Vulkan GPU, then flex
-    Auto,
-    /// The CPU
-    Flex,
-    /// The CPU, a second opinion
-    Ndarray,
-    /// Any GPU with a Vulkan driver
-    Wgpu,
-    /// NVIDIA GPUs
-    Cuda,
 }
 
 /// The resolved settings of a run; what each field means stands in its row of [`KEYS`].
@@ -109,7 +94,7 @@ impl Default for Settings {
             max_seconds: None,
             early_stop: true,
             samples: 8,
-            restarts: 1,
+            restarts: 0,
             learning_rate: 0.1,
             tau0: 100.0,
             per_position: true,
@@ -165,7 +150,7 @@ pub const KEYS: &[Key] = &[
     }),
     key("early_stop", "End as soon as the inversion is exact", |s, v| put(&mut s.early_stop, v.switch())),
     key("samples", "Noise samples in a step of a relaxed method (S)", |s, v| put(&mut s.samples, v.whole(1..=1024))),
-    key("restarts", "Starts in all, the first included; 0: as many as the budget allows (snap, random: 0, others: 1)", |s, v| {
+    key("restarts", "Fresh starts after the first, each when the steps are used up or snap stalls", |s, v| {
         put(&mut s.restarts, v.whole(0..=1_000_000))
     }),
     key("learning_rate", "Adam's learning rate", |s, v| put(&mut s.learning_rate, v.positive())),

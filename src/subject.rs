@@ -9,7 +9,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
 use crate::model::generate::{argmax, host, ids_tensor};
-use crate::model::{Generation, Llama, greedy};
+use crate::model::{Generation, Llama, LlamaConfig, greedy};
 use crate::objective::Objective;
 use crate::ops::{self, TrackedBackend};
 use crate::prompt::Prompt;
@@ -101,18 +101,6 @@ impl<B: TrackedBackend> Subject<B> {
         cost.backward_tokens += backward as u64;
         cost.head_rows += head as u64;
         self.cost.set(cost);
-    }
-
-    /// Refuses a prompt and target that do not fit into the model's context.
-    pub fn check_context(&self, prompt: usize, target: usize) -> Result<()> {
-        let limit = self.plain.config().max_position_embeddings;
-        if prompt + target <= limit {
-            return Ok(());
-        }
-        Err(Error::input(format!(
-            "prompt ({prompt} tokens) and target ({target} tokens) need {} positions, but the model's context holds {limit}; shorten them",
-            prompt + target
-        )))
     }
 
     /// Embeddings of hard prompts of equal length, `[S, T, D]`.
@@ -226,4 +214,15 @@ impl<B: TrackedBackend> Subject<B> {
 /// The target once for each sample, `[S·M]`.
 fn repeat<B: Backend>(target: &[u32], samples: usize, device: &B::Device) -> Tensor<B, 1, burn::tensor::Int> {
     ids_tensor(&vec![target; samples], device).reshape([samples * target.len()])
+}
+
+/// Refuses a prompt and target that do not fit into the model's context.
+pub fn check_context(config: &LlamaConfig, prompt: usize, target: usize) -> Result<()> {
+    let (needed, limit) = (prompt + target, config.max_position_embeddings);
+    if needed <= limit {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "prompt ({prompt} tokens) and target ({target} tokens) need {needed} positions, but the model's context holds {limit}; shorten them"
+    )))
 }

@@ -1,3 +1,69 @@
-//! The command line.
+//! The command line: one thin file for each verb.
 
 pub mod args;
+mod complete;
+mod config;
+mod doctor;
+mod invert;
+mod models;
+mod score;
+mod session;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use args::{Cli, Verb};
+
+use crate::ui::{self, Policy};
+use crate::{Result, backend};
+
+/// Parses `arguments` (the program's name first), runs the verb, and says how it went.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    if let Some(code) = backend::on_start() {
+        return code;
+    }
+    let cli = match args::parse(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    let policy = Policy::new(cli.global.color(), cli.global.quiet);
+    ui::init_logging(cli.global.verbosity());
+    ui::install_panic_hook();
+    match ui::guarded(|| run(&cli, policy)) {
+        Ok(code) => code,
+        Err(error) => {
+            ui::print_error(policy, &error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: &Cli, policy: Policy) -> Result<ExitCode> {
+    match &cli.verb {
+        Verb::Invert(verb) => invert::run(cli, verb, policy),
+        Verb::Complete(verb) => done(complete::run(cli, verb, policy)),
+        Verb::Score(verb) => done(score::run(cli, verb, policy)),
+        Verb::Models(verb) => done(models::run(cli, verb, policy)),
+        Verb::Doctor => done(doctor::run(cli)),
+        Verb::Config(verb) => done(config::run(cli, verb, policy)),
+        Verb::Completions { shell } => done(completions(*shell)),
+    }
+}
+
+fn done(result: Result<()>) -> Result<ExitCode> {
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut args::command(), "dlmi", &mut script);
+    ui::print_result(&String::from_utf8_lossy(&script))
+}
+
+/// A serialisable value as one line of JSON.
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("plain data")
+}

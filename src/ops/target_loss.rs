@@ -5,12 +5,7 @@ use burn::backend::autodiff::{
     grads::Gradients,
     ops::{Backward, Ops, OpsKind, unary},
 };
-use burn::tensor::{
-    IndexingUpdateOp, Int, Tensor, TensorPrimitive,
-    activation::log_softmax,
-    backend::Backend,
-    ops::FloatTensor,
-};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorPrimitive, activation::log_softmax, backend::Backend, ops::FloatTensor};
 
 use super::Kernels;
 use crate::objective::Objective;

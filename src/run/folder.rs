@@ -34,7 +34,10 @@ impl Folder {
         let checkpoint = path.join("checkpoint.safetensors");
         let holds_run = checkpoint.exists() || path.join("result.json").exists();
         if holds_run && !resume {
-            return Err(Error::input(format!("`{}` already holds a run; add --resume to go on with it, or name another folder", path.display())));
+            return Err(Error::input(format!(
+                "`{}` already holds a run; add --resume to go on with it, or name another folder",
+                path.display()
+            )));
         }
         let snapshot = checkpoint.exists().then(|| read(&checkpoint, &identity)).transpose()?;
         let events_path = path.join("events.jsonl");
@@ -99,7 +102,8 @@ fn lock(folder: &Path) -> Result<File> {
 /// Drops events after `step`, which the resumed run makes again, and a last line that was cut off.
 fn keep_events(path: &Path, step: u64) -> Result<()> {
     let Ok(file) = File::open(path) else { return Ok(()) };
-    let belongs = |line: &String| serde_json::from_str::<Value>(line).ok().and_then(|event| event["step"].as_u64()).is_some_and(|at| at <= step);
+    let belongs =
+        |line: &String| serde_json::from_str::<Value>(line).ok().and_then(|event| event["step"].as_u64()).is_some_and(|at| at <= step);
     let kept: Vec<String> = BufReader::new(file).lines().map_while(|line| line.ok()).filter(belongs).collect();
     let text: String = kept.iter().map(|line| format!("{line}\n")).collect();
     replace(path, text.as_bytes())
@@ -144,7 +148,10 @@ fn read(path: &Path, identity: &Value) -> Result<Snapshot> {
     let field = |name: &str| metadata.get(name).cloned().ok_or_else(|| broken(&format!("`{name}` is missing")));
     let schema = field("schema")?;
     if schema != SCHEMA {
-        return Err(Error::input(format!("`{}` has schema {schema}, this dlmi reads {SCHEMA}; run it anew in another folder", path.display())));
+        return Err(Error::input(format!(
+            "`{}` has schema {schema}, this dlmi reads {SCHEMA}; run it anew in another folder",
+            path.display()
+        )));
     }
     let known: Value = serde_json::from_str(&field("identity")?).map_err(|error| broken(&error))?;
     same_run(&known, identity, path)?;
@@ -164,7 +171,10 @@ fn same_run(known: &Value, now: &Value, path: &Path) -> Result<()> {
     for key in now.keys().chain(known.keys()) {
         let (was, is) = (known.get(key).unwrap_or(&Value::Null), now.get(key).unwrap_or(&Value::Null));
         if was != is {
-            return Err(Error::input(format!("the run in `{}` has {key} = {was}, but this command says {is}; use the same settings or another folder", path.display())));
+            return Err(Error::input(format!(
+                "the run in `{}` has {key} = {was}, but this command says {is}; use the same settings or another folder",
+                path.display()
+            )));
         }
     }
     Ok(())

@@ -398,8 +398,8 @@ mod tests {
         assert_eq!(budget(&[("steps", "50"), ("max_seconds", "9")]), (Some(50), Some(9.0), 0));
         assert_eq!(budget(&[("max_seconds", "none")]), (None, None, 0));
         assert_eq!(budget(&[("steps", "none")]), (None, Some(600.0), 0));
-        assert_eq!(budget(&[("method", "dlmi")]), (Some(256), None, 1));
-        assert_eq!(budget(&[("method", "dlmi"), ("max_seconds", "9")]), (Some(256), Some(9.0), 1));
+        assert_eq!(budget(&[("method", "dlmi")]), (Some(256), None, 0));
+        assert_eq!(budget(&[("method", "dlmi"), ("max_seconds", "9")]), (Some(256), Some(9.0), 0));
         assert_eq!(budget(&[("method", "random"), ("steps", "none"), ("max_seconds", "9")]), (None, Some(9.0), 0));
         assert_eq!(resolved(flags(&[])).origin("max_seconds").place("max_seconds"), "default of snap");
     }

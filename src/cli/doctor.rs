@@ -1,0 +1,13 @@
+//! `dlmi doctor`: what this machine can compute on, and what is missing.
+
+use super::args::Cli;
+use crate::ui::print_result;
+use crate::{Result, doctor};
+
+pub(super) fn run(cli: &Cli) -> Result<()> {
+    let report = doctor::report()?;
+    match cli.global.json {
+        true => print_result(&super::json(&report)),
+        false => print_result(&report.to_string()),
+    }
+}

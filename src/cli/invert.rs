@@ -1,0 +1,266 @@
+//! `dlmi invert`: from a target to a prompt that is checked.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use super::args::{Cli, Invert, read_text};
+use super::session::Session;
+use crate::backend::{self, Choice, Job};
+use crate::method::{Method, dlmi, echo, random, relaxed, search, snap};
+use crate::ops::TrackedBackend;
+use crate::prompt::{Prompt, PromptOptions};
+use crate::run::folder::Folder;
+use crate::run::record::{Circumstances, Inversion};
+use crate::run::{self, Budget, Observer, Report, Snapshot, Stopped};
+use crate::settings::{self, Settings};
+use crate::subject::{Problem, Subject, check_context};
+use crate::target::Target;
+use crate::ui::{Paint, Policy, Progress, Status, paint, print_result, visible};
+use crate::{Error, Result, spec};
+
+pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
+    let session = Session::open(cli, policy)?;
+    let problem = problem(&session, verb)?;
+    let choice = session.device()?;
+    let folder = verb.out.as_ref().map(|path| Folder::open(path, run_identity(&session, &problem, &choice), verb.resume)).transpose()?;
+    let (folder, resume) = folder.map_or((None, None), |(folder, resume)| (Some(folder), resume));
+    let signal = watch_signals()?;
+    let device = choice.device.clone();
+    let task = Task { session, problem, choice, folder, resume, signal: signal.clone(), policy };
+    let inversion = backend::dispatch(&device, task)?;
+    match cli.global.json {
+        true => print_result(&super::json(&inversion))?,
+        false => print_result(&readable(&inversion, policy))?,
+    }
+    Ok(match (inversion.stopped, inversion.exact) {
+        (Stopped::Signal, _) => ExitCode::from(128 + signal.load(Ordering::Relaxed) as u8),
+        (_, true) => ExitCode::SUCCESS,
+        (_, false) => ExitCode::from(1),
+    })
+}
+
+/// The first Ctrl-C or SIGTERM leaves its number here; the second one ends the program at once.
+fn watch_signals() -> Result<Arc<AtomicUsize>> {
+    let (number, again) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 128 + signal, again.clone())
+            .and_then(|_| flag::register_usize(signal, number.clone(), signal as usize))
+            .and_then(|_| flag::register(signal, again.clone()))
+            .map_err(|error| Error::environment(format!("cannot watch for Ctrl-C: {error}")))?;
+    }
+    Ok(number)
+}
+
+/// The target and the shape of the prompt, from the settings.
+fn problem(session: &Session, verb: &Invert) -> Result<Problem> {
+    let settings = session.settings();
+    let (tokenizer, config) = (&session.checkpoint.tokenizer, &session.checkpoint.config);
+    let target = match (read_text(verb.target.clone(), verb.file.clone())?, spec::bundled(&settings.model)) {
+        (Some(text), _) => Target::from_text(&text, tokenizer)?,
+        (None, Some(bundled)) => Target::from_text(bundled.default_target, tokenizer)?,
+        (None, None) => return Err(Error::input("a target is needed: give the text that the model should write, or --file FILE")),
+    };
+    let options = PromptOptions {
+        tokens: settings.prompt_tokens,
+        prefix: settings.prefix.clone(),
+        suffix: settings.suffix.clone(),
+        bos: session.bos()?,
+        allow_target_tokens: settings.allow_target_tokens,
+        allow_special: settings.allow_special,
+        allow_everything: settings.all_tokens,
+    };
+    let prompt = Prompt::new(options, &target, tokenizer, config.vocab_size)?;
+    check_context(config, prompt.len(), target.ids.len())?;
+    Ok(Problem { prompt, target })
+}
+
+/// What a run must have in common with the one it goes on from: all settings but the budgets.
+fn run_identity(session: &Session, problem: &Problem, choice: &Choice) -> serde_json::Value {
+    let mut identity = serde_json::to_value(session.settings()).expect("plain data");
+    let map = identity.as_object_mut().expect("a struct");
+    for budget in ["steps", "max_seconds", "restarts", "device", "model"] {
+        map.remove(budget);
+    }
+    map.insert("backend".into(), choice.device.backend.to_string().into());
+    map.insert("model_digest".into(), session.checkpoint.digest.clone().into());
+    map.insert("target_ids".into(), problem.target.ids.clone().into());
+    identity
+}
+
+/// The method that the settings name.
+fn method<B: TrackedBackend>(settings: &Settings) -> Box<dyn Method<B>> {
+    let margin = settings.margin as f32;
+    match settings.method {
+        settings::Method::Dlmi => {
+            let row = dlmi::dlmi(settings.learning_rate, settings.tau0, settings.per_position, settings.samples);
+            Box::new(relaxed::RelaxedMethod::new(row))
+        }
+        settings::Method::Snap => {
+            let snap = snap::Snap {
+                batch: (settings.batch, settings.batch_max),
+                top: settings.top,
+                momentum: settings.momentum as f32,
+                margin,
+                temperature: settings.temperature as f32,
+                patience: settings.patience,
+            };
+            Box::new(search::SearchMethod::new(snap.search()))
+        }
+        settings::Method::Random => Box::new(search::SearchMethod::new(random::random(settings.batch, margin))),
+        settings::Method::Echo => Box::new(echo::Echo::default()),
+    }
+}
+
+/// Everything the run needs, on its way to the backend.
+struct Task {
+    session: Session,
+    problem: Problem,
+    choice: Choice,
+    folder: Option<Folder>,
+    resume: Option<Snapshot>,
+    signal: Arc<AtomicUsize>,
+    policy: Policy,
+}
+
+impl Job for Task {
+    type Output = Result<Inversion>;
+
+    fn run<B: TrackedBackend>(mut self, device: B::Device) -> Result<Inversion> {
+        let subject = Subject::<B>::new(self.session.load(&device)?, self.session.checkpoint.tokenizer.clone());
+        let judge = self.session.judge(&subject)?;
+        let circumstances = self.circumstances()?;
+        let settings = self.session.settings();
+        let mut method = method::<B>(settings);
+        let budget = Budget {
+            steps: settings.steps,
+            seconds: settings.max_seconds,
+            restarts: settings.restarts,
+            eval_every: settings.eval_every,
+            early_stop: settings.early_stop,
+        };
+        let what = format!("inverting {} tokens", self.problem.target.ids.len());
+        let mut watcher = Watcher {
+            progress: Progress::new(self.policy, what),
+            budget,
+            folder: self.folder,
+            signal: &self.signal,
+            prompt: &self.problem.prompt,
+            target: self.problem.target.ids.len(),
+        };
+        let outcome = run::run(&subject, &judge, &self.problem, method.as_mut(), budget, settings.seed, self.resume, &mut watcher)?;
+        let folder = watcher.folder.take();
+        drop(watcher);
+        let inversion = Inversion::new(outcome, &self.problem, &judge, circumstances, |ids| subject.tokenizer().decode(ids));
+        if let Some(folder) = folder {
+            folder.result(&super::json(&inversion))?;
+        }
+        Ok(inversion)
+    }
+}
+
+impl Task {
+    fn circumstances(&self) -> Result<Circumstances> {
+        let settings = self.session.settings();
+        Ok(Circumstances {
+            model: self.session.model_identity(),
+            backend: self.choice.device.backend.to_string(),
+            device: self.choice.device.name.clone(),
+            dtype: "f32".to_owned(),
+            method: settings.method.to_string(),
+            preset: self.session.resolved.presets.clone(),
+            seed: settings.seed,
+            bos: settings.bos,
+            settings: serde_json::to_value(settings).expect("plain data"),
+            bos_token: self.session.start_token(),
+            load_seconds: self.session.seconds(),
+        })
+    }
+}
+
+/// Shows progress, keeps the run folder, listens for signals.
+struct Watcher<'a> {
+    progress: Progress,
+    budget: Budget,
+    folder: Option<Folder>,
+    signal: &'a AtomicUsize,
+    prompt: &'a Prompt,
+    target: usize,
+}
+
+impl Observer for Watcher<'_> {
+    fn step(&mut self, report: &Report) -> Result<()> {
+        let matched = report.best.map_or(0, |best| best.matched_prefix);
+        let restarts = if report.restart > 0 { format!(", start {}", report.restart + 1) } else { String::new() };
+        self.progress.update(&Status {
+            step: report.step,
+            steps: self.budget.steps,
+            seconds: report.seconds,
+            max_seconds: self.budget.seconds,
+            best: format!("best {matched}/{} tokens, objective {:.2}{restarts}", self.target, report.progress.objective),
+            text: report.best.map(|best| self.prompt.text(&best.free)),
+        });
+        self.folder.as_mut().map_or(Ok(()), |folder| folder.event(report))
+    }
+
+    fn save(&mut self, snapshot: &dyn Fn() -> Snapshot) -> Result<()> {
+        self.folder.as_ref().map_or(Ok(()), |folder| folder.save(&snapshot()))
+    }
+
+    fn interrupted(&self) -> bool {
+        self.signal.load(Ordering::Relaxed) != 0
+    }
+}
+
+/// A few lines for people: the prompt, what the model writes, what was verified, and what to try when it failed.
+fn readable(inversion: &Inversion, policy: Policy) -> String {
+    let color = |kind, text: &str| paint(policy.color_out, kind, text);
+    let mut lines = vec![
+        format!("prompt   {}", color(Paint::Bold, &visible(&inversion.prompt_text))),
+        format!("writes   {}", visible(&inversion.completion_text)),
+        format!("target   {}", visible(&inversion.target_text)),
+    ];
+    let (seconds, m) = (inversion.seconds, inversion.target_ids.len());
+    if inversion.exact {
+        lines.push(format!(
+            "{}    the model, given this text, writes the {m} tokens of the target greedily (CPU, f32, smallest lead {:.3} logits); \
+             {} tokens of prompt, found in {:.1} s after {} steps",
+            color(Paint::Good, "exact"),
+            inversion.min_margin.unwrap_or(0.0),
+            inversion.prompt_ids.len(),
+            inversion.seconds_to_exact.unwrap_or(seconds),
+            inversion.steps,
+        ));
+        return lines.join("\n");
+    }
+    lines.push(format!("{} {}", color(Paint::Bad, "not exact"), how_far(inversion)));
+    lines.push(format!("try      {}", advice(inversion)));
+    lines.join("\n")
+}
+
+/// Tokens matched, and the first wrong one.
+fn how_far(inversion: &Inversion) -> String {
+    let (matched, m) = (inversion.best.matched_prefix, inversion.target_ids.len());
+    let rules = match (inversion.best.valid, inversion.stopped) {
+        (false, _) => "the prompt breaks the rules (longer than N after tokenising again, or holds forbidden tokens); ",
+        (true, Stopped::Diverged) => "the objective was not a number any more; ",
+        (true, _) => "",
+    };
+    let wrong = match (inversion.target_ids.get(matched), inversion.completion_ids.get(matched)) {
+        (Some(wanted), Some(written)) => format!(", then writes token {written} instead of {wanted}"),
+        _ => String::new(),
+    };
+    format!("after {:.1} s and {} steps: {rules}the model writes {matched} of {m} tokens{wrong}", inversion.seconds, inversion.steps)
+}
+
+fn advice(inversion: &Inversion) -> &'static str {
+    match (inversion.method.as_str(), inversion.stopped) {
+        (_, Stopped::Signal) => "the same command again, with --out DIR and --resume to go on where it stopped",
+        (_, Stopped::Diverged) => "a smaller learning_rate",
+        ("snap", _) => "more tokens (--prompt-tokens), more time (--max-seconds), another --seed, or a larger model (--model)",
+        _ => "--method snap, which searches prompts that can be typed; more tokens (--prompt-tokens) or more steps (--steps)",
+    }
+}

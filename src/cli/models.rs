@@ -1,0 +1,73 @@
+//! `dlmi models`: what is here, fetch one, describe one.
+
+use serde_json::json;
+
+use super::args::{Cli, Models};
+use super::session::Session;
+use crate::Result;
+use crate::hub::{self, HubConfig};
+use crate::settings::utf8;
+use crate::spec::BUNDLED;
+use crate::ui::{Policy, print_result};
+
+pub(super) fn run(cli: &Cli, verb: &Models, policy: Policy) -> Result<()> {
+    match verb {
+        Models::List => list(cli),
+        Models::Pull { spec } => pull(cli, &utf8(spec.as_encoded_bytes().to_vec(), "the model's name")?, policy),
+        Models::Show { .. } => show(cli, policy),
+    }
+}
+
+fn list(cli: &Cli) -> Result<()> {
+    let cached = hub::cached(&HubConfig::from_env(true)?);
+    if cli.global.json {
+        let names: Vec<&str> = BUNDLED.iter().map(|model| model.name).collect();
+        return print_result(&json!({ "bundled": names, "cached": cached }).to_string());
+    }
+    let bundled = BUNDLED.iter().map(|model| format!("{}   (bundled)\n", model.name));
+    let fetched =
+        cached.iter().map(|model| format!("{}   ({:.1} MiB in {})\n", model.spec, model.bytes as f64 / 1048576.0, model.path.display()));
+    print_result(&bundled.chain(fetched).collect::<String>())
+}
+
+fn pull(cli: &Cli, spec: &str, policy: Policy) -> Result<()> {
+    let folder = hub::pull(&HubConfig::from_env(cli.global.offline)?, spec, !policy.quiet)?;
+    match cli.global.json {
+        true => print_result(&json!({ "model": spec, "folder": folder }).to_string()),
+        false => print_result(&folder.display().to_string()),
+    }
+}
+
+fn show(cli: &Cli, policy: Policy) -> Result<()> {
+    let session = Session::open(cli, policy)?;
+    let config = &session.checkpoint.config;
+    let parameters = config.parameters();
+    let rows = json!({
+        "spec": session.settings().model,
+        "architecture": config.architecture,
+        "parameters": parameters,
+        "vocab_size": config.vocab_size,
+        "tokenizer_size": session.checkpoint.tokenizer.vocab_size(),
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "layers": config.num_hidden_layers,
+        "attention_heads": config.num_attention_heads,
+        "key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "context": config.max_position_embeddings,
+        "tied_embeddings": config.tie_word_embeddings,
+        "layers_without_rope": config.rope_layers.iter().filter(|used| !**used).count(),
+        "preset": session.resolved.presets,
+        "digest": session.checkpoint.digest,
+    });
+    if cli.global.json {
+        return print_result(&rows.to_string());
+    }
+    let rows = rows.as_object().expect("an object");
+    let width = rows.keys().map(String::len).max().unwrap_or(0);
+    let line = |(name, value): (&String, &serde_json::Value)| {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        format!("{name:width$}  {value}\n")
+    };
+    print_result(&rows.iter().map(line).collect::<String>())
+}
