@@ -1,5 +1,7 @@
 //! Which prompt makes this language model say exactly that?
 
+pub mod backend;
+pub mod doctor;
 pub mod error;
 pub mod model;
 

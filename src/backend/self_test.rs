@@ -1,0 +1,319 @@
+//! A GPU that enumerates can still crash, hang or compute nonsense, and Burn then panics on a thread that nobody
+//! can catch. So the program runs itself again as a child, on one small gradient, and believes only its answer.
+
+use std::io::Read;
+use std::panic::{PanicHookInfo, catch_unwind, set_hook};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use burn::tensor::{Tensor, TensorData};
+
+use super::{BackendName, DeviceInfo, DeviceKind, Health, Job, TrackedBackend, dispatch};
+
+/// Tells a child which device to test, and keeps a program that never calls [`child`] from starting itself for ever.
+const ORDER: &str = "DLMI_SELF_TEST";
+/// Begins the lines of the child that its parent reads.
+const MARK: &str = "self-test: ";
+const SOUND: &str = "sound, deviation ";
+/// Compiling and tuning the first kernels takes seconds on a GPU, a minute for a software renderer on a busy machine.
+const LIMIT: Duration = Duration::from_secs(300);
+/// Largest deviation from flex over the largest value. TF32 products deviate by about 1e-3.
+const TOLERANCE: f32 = 1e-2;
+
+/// Has a child process compute on `device` and compare with flex. Takes seconds.
+pub fn self_test(device: &DeviceInfo) -> Health {
+    match std::env::current_exe() {
+        Ok(program) => test_with(Command::new(program), device, LIMIT),
+        Err(error) => Health::Broken(format!("the program cannot find itself: {error}")),
+    }
+}
+
+/// Does the test and returns the exit code, if this process is a child of [`self_test`].
+pub(super) fn child() -> Option<ExitCode> {
+    let order = std::env::var(ORDER).ok()?;
+    // The first panic is the cause, whichever thread it is on; what follows from it only confuses.
+    set_hook(Box::new(|panic| say(&panic_message(panic))));
+    Some(match catch_unwind(|| judge(&order)) {
+        Ok(Ok(deviation)) => {
+            say(&format!("{SOUND}{deviation:e}"));
+            ExitCode::SUCCESS
+        }
+        Ok(Err(reason)) => {
+            say(&reason);
+            ExitCode::FAILURE
+        }
+        Err(_) => ExitCode::FAILURE,
+    })
+}
+
+fn say(message: &str) {
+    eprintln!(
+        "{MARK}{}",
+        message.split_whitespace().collect::<Vec<_>>().join(" ")
+    );
+}
+
+fn panic_message(panic: &PanicHookInfo) -> String {
+    panic
+        .payload_as_str()
+        .unwrap_or("a panic without a message")
+        .to_owned()
+}
+
+/// The child's part: the largest deviation of the device from flex, over the largest value.
+fn judge(order: &str) -> Result<f32, String> {
+    let device = parse(order).ok_or_else(|| format!("no such device: `{order}`"))?;
+    let flex = DeviceInfo::new(BackendName::Flex, DeviceKind::Cpu, 0, "");
+    let got = dispatch(&device, Gradient)?;
+    let expected = dispatch(&flex, Gradient)?;
+    let scale = expected
+        .iter()
+        .fold(0f32, |max, value| max.max(value.abs()));
+    let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+    // `max` would pass over NaN.
+    let worst = worst.fold(
+        0f32,
+        |max, gap| if gap > max || gap.is_nan() { gap } else { max },
+    );
+    let deviation = worst / scale;
+    if got.len() == expected.len() && deviation <= TOLERANCE {
+        return Ok(deviation);
+    }
+    Err(format!(
+        "a matrix product is wrong by {worst:.1e} where the largest value is {scale:.1e}"
+    ))
+}
+
+fn order(device: &DeviceInfo) -> String {
+    format!(
+        "{} {} {}",
+        device.backend,
+        device.kind.as_str(),
+        device.index
+    )
+}
+
+fn parse(order: &str) -> Option<DeviceInfo> {
+    let mut words = order.split(' ');
+    let backend: BackendName = words.next()?.parse().ok()?;
+    let kind = words.next()?;
+    let kind = [
+        DeviceKind::Discrete,
+        DeviceKind::Integrated,
+        DeviceKind::Virtual,
+        DeviceKind::Software,
+        DeviceKind::Cpu,
+    ]
+    .into_iter()
+    .find(|known| known.as_str() == kind)?;
+    let index = words.next()?.parse().ok()?;
+    let known = backend.compiled() && backend != BackendName::Auto;
+    known.then(|| DeviceInfo::new(backend, kind, index, ""))
+}
+
+/// For x `[N, D]` and W `[V, D]`: y = x·Wᵀ with W as a transposed view, as the language model head does it, and
+/// the gradient of Σy²/SHRINK by x, which is 2·y·W/SHRINK. Both back to back.
+struct Gradient;
+
+const N: usize = 8;
+const V: usize = 512;
+const D: usize = 64;
+/// Brings the gradient to the size of y, so that one tolerance fits both.
+const SHRINK: f32 = 128.0;
+
+impl Job for Gradient {
+    type Output = Result<Vec<f32>, String>;
+
+    fn run<B: TrackedBackend>(self, device: B::Device) -> Self::Output {
+        let tensor = |rows: usize, seed: usize| {
+            let values: Vec<f32> = (0..rows * D).map(|i| pattern(i + seed)).collect();
+            Tensor::<B, 2>::from_data(TensorData::new(values, [rows, D]), &device)
+        };
+        let x = tensor(N, 1).require_grad();
+        let w = tensor(V, 7919);
+        let y = x.clone().matmul(w.transpose());
+        let gradients = (y.clone() * y.clone()).sum().div_scalar(SHRINK).backward();
+        let dx = x.grad(&gradients).ok_or("no gradient came back")?;
+        let read = |data: Result<TensorData, _>| match data {
+            Ok(data) => Ok(data.convert::<f32>().to_vec::<f32>().unwrap_or_default()),
+            Err(error) => Err(format!("reading a tensor failed: {error:?}")),
+        };
+        Ok([read(y.try_into_data())?, read(dx.try_into_data())?].concat())
+    }
+}
+
+/// Numbers in [−1, 1) without a visible period.
+fn pattern(i: usize) -> f32 {
+    let hash = (i as u32)
+        .wrapping_mul(2_654_435_761)
+        .rotate_left(13)
+        .wrapping_mul(2_246_822_519);
+    (hash >> 8) as f32 / (1 << 23) as f32 - 1.0
+}
+
+/// The parent's part.
+fn test_with(mut program: Command, device: &DeviceInfo, limit: Duration) -> Health {
+    if std::env::var_os(ORDER).is_some() {
+        return Health::Broken(
+            "a self-test started another: call `backend::on_start` first in `main`".into(),
+        );
+    }
+    let started = program
+        .env(ORDER, order(device))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    let outcome = started.and_then(|child| wait(child, limit));
+    let (status, said) = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => return Health::Broken(format!("the child process failed: {error}")),
+    };
+    let first = said.lines().find_map(|line| line.strip_prefix(MARK));
+    let deviation = first.and_then(|line| line.strip_prefix(SOUND)?.parse().ok());
+    match (status, deviation, first) {
+        (None, ..) => Health::Broken(format!("no answer within {} s", limit.as_secs())),
+        (Some(status), Some(deviation), _) if status.success() => Health::Sound(deviation),
+        (Some(_), None, Some(reason)) => Health::Broken(printable(reason)),
+        (Some(status), ..) => Health::Broken(format!("the child process ended with {status}")),
+    }
+}
+
+/// Exit status, `None` if it had to be killed, and what the child wrote to stderr.
+fn wait(mut child: Child, limit: Duration) -> std::io::Result<(Option<ExitStatus>, String)> {
+    let mut pipe = child.stderr.take().expect("stderr is piped");
+    let reader = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // A broken pipe ends the text early, which is all there is to know then.
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    });
+    let deadline = Instant::now() + limit;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status);
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    Ok((status, reader.join().unwrap_or_default()))
+}
+
+/// Drivers write what they like: one line of visible characters is kept.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(backend: BackendName) -> DeviceInfo {
+        DeviceInfo::new(backend, DeviceKind::Software, 0, "test")
+    }
+
+    /// Runs `script` in place of the program.
+    #[cfg(unix)]
+    fn played(script: &str, limit: Duration) -> Health {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]);
+        test_with(shell, &device(BackendName::Cuda), limit)
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_a_clear_yes_is_sound() {
+        let minute = Duration::from_secs(60);
+        let broken = |script| match played(script, minute) {
+            Health::Broken(reason) => reason,
+            other => panic!("{script}: {other:?}"),
+        };
+        let order = r#"[ "$DLMI_SELF_TEST" = "cuda software 0" ] && echo "self-test: sound, deviation 2e-7" >&2"#;
+        assert_eq!(played(order, minute), Health::Sound(2e-7));
+        assert!(broken("exit 0").contains("exit status: 0"));
+        assert!(
+            broken("echo 'self-test: sound, deviation 2e-7' >&2; exit 1")
+                .contains("exit status: 1")
+        );
+        assert!(broken("kill -SEGV $$").contains("signal: 11"));
+        assert_eq!(
+            broken(
+                "echo noise >&2; echo 'self-test: no \u{1b}[31mkernel' >&2; echo 'self-test: channel closed' >&2; exit 1"
+            ),
+            "no [31mkernel"
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_child_that_hangs_is_killed() {
+        let health = played("exec sleep 600", Duration::from_millis(50));
+        assert_eq!(health, Health::Broken("no answer within 0 s".into()));
+    }
+
+    #[test]
+    fn a_missing_program_is_a_reason() {
+        let health = test_with(
+            Command::new("/nonexistent"),
+            &device(BackendName::Cuda),
+            LIMIT,
+        );
+        assert!(matches!(health, Health::Broken(reason) if reason.contains("failed")));
+    }
+
+    #[test]
+    fn orders_survive_the_way_to_the_child() {
+        let sent = DeviceInfo {
+            index: 3,
+            ..DeviceInfo::new(BackendName::Flex, DeviceKind::Integrated, 0, "")
+        };
+        assert_eq!(parse(&order(&sent)), Some(sent));
+        for nonsense in [
+            "",
+            "flex",
+            "flex cpu",
+            "flex cpu x",
+            "auto cpu 0",
+            "metal cpu 0",
+        ] {
+            assert_eq!(parse(nonsense), None, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn the_cpus_pass_their_own_test() {
+        assert_eq!(judge("flex cpu 0"), Ok(0.0));
+        if BackendName::Ndarray.compiled() {
+            assert!(judge("ndarray cpu 0").unwrap() < 1e-5);
+        }
+    }
+
+    #[cfg(feature = "wgpu")]
+    #[test]
+    fn vulkan_passes_the_test() {
+        let Ok(devices) = crate::backend::vulkan::probe() else {
+            assert!(std::env::var_os("CI").is_none(), "CI needs a Vulkan driver");
+            return eprintln!("SKIPPED: there is no Vulkan driver");
+        };
+        assert!(judge(&order(&devices[0])).unwrap() < 1e-5);
+    }
+
+    #[test]
+    fn the_gradient_is_what_it_says() {
+        let flex = DeviceInfo::new(BackendName::Flex, DeviceKind::Cpu, 0, "");
+        let values = dispatch(&flex, Gradient).unwrap();
+        let at = |seed: usize, row: usize, column: usize| pattern(seed + row * D + column);
+        for (row, column) in [(0, 0), (7, 511), (3, 200)] {
+            let y: f32 = (0..D).map(|k| at(1, row, k) * at(7919, column, k)).sum();
+            assert!((values[row * V + column] - y).abs() < 1e-4);
+        }
+        let dx: f32 = (0..V)
+            .map(|k| 2.0 * values[2 * V + k] * at(7919, k, 5))
+            .sum();
+        assert!((values[N * V + 2 * D + 5] - dx / SHRINK).abs() < 1e-4);
+    }
+}
