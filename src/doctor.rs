@@ -115,13 +115,16 @@ fn folders() -> Vec<Folder> {
         writable: writable(&path),
         path,
     };
-    vec![
+    let hub = crate::hub::HubConfig::from_env(false).map(|hub| folder("hub cache", hub.cache));
+    let mut folders = vec![
         folder(
             "results",
             std::env::current_dir().unwrap_or_else(|_| ".".into()),
         ),
         folder("temporary files", std::env::temp_dir()),
-    ]
+    ];
+    folders.extend(hub);
+    folders
 }
 
 /// Tried rather than read off the permission bits, which know nothing of read-only mounts.

@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod doctor;
 pub mod error;
+pub mod hub;
 pub mod model;
 
 pub use error::{Error, Result};
