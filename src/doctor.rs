@@ -101,7 +101,11 @@ fn simd() -> Vec<&'static str> {
 
 fn folders() -> Vec<Folder> {
     let folder = |purpose, path: PathBuf| Folder { purpose, writable: writable(&path), path };
-    vec![folder("results", std::env::current_dir().unwrap_or_else(|_| ".".into())), folder("temporary files", std::env::temp_dir())]
+    let hub = crate::hub::HubConfig::from_env(false).map(|hub| folder("hub cache", hub.cache));
+    let mut folders =
+        vec![folder("results", std::env::current_dir().unwrap_or_else(|_| ".".into())), folder("temporary files", std::env::temp_dir())];
+    folders.extend(hub);
+    folders
 }
 
 /// Tried rather than read off the permission bits, which know nothing of read-only mounts.
@@ -148,7 +152,7 @@ fn write_device(f: &mut fmt::Formatter<'_>, device: &DeviceInfo) -> fmt::Result 
     }
     match &device.health {
         Health::Untested => writeln!(f),
-        Health::Sound => writeln!(f, ", self-test passed"),
+        Health::Sound(deviation) => writeln!(f, ", self-test passed ({deviation:.0e} off flex)"),
         Health::Broken(reason) => writeln!(f, "\n     {:8} FAILS its self-test: {reason}", ""),
     }
 }

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{Tensor, TensorData};
 
-use super::{BackendName, DeviceInfo, DeviceKind, Health, Job, TrackedBackend, dispatch};
+use super::{BackendName, DeviceInfo, DeviceKind, Health, Job, dispatch};
+use crate::ops::TrackedBackend;
 
 /// Tells a child which device to test, and keeps a program that never calls [`child`] from starting itself for ever.
 const ORDER: &str = "DLMI_SELF_TEST";
 /// Begins the lines of the child that its parent reads.
 const MARK: &str = "self-test: ";
-const SOUND: &str = "sound";
+const SOUND: &str = "sound, deviation ";
 /// Compiling and tuning the first kernels takes seconds on a GPU, a minute for a software renderer on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
 /// Largest deviation from flex over the largest value. TF32 products deviate by about 1e-3.
@@ -34,8 +35,8 @@ pub(super) fn child() -> Option<ExitCode> {
     // The first panic is the cause, whichever thread it is on; what follows from it only confuses.
     set_hook(Box::new(|panic| say(&panic_message(panic))));
     Some(match catch_unwind(|| judge(&order)) {
-        Ok(Ok(())) => {
-            say(SOUND);
+        Ok(Ok(deviation)) => {
+            say(&format!("{SOUND}{deviation:e}"));
             ExitCode::SUCCESS
         }
         Ok(Err(reason)) => {
@@ -54,8 +55,8 @@ fn panic_message(panic: &PanicHookInfo) -> String {
     panic.payload_as_str().unwrap_or("a panic without a message").to_owned()
 }
 
-/// The child's part: the same numbers on the device and on flex.
-fn judge(order: &str) -> Result<(), String> {
+/// The child's part: the largest deviation of the device from flex, over the largest value.
+fn judge(order: &str) -> Result<f32, String> {
     let device = parse(order).ok_or_else(|| format!("no such device: `{order}`"))?;
     let flex = DeviceInfo::new(BackendName::Flex, DeviceKind::Cpu, 0, "");
     let got = dispatch(&device, Gradient)?;
@@ -64,8 +65,9 @@ fn judge(order: &str) -> Result<(), String> {
     let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs());
     // `max` would pass over NaN.
     let worst = worst.fold(0f32, |max, gap| if gap > max || gap.is_nan() { gap } else { max });
-    if got.len() == expected.len() && worst <= TOLERANCE * scale {
-        return Ok(());
+    let deviation = worst / scale;
+    if got.len() == expected.len() && deviation <= TOLERANCE {
+        return Ok(deviation);
     }
     Err(format!("a matrix product is wrong by {worst:.1e} where the largest value is {scale:.1e}"))
 }
@@ -135,11 +137,12 @@ fn test_with(mut program: Command, device: &DeviceInfo, limit: Duration) -> Heal
         Err(error) => return Health::Broken(format!("the child process failed: {error}")),
     };
     let first = said.lines().find_map(|line| line.strip_prefix(MARK));
-    match (status, first) {
-        (Some(status), Some(SOUND)) if status.success() => Health::Sound,
-        (None, _) => Health::Broken(format!("no answer within {} s", limit.as_secs())),
-        (_, Some(reason)) if reason != SOUND => Health::Broken(printable(reason)),
-        (Some(status), _) => Health::Broken(format!("the child process ended with {status}")),
+    let deviation = first.and_then(|line| line.strip_prefix(SOUND)?.parse().ok());
+    match (status, deviation, first) {
+        (None, ..) => Health::Broken(format!("no answer within {} s", limit.as_secs())),
+        (Some(status), Some(deviation), _) if status.success() => Health::Sound(deviation),
+        (Some(_), None, Some(reason)) => Health::Broken(printable(reason)),
+        (Some(status), ..) => Health::Broken(format!("the child process ended with {status}")),
     }
 }
 
@@ -196,10 +199,10 @@ mod tests {
             Health::Broken(reason) => reason,
             other => panic!("{script}: {other:?}"),
         };
-        let order = r#"[ "$DLMI_SELF_TEST" = "cuda software 0" ] && echo "self-test: sound" >&2"#;
-        assert_eq!(played(order, minute), Health::Sound);
+        let order = r#"[ "$DLMI_SELF_TEST" = "cuda software 0" ] && echo "self-test: sound, deviation 2e-7" >&2"#;
+        assert_eq!(played(order, minute), Health::Sound(2e-7));
         assert!(broken("exit 0").contains("exit status: 0"));
-        assert!(broken("echo 'self-test: sound' >&2; exit 1").contains("exit status: 1"));
+        assert!(broken("echo 'self-test: sound, deviation 2e-7' >&2; exit 1").contains("exit status: 1"));
         assert!(broken("kill -SEGV $$").contains("signal: 11"));
         assert_eq!(
             broken("echo noise >&2; echo 'self-test: no \u{1b}[31mkernel' >&2; echo 'self-test: channel closed' >&2; exit 1"),
@@ -231,9 +234,9 @@ mod tests {
 
     #[test]
     fn the_cpus_pass_their_own_test() {
-        assert_eq!(judge("flex cpu 0"), Ok(()));
+        assert_eq!(judge("flex cpu 0"), Ok(0.0));
         if BackendName::Ndarray.compiled() {
-            assert_eq!(judge("ndarray cpu 0"), Ok(()));
+            assert!(judge("ndarray cpu 0").unwrap() < 1e-5);
         }
     }
 
@@ -244,7 +247,7 @@ mod tests {
             assert!(std::env::var_os("CI").is_none(), "CI needs a Vulkan driver");
             return eprintln!("SKIPPED: there is no Vulkan driver");
         };
-        assert_eq!(judge(&order(&devices[0])), Ok(()));
+        assert!(judge(&order(&devices[0])).unwrap() < 1e-5);
     }
 
     #[test]

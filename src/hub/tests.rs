@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+use super::store::entries;
 use super::*;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -299,6 +301,14 @@ fn a_server_without_ranges_starts_from_zero() {
     let answers = [Answer::Cut(weights.clone(), 1234), ok(&weights)];
     let hub = Fake::new(&[(WEIGHTS, &weights)]).answering(address(WEIGHTS), &answers).start();
     assert_eq!(std::fs::read(hub.resolve().unwrap().join(WEIGHTS)).unwrap(), weights);
+}
+
+#[test]
+fn a_large_body_that_is_always_cut_at_the_same_place_is_given_up() {
+    let weights = vec![7u8; 3 << 20];
+    let hub = Fake::new(&[(WEIGHTS, &weights)]).answering(address(WEIGHTS), &[Answer::Cut(weights.clone(), 2 << 20)]).start();
+    let message = hub.fails();
+    assert!(message.contains("got 2097152 of 3145728 bytes"), "{message}");
 }
 
 #[test]

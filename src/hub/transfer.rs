@@ -16,7 +16,7 @@ use crate::{Error, Result};
 
 /// Requests for one thing before giving up on it.
 const TRIES: u32 = 5;
-/// An attempt that brought this much does not count as failed.
+/// An attempt that came this much further than any before does not count as failed.
 const HEADWAY: u64 = 1 << 20;
 /// Silence that ends an attempt.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -89,10 +89,7 @@ impl Client {
         }
         bar.set_message(file.name.clone());
         bar.set_length(file.size);
-        self.fill(commit, file, &mut part, bar).map_err(|error| match error {
-            Broken::Disk(error) => failed(error),
-            Broken::Wire(error) => error,
-        })?;
+        self.fill(commit, file, &mut part, &failed, bar)?;
         let found = digest(&mut part, file).map_err(failed)?;
         if found != file.digest {
             std::fs::remove_file(&partial).map_err(failed)?;
@@ -106,15 +103,23 @@ impl Client {
     }
 
     /// Appends to `part` until it has the size of `file`.
-    fn fill(&self, commit: &str, file: &Remote, part: &mut File, bar: &ProgressBar) -> Result<(), Broken> {
+    fn fill(
+        &self,
+        commit: &str,
+        file: &Remote,
+        part: &mut File,
+        failed: &dyn Fn(std::io::Error) -> Error,
+        bar: &ProgressBar,
+    ) -> Result<()> {
         let repo = Repo::with_revision(self.spec.repo.clone(), RepoType::Model, commit.to_owned());
         let url = self.api.repo(repo).url(&file.name);
         let mut failures = Failures::new(&url, self.pause);
-        let mut have = part.metadata()?.len();
+        let mut have = part.metadata().map_err(failed)?.len();
         if have > file.size {
             have = 0;
-            part.set_len(0)?;
+            part.set_len(0).map_err(failed)?;
         }
+        let mut furthest = have;
         loop {
             bar.set_position(have);
             if have == file.size {
@@ -129,16 +134,17 @@ impl Client {
                 }
                 None => {
                     have = 0; // The whole file: the server does not know ranges.
-                    part.set_len(0)?;
+                    part.set_len(0).map_err(failed)?;
                 }
             }
-            let before = have;
-            let why = match copy(reply.body, part, &mut have, file.size, bar)? {
+            let why = match copy(reply.body, part, &mut have, file.size, bar).map_err(failed)? {
                 Ok(()) if have == file.size => return Ok(()),
                 Ok(()) => "the connection was closed".to_owned(),
                 Err(error) => error.to_string(),
             };
-            if have - before < HEADWAY {
+            let headway = have >= furthest + HEADWAY;
+            furthest = furthest.max(have);
+            if !headway {
                 failures.add(&format!("got {have} of {} bytes ({why})", file.size), None)?;
             }
         }
@@ -194,24 +200,6 @@ impl Client {
             _ => "check the endpoint",
         };
         Error::environment(format!("the hub answers {status} for {} at {url}: {hint}", self.spec))
-    }
-}
-
-/// What ended a transfer: this side's disk or the other side.
-enum Broken {
-    Disk(std::io::Error),
-    Wire(Error),
-}
-
-impl From<std::io::Error> for Broken {
-    fn from(error: std::io::Error) -> Self {
-        Self::Disk(error)
-    }
-}
-
-impl From<Error> for Broken {
-    fn from(error: Error) -> Self {
-        Self::Wire(error)
     }
 }
 
