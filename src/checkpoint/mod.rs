@@ -3,6 +3,7 @@
 //! The formats differ only in where a tensor lies and how its values are stored, so each of them is read into the same
 //! table of [`Entry`]. The table is compared with what the architecture needs before any tensor is read.
 
+mod gguf;
 mod safetensors;
 mod shards;
 mod storage;
@@ -71,6 +72,10 @@ impl Checkpoint {
                 let (config, tokenizer) = read_beside(path)?;
                 let mut source = Source::open(path)?;
                 let tensors = safetensors::tensors(&mut source, 0)?;
+                Self::assemble(origin, config, tokenizer, vec![source], tensors)
+            }
+            Some("gguf") => {
+                let (config, tokenizer, source, tensors) = gguf::open(path)?;
                 Self::assemble(origin, config, tokenizer, vec![source], tensors)
             }
             _ => Err(Error::input(format!(
@@ -220,4 +225,51 @@ fn rows_by_halves(values: &[f32], heads: usize, rows: usize) -> Vec<f32> {
         out.copy_from_slice(&values[from * row..][..row]);
     });
     ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[test]
+    fn smoke() {
+        let mut all = vec![];
+        for p in [
+            "/work/tmp/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "/tmp/hf/smollm2-f32",
+        ] {
+            let t = std::time::Instant::now();
+            let mut c = Checkpoint::open(Path::new(p)).unwrap();
+            eprintln!("open {:?} {:?} {}", t.elapsed(), c.config, c.digest);
+            let ts: Vec<_> = c
+                .config
+                .tensors()
+                .into_iter()
+                .map(|(name, shape)| c.read(&name, &shape).unwrap())
+                .collect();
+            eprintln!(
+                "read {:?} {}",
+                t.elapsed(),
+                ts.iter().map(|v| v.len()).sum::<usize>()
+            );
+            let ids = c.tokenizer.encode("Hello world 123 <|im_end|>");
+            eprintln!(
+                "{ids:?} {:?} {}",
+                c.tokenizer.decode(&ids),
+                c.tokenizer.round_trips(&ids)
+            );
+            let texts = (0..49152).filter(|i| c.tokenizer.is_text(*i)).count();
+            eprintln!("{texts} {:?}", t.elapsed());
+            for f in [
+                "/work/shared/data/tinyshakespeare.txt",
+                "/work/shared/data/gsm8k-train.jsonl",
+            ] {
+                all.push(c.tokenizer.encode(&std::fs::read_to_string(f).unwrap()));
+                eprintln!("{} {:?}", all.last().unwrap().len(), t.elapsed());
+            }
+            all.push(ts.concat().iter().map(|v| v.to_bits()).collect());
+        }
+        for i in 0..3 {
+            assert!(all[i] == all[i + 3], "{i}");
+        }
+    }
 }
