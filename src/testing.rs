@@ -10,6 +10,29 @@ pub fn golden(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
 }
 
+/// The GGUF of the real SmolLM2-135M-Instruct: `SMOLLM2_GGUF`, else where `./check` puts it. Without it a test says so and
+/// passes, but under `CI=true` it fails.
+pub fn real_smollm2(test: &str) -> Option<PathBuf> {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("models/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf");
+    let path = std::env::var_os("SMOLLM2_GGUF").map_or_else(default, PathBuf::from);
+    (path.exists() || skipped(test, "the real SmolLM2 is absent")).then_some(path)
+}
+
+/// Whether Vulkan can be used here, be it in software.
+#[cfg(feature = "wgpu")]
+pub fn has_vulkan(test: &str) -> bool {
+    use crate::backend::{BackendName, Inventory};
+    let found = Inventory::probe().devices.iter().any(|device| device.backend == BackendName::Wgpu);
+    found || skipped(test, "there is no Vulkan driver")
+}
+
+/// Says loudly that a test did not run; under `CI=true` that is a failure.
+fn skipped(test: &str, why: &str) -> bool {
+    assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{test}: {why}");
+    eprintln!("SKIPPED ({why}): {test}");
+    false
+}
+
 /// Burn 0.21 loses gradients when several threads of a process pull them; tests that do hold this.
 pub fn one_at_a_time() -> MutexGuard<'static, ()> {
     static LOCK: Mutex<()> = Mutex::new(());
@@ -31,6 +54,11 @@ impl Golden {
     pub fn floats(&self, name: &str) -> Vec<f32> {
         let file = SafeTensors::deserialize(&self.0).unwrap();
         file.tensor(name).unwrap().data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    }
+
+    pub fn doubles(&self, name: &str) -> Vec<f64> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        file.tensor(name).unwrap().data().as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect()
     }
 
     pub fn ids(&self, name: &str) -> Vec<Vec<u32>> {
