@@ -22,6 +22,7 @@ use crate::target::Target;
 use crate::ui::{Paint, Policy, Progress, Status, paint, print_result, visible};
 use crate::{Error, Result, spec};
 
+#[inline]
 pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
     let session = Session::open(cli, policy)?;
     let problem = problem(&session, verb)?;
