@@ -61,11 +61,7 @@ pub(super) fn open(path: &Path) -> Result<(LlamaConfig, Tokenizer, Source, Tenso
         entry.interleaved = interleaved(name, &config);
     }
     let beside = path.with_file_name("tokenizer.json");
-    let tokenizer = if beside.exists() {
-        Tokenizer::from_file(&beside)?
-    } else {
-        vocabulary::tokenizer(&header)?
-    };
+    let tokenizer = if beside.exists() { Tokenizer::from_file(&beside)? } else { vocabulary::tokenizer(&header)? };
     Ok((config, tokenizer, source, tensors))
 }
 
@@ -74,20 +70,8 @@ fn tensors(header: &Header) -> Result<Tensors> {
     let mut tensors = Tensors::new();
     for tensor in &header.tensors {
         let name = hugging_face(&tensor.name).unwrap_or_else(|| tensor.name.clone());
-        let (start, len, shape, stored) = (
-            tensor.start,
-            tensor.len,
-            tensor.shape.clone(),
-            tensor.stored.clone(),
-        );
-        let entry = Entry {
-            source: 0,
-            start,
-            len,
-            shape,
-            stored,
-            interleaved: None,
-        };
+        let (start, len, shape, stored) = (tensor.start, tensor.len, tensor.shape.clone(), tensor.stored.clone());
+        let entry = Entry { source: 0, start, len, shape, stored, interleaved: None };
         if tensors.insert(name, entry).is_some() {
             return Err(header.error(format!("has the tensor {} twice", quoted(&tensor.name))));
         }
@@ -127,10 +111,7 @@ fn config(header: &Header, tensors: &Tensors) -> Result<LlamaConfig> {
         "llama" => "LlamaForCausalLM",
         "smollm3" => "SmolLM3ForCausalLM",
         other => {
-            let what = format!(
-                "architecture {} is not supported; `llama` and `smollm3` are",
-                quoted(other)
-            );
+            let what = format!("architecture {} is not supported; `llama` and `smollm3` are", quoted(other));
             return Err(header.error(what));
         }
     };
@@ -139,24 +120,15 @@ fn config(header: &Header, tensors: &Tensors) -> Result<LlamaConfig> {
     let mut set = |field: &str, value: Value| drop(fields.insert(field.to_owned(), value));
     let has = |name: &str| Value::from(tensors.contains_key(name));
     set("architectures", vec![class].into());
-    set(
-        "tie_word_embeddings",
-        (!tensors.contains_key("lm_head.weight")).into(),
-    );
-    set(
-        "attention_bias",
-        has("model.layers.0.self_attn.q_proj.bias"),
-    );
+    set("tie_word_embeddings", (!tensors.contains_key("lm_head.weight")).into());
+    set("attention_bias", has("model.layers.0.self_attn.q_proj.bias"));
     set("mlp_bias", has("model.layers.0.mlp.down_proj.bias"));
     // What llama.cpp assumes where the file is silent.
     set("rope_theta", 10_000.into());
     if let Some(heads) = header.scalar(&format!("{architecture}.attention.head_count"))? {
         set("num_key_value_heads", heads.clone());
     }
-    if let Some(rows) = tensors
-        .get("model.embed_tokens.weight")
-        .and_then(|entry| entry.shape.first())
-    {
+    if let Some(rows) = tensors.get("model.embed_tokens.weight").and_then(|entry| entry.shape.first()) {
         set("vocab_size", (*rows).into());
     }
     for (field, key, required) in FIELDS {
@@ -181,14 +153,9 @@ fn refuse_unsupported(header: &Header, architecture: &str) -> Result<()> {
     for (key, neutral) in UNSUPPORTED {
         let key = format!("{architecture}.{key}");
         if let Some(value) = header.scalar(&key)?
-            && !value
-                .as_f64()
-                .is_some_and(|number| neutral.contains(&number))
+            && !value.as_f64().is_some_and(|number| neutral.contains(&number))
         {
-            return Err(header.error(format!(
-                "{} is {value}, which is not supported",
-                quoted(&key)
-            )));
+            return Err(header.error(format!("{} is {value}, which is not supported", quoted(&key))));
         }
     }
     let scaling = header.text(&format!("{architecture}.rope.scaling.type"))?;
@@ -197,9 +164,7 @@ fn refuse_unsupported(header: &Header, architecture: &str) -> Result<()> {
         return Err(header.error(format!("RoPE scaling {} is not supported", quoted(other))));
     }
     match header.scalar("split.count")?.and_then(Value::as_u64) {
-        Some(parts @ 2..) => Err(header.error(format!(
-            "is one of {parts} parts of a model; join them first (`llama-gguf-split --merge`)"
-        ))),
+        Some(parts @ 2..) => Err(header.error(format!("is one of {parts} parts of a model; join them first (`llama-gguf-split --merge`)"))),
         _ => Ok(()),
     }
 }
@@ -211,45 +176,24 @@ fn refuse_partial_heads(header: &Header, architecture: &str, config: &LlamaConfi
         if let Some(value) = header.scalar(&key)?
             && value.as_u64() != Some(config.head_dim as u64)
         {
-            let what = format!(
-                "{} is {value}, but heads are {} wide",
-                quoted(&key),
-                config.head_dim
-            );
+            let what = format!("{} is {value}, but heads are {} wide", quoted(&key), config.head_dim);
             return Err(header.error(what));
         }
     }
     Ok(())
 }
 
-fn factors(
-    header: &Header,
-    source: &mut Source,
-    entry: &Entry,
-    head_dim: usize,
-) -> Result<RopeScaling> {
+fn factors(header: &Header, source: &mut Source, entry: &Entry, head_dim: usize) -> Result<RopeScaling> {
     let count = head_dim / 2;
     if entry.shape != [count] {
-        let what = format!(
-            "tensor `{FACTORS}` has shape {:?}, expected [{count}]",
-            entry.shape
-        );
+        let what = format!("tensor `{FACTORS}` has shape {:?}, expected [{count}]", entry.shape);
         return Err(header.error(what));
     }
-    let factors = entry
-        .stored
-        .decode(&source.read(entry.start, entry.len)?, count)?;
-    if !factors
-        .iter()
-        .all(|factor| factor.is_finite() && *factor > 0.0)
-    {
-        return Err(header.error(format!(
-            "tensor `{FACTORS}` holds values that are not above zero"
-        )));
+    let factors = entry.stored.decode(&source.read(entry.start, entry.len)?, count)?;
+    if !factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
+        return Err(header.error(format!("tensor `{FACTORS}` holds values that are not above zero")));
     }
-    Ok(RopeScaling::Factors(
-        factors.into_iter().map(f64::from).collect(),
-    ))
+    Ok(RopeScaling::Factors(factors.into_iter().map(f64::from).collect()))
 }
 
 /// Heads of a tensor whose rows llama.cpp permutes.

@@ -233,36 +233,17 @@ mod tests {
     #[test]
     fn smoke() {
         let mut all = vec![];
-        for p in [
-            "/work/tmp/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            "/tmp/hf/smollm2-f32",
-        ] {
+        for p in ["/work/tmp/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "/tmp/hf/smollm2-f32"] {
             let t = std::time::Instant::now();
             let mut c = Checkpoint::open(Path::new(p)).unwrap();
             eprintln!("open {:?} {:?} {}", t.elapsed(), c.config, c.digest);
-            let ts: Vec<_> = c
-                .config
-                .tensors()
-                .into_iter()
-                .map(|(name, shape)| c.read(&name, &shape).unwrap())
-                .collect();
-            eprintln!(
-                "read {:?} {}",
-                t.elapsed(),
-                ts.iter().map(|v| v.len()).sum::<usize>()
-            );
+            let ts: Vec<_> = c.config.tensors().into_iter().map(|(name, shape)| c.read(&name, &shape).unwrap()).collect();
+            eprintln!("read {:?} {}", t.elapsed(), ts.iter().map(|v| v.len()).sum::<usize>());
             let ids = c.tokenizer.encode("Hello world 123 <|im_end|>");
-            eprintln!(
-                "{ids:?} {:?} {}",
-                c.tokenizer.decode(&ids),
-                c.tokenizer.round_trips(&ids)
-            );
+            eprintln!("{ids:?} {:?} {}", c.tokenizer.decode(&ids), c.tokenizer.round_trips(&ids));
             let texts = (0..49152).filter(|i| c.tokenizer.is_text(*i)).count();
             eprintln!("{texts} {:?}", t.elapsed());
-            for f in [
-                "/work/shared/data/tinyshakespeare.txt",
-                "/work/shared/data/gsm8k-train.jsonl",
-            ] {
+            for f in ["/work/shared/data/tinyshakespeare.txt", "/work/shared/data/gsm8k-train.jsonl"] {
                 all.push(c.tokenizer.encode(&std::fs::read_to_string(f).unwrap()));
                 eprintln!("{} {:?}", all.last().unwrap().len(), t.elapsed());
             }

@@ -116,7 +116,8 @@ impl SearchMethod {
                 break;
             }
             let position = draws.below(prompt.tokens());
-            let token = match ranking.get(position) {
+            let token = match ranking.get(position).map(Vec::as_slice) {
+                Some([]) => continue,
                 Some(row) => row[(row.len() as f32 * draws.uniform().powi(2)) as usize],
                 None => draws.below(prompt.allowed().len()) as u32,
             };

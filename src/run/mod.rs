@@ -178,7 +178,7 @@ impl<B: TrackedBackend> Run<'_, B> {
     }
 
     fn until_done(&mut self, observer: &mut dyn Observer) -> Result<(Stopped, Option<f64>)> {
-        if self.budget.early_stop && self.confirmed() {
+        if self.knew_it_was_exact() {
             return Ok((Stopped::Exact, Some(self.seconds())));
         }
         loop {
@@ -205,6 +205,17 @@ impl<B: TrackedBackend> Run<'_, B> {
             }
             self.restart_if_spent(progress)?;
         }
+    }
+
+    /// Of a run that goes on: takes again what was taken, and charged, before its snapshot. Whether it was over by that.
+    fn knew_it_was_exact(&mut self) -> bool {
+        let cost = self.subject.cost();
+        if self.at.step > 0 && self.at.step.is_multiple_of(self.budget.eval_every) {
+            self.scores();
+        }
+        let exact = self.budget.early_stop && self.confirmed();
+        self.subject.set_cost(cost);
+        exact
     }
 
     /// Why the run must not take another step, if so.

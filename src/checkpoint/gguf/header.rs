@@ -30,11 +30,7 @@ enum Metadata {
     /// A number, a truth value or a text.
     Scalar(Value),
     /// An array of `count` elements of one type, at these bytes of the header.
-    Array {
-        element: u32,
-        count: usize,
-        bytes: Range<usize>,
-    },
+    Array { element: u32, count: usize, bytes: Range<usize> },
 }
 
 /// Description of one tensor.
@@ -51,18 +47,9 @@ pub(super) struct Tensor {
 impl Header {
     pub fn read(source: &mut Source) -> Result<Self> {
         let bytes = source.read(0, source.len.min(LARGEST_HEADER) as usize)?;
-        let mut cursor = Cursor {
-            bytes: &bytes,
-            at: 0,
-        };
-        let (metadata, tensors) =
-            parse(&mut cursor, source.len).map_err(|what| source.error(what))?;
-        Ok(Self {
-            origin: source.origin.clone(),
-            bytes,
-            metadata,
-            tensors,
-        })
+        let mut cursor = Cursor { bytes: &bytes, at: 0 };
+        let (metadata, tensors) = parse(&mut cursor, source.len).map_err(|what| source.error(what))?;
+        Ok(Self { origin: source.origin.clone(), bytes, metadata, tensors })
     }
 
     /// A number, truth value or text; `None` when the key is absent.
@@ -78,25 +65,15 @@ impl Header {
         let Some(value) = self.scalar(key)? else {
             return Ok(None);
         };
-        value
-            .as_str()
-            .map(Some)
-            .ok_or_else(|| self.wrong(key, "a text"))
+        value.as_str().map(Some).ok_or_else(|| self.wrong(key, "a text"))
     }
 
     /// The elements of an array of texts; none when the key is absent.
     pub fn texts(&self, key: &str) -> Result<Vec<&str>> {
         match self.metadata.get(key) {
             None => Ok(Vec::new()),
-            Some(Metadata::Array {
-                element: TEXT,
-                count,
-                bytes,
-            }) => {
-                let mut cursor = Cursor {
-                    bytes: &self.bytes[bytes.clone()],
-                    at: 0,
-                };
+            Some(Metadata::Array { element: TEXT, count, bytes }) => {
+                let mut cursor = Cursor { bytes: &self.bytes[bytes.clone()], at: 0 };
                 let texts = (0..*count).map(|_| cursor.text()).collect::<Result<_, _>>();
                 texts.map_err(|_| self.wrong(key, "an array of UTF-8 texts"))
             }
@@ -108,11 +85,7 @@ impl Header {
     pub fn integers(&self, key: &str) -> Result<Vec<i32>> {
         match self.metadata.get(key) {
             None => Ok(Vec::new()),
-            Some(Metadata::Array {
-                element: U32 | I32,
-                bytes,
-                ..
-            }) => {
+            Some(Metadata::Array { element: U32 | I32, bytes, .. }) => {
                 let (words, _) = self.bytes[bytes.clone()].as_chunks::<4>();
                 Ok(words.iter().map(|word| i32::from_le_bytes(*word)).collect())
             }
@@ -147,24 +120,17 @@ fn parse(cursor: &mut Cursor, len: u64) -> Result<Parsed, String> {
         return Err(format!("has GGUF version {version}; 2 and 3 are read"));
     }
     let (tensors, pairs) = (cursor.u64()?, cursor.u64()?);
-    let metadata = (0..cursor.count("metadata entries", pairs, 13)?).try_fold(
-        BTreeMap::new(),
-        |mut all, _| {
-            let (key, value) = cursor.pair()?;
-            match all.insert(key.to_owned(), value) {
-                Some(_) => Err(format!("has the metadata key {} twice", quoted(key))),
-                None => Ok(all),
-            }
-        },
-    )?;
+    let metadata = (0..cursor.count("metadata entries", pairs, 13)?).try_fold(BTreeMap::new(), |mut all, _| {
+        let (key, value) = cursor.pair()?;
+        match all.insert(key.to_owned(), value) {
+            Some(_) => Err(format!("has the metadata key {} twice", quoted(key))),
+            None => Ok(all),
+        }
+    })?;
     let alignment = alignment(&metadata)?;
-    let described: Vec<_> = (0..cursor.count("tensors", tensors, 24)?)
-        .map(|_| cursor.tensor())
-        .collect::<Result<_, _>>()?;
+    let described: Vec<_> = (0..cursor.count("tensors", tensors, 24)?).map(|_| cursor.tensor()).collect::<Result<_, _>>()?;
     let data = (cursor.at as u64).next_multiple_of(alignment);
-    let tensors = described
-        .into_iter()
-        .map(|tensor| place(tensor, data, alignment, len));
+    let tensors = described.into_iter().map(|tensor| place(tensor, data, alignment, len));
     let tensors: Vec<Tensor> = tensors.collect::<Result<_, _>>()?;
     refuse_overlap(&tensors)?;
     Ok((metadata, tensors))
@@ -178,11 +144,7 @@ fn alignment(metadata: &BTreeMap<String, Metadata>) -> Result<u64, String> {
     };
     alignment
         .filter(|alignment| alignment.is_power_of_two() && *alignment <= LARGEST_ALIGNMENT)
-        .ok_or_else(|| {
-            format!(
-                "must have a `general.alignment` that is a power of two up to {LARGEST_ALIGNMENT}"
-            )
-        })
+        .ok_or_else(|| format!("must have a `general.alignment` that is a power of two up to {LARGEST_ALIGNMENT}"))
 }
 
 /// A tensor as described: name, shape (innermost dimension first), type, offset into the data.
@@ -192,18 +154,12 @@ type Described<'a> = (&'a str, Vec<u64>, u32, u64);
 fn place(described: Described, data: u64, alignment: u64, len: u64) -> Result<Tensor, String> {
     let (name, dimensions, kind, offset) = described;
     let tensor = quoted(name);
-    let impossible =
-        || format!("describes the tensor {tensor} with the impossible shape {dimensions:?}");
+    let impossible = || format!("describes the tensor {tensor} with the impossible shape {dimensions:?}");
     let outside = || format!("is truncated: the tensor {tensor} lies past its end");
     if offset % alignment != 0 {
-        return Err(format!(
-            "places the tensor {tensor} at {offset}, not a multiple of the alignment {alignment}"
-        ));
+        return Err(format!("places the tensor {tensor} at {offset}, not a multiple of the alignment {alignment}"));
     }
-    let shape = dimensions
-        .iter()
-        .rev()
-        .map(|dim| usize::try_from(*dim).ok().filter(|dim| *dim > 0));
+    let shape = dimensions.iter().rev().map(|dim| usize::try_from(*dim).ok().filter(|dim| *dim > 0));
     let shape: Vec<usize> = shape.collect::<Option<_>>().ok_or_else(impossible)?;
     let stored = stored(kind);
     let size = match stored {
@@ -212,13 +168,7 @@ fn place(described: Described, data: u64, alignment: u64, len: u64) -> Result<Te
     };
     let start = data.checked_add(offset).ok_or_else(outside)?;
     match start.checked_add(size as u64) {
-        Some(end) if end <= len => Ok(Tensor {
-            name: name.to_owned(),
-            shape,
-            stored,
-            start,
-            len: size,
-        }),
+        Some(end) if end <= len => Ok(Tensor { name: name.to_owned(), shape, stored, start, len: size }),
         _ => Err(outside()),
     }
 }
@@ -228,11 +178,7 @@ fn refuse_overlap(tensors: &[Tensor]) -> Result<(), String> {
     by_start.sort_by_key(|tensor| (tensor.start, tensor.len));
     for pair in by_start.windows(2) {
         if pair[0].start + pair[0].len as u64 > pair[1].start {
-            return Err(format!(
-                "places {} and {} over each other",
-                quoted(&pair[0].name),
-                quoted(&pair[1].name)
-            ));
+            return Err(format!("places {} and {} over each other", quoted(&pair[0].name), quoted(&pair[1].name)));
         }
     }
     Ok(())
@@ -307,7 +253,11 @@ impl<'a> Cursor<'a> {
         let taken = rest.get(..len);
         self.at += taken.map_or(0, <[u8]>::len);
         taken.ok_or_else(|| {
-            format!("has a header that claims {len} bytes at byte {}, where {} are left of the file or of the {LARGEST_HEADER} that are read", self.at, rest.len())
+            format!(
+                "has a header that claims {len} bytes at byte {}, where {} are left of the file or of the {LARGEST_HEADER} that are read",
+                self.at,
+                rest.len()
+            )
         })
     }
 
@@ -328,9 +278,7 @@ impl<'a> Cursor<'a> {
     /// A count of things that take at least `least` bytes each.
     fn count(&self, what: &str, claimed: u64, least: usize) -> Result<usize, String> {
         let left = self.bytes.len() - self.at;
-        let count = usize::try_from(claimed)
-            .ok()
-            .filter(|count| *count <= left / least);
+        let count = usize::try_from(claimed).ok().filter(|count| *count <= left / least);
         count.ok_or_else(|| format!("claims {claimed} {what}, more than {left} bytes can hold"))
     }
 
@@ -342,18 +290,13 @@ impl<'a> Cursor<'a> {
 
     fn text(&mut self) -> Result<&'a str, String> {
         let at = self.at;
-        std::str::from_utf8(self.blob()?)
-            .map_err(|_| format!("has a name at byte {at} that is not UTF-8"))
+        std::str::from_utf8(self.blob()?).map_err(|_| format!("has a name at byte {at} that is not UTF-8"))
     }
 
     fn pair(&mut self) -> Result<(&'a str, Metadata), String> {
         let key = self.text()?;
         let kind = self.u32()?;
-        let value = if kind == ARRAY {
-            self.elements(key)?
-        } else {
-            Metadata::Scalar(self.scalar(key, kind)?)
-        };
+        let value = if kind == ARRAY { self.elements(key)? } else { Metadata::Scalar(self.scalar(key, kind)?) };
         Ok((key, value))
     }
 
@@ -373,10 +316,7 @@ impl<'a> Cursor<'a> {
             11 => i64::from_le_bytes(self.array()?).into(),
             12 => float(f64::from_le_bytes(self.array()?).to_string()),
             other => {
-                return Err(format!(
-                    "gives {} the unknown metadata type {other}",
-                    quoted(key)
-                ));
+                return Err(format!("gives {} the unknown metadata type {other}", quoted(key)));
             }
         })
     }
@@ -398,30 +338,18 @@ impl<'a> Cursor<'a> {
                 self.blob()?;
             }
         } else {
-            return Err(format!(
-                "gives {} an array of the type {element}; nested arrays are not read",
-                quoted(key)
-            ));
+            return Err(format!("gives {} an array of the type {element}; nested arrays are not read", quoted(key)));
         }
-        Ok(Metadata::Array {
-            element,
-            count,
-            bytes: start..self.at,
-        })
+        Ok(Metadata::Array { element, count, bytes: start..self.at })
     }
 
     fn tensor(&mut self) -> Result<Described<'a>, String> {
         let name = self.text()?;
         let dimensions = self.u32()?;
         if dimensions > MOST_DIMENSIONS {
-            return Err(format!(
-                "gives {} {dimensions} dimensions; at most {MOST_DIMENSIONS} are read",
-                quoted(name)
-            ));
+            return Err(format!("gives {} {dimensions} dimensions; at most {MOST_DIMENSIONS} are read", quoted(name)));
         }
-        let shape = (0..dimensions)
-            .map(|_| self.u64())
-            .collect::<Result<_, _>>()?;
+        let shape = (0..dimensions).map(|_| self.u64()).collect::<Result<_, _>>()?;
         Ok((name, shape, self.u32()?, self.u64()?))
     }
 }

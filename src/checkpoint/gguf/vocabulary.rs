@@ -22,11 +22,7 @@ pub(super) fn tokenizer(header: &Header) -> Result<Tokenizer> {
     let tokens = header.texts("tokenizer.ggml.tokens")?;
     let types = header.integers("tokenizer.ggml.token_type")?;
     if !types.is_empty() && types.len() != tokens.len() {
-        return Err(header.error(format!(
-            "has {} tokens but {} token types",
-            tokens.len(),
-            types.len()
-        )));
+        return Err(header.error(format!("has {} tokens but {} token types", tokens.len(), types.len())));
     }
     let kind = |id: usize| types.get(id).copied();
     let added: Vec<Value> = (0..tokens.len())
@@ -34,11 +30,7 @@ pub(super) fn tokenizer(header: &Header) -> Result<Tokenizer> {
         .map(|id| added_token(id, tokens[id], kind(id) == Some(CONTROL)))
         .collect();
     let mut vocabulary = Map::new();
-    for (id, token) in tokens
-        .iter()
-        .enumerate()
-        .filter(|(id, _)| kind(*id) != Some(UNUSED))
-    {
+    for (id, token) in tokens.iter().enumerate().filter(|(id, _)| kind(*id) != Some(UNUSED)) {
         if vocabulary.insert((*token).to_owned(), id.into()).is_some() {
             return Err(header.error(format!("has the token {} twice", quoted(token))));
         }
@@ -66,12 +58,7 @@ fn pre_tokenizers(header: &Header) -> Result<Vec<Value>> {
     match header.text("tokenizer.ggml.pre")?.unwrap_or("(none)") {
         "smollm" => Ok(vec![digits, byte_level()]),
         "gpt-2" => Ok(vec![byte_level()]),
-        other => Err(refused(
-            header,
-            "pre-tokenizer",
-            other,
-            "`smollm` and `gpt-2` are",
-        )),
+        other => Err(refused(header, "pre-tokenizer", other, "`smollm` and `gpt-2` are")),
     }
 }
 
@@ -83,16 +70,9 @@ fn byte_level() -> Value {
 fn merges(header: &Header) -> Result<Vec<Value>> {
     let pair = |merge: &str| match merge.split_once(' ') {
         Some((left, right)) => Ok(json!([left, right])),
-        None => Err(header.error(format!(
-            "has the merge {}, which is not a pair",
-            quoted(merge)
-        ))),
+        None => Err(header.error(format!("has the merge {}, which is not a pair", quoted(merge)))),
     };
-    header
-        .texts("tokenizer.ggml.merges")?
-        .into_iter()
-        .map(pair)
-        .collect()
+    header.texts("tokenizer.ggml.merges")?.into_iter().map(pair).collect()
 }
 
 fn refused(header: &Header, what: &str, found: &str, supported: &str) -> Error {
