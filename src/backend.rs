@@ -91,6 +91,7 @@ impl std::str::FromStr for BackendName {
 
 /// Call this first in `main`, before any thread is started; return the exit code if it gives one. In a child of
 /// [`self_test`] it does the test; otherwise it only quiets the Vulkan loader.
+#[inline]
 pub fn on_start() -> Option<ExitCode> {
     // Mesa's device-select layer complains on stderr where there is no desktop session to ask for its GPU.
     if cfg!(feature = "wgpu") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
@@ -133,6 +134,9 @@ pub trait Job {
 }
 
 /// Runs `job` on the chosen device.
+///
+/// This compiles `job` for every backend, minutes for the GPUs: call it from the binary, or from what is generic or
+/// inline, so that it happens once.
 pub fn dispatch<J: Job>(device: &DeviceInfo, job: J) -> J::Output {
     match device.backend {
         BackendName::Flex => job.run::<Autodiff<Flex>>(FlexDevice),

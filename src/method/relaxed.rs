@@ -254,7 +254,7 @@ mod tests {
         let (subject, golden) = (subject::<B>(DType::F32), Golden::open(GOLDEN));
         let [_, s, n, v] = golden.shape("noise")[..] else { panic!("noise is [steps, S, N, V]") };
         let noise = golden.floats("noise");
-        for (name, tau0, tolerance) in [("tau100", 100.0, 1e-4), ("tau1", 1.0, 1e-3)] {
+        for (name, tau0, tolerance) in [("tau100", 100.0, 1e-5), ("tau1", 1.0, 1e-3)] {
             let mut method = RelaxedMethod::<B>::new(dlmi(0.1, tau0, true, s));
             method.set(matrix(golden.floats("z0"), [n, v], DType::F32), matrix(golden.floats("phi0"), [n, 1], DType::F32));
             for (step, noise) in noise.chunks_exact(s * n * v).enumerate() {
@@ -266,6 +266,8 @@ mod tests {
                     let all = golden.floats(&format!("{name}.{what}"));
                     let expected = &all[step * found.len()..][..found.len()];
                     let difference = largest_difference(expected, &found);
+                    // Adam divides by the gradient's own size, and so blows up the rounding of the smallest ones.
+                    let tolerance = if what == "z" { 1e-3 } else { tolerance };
                     assert!(difference < tolerance, "{name}.{what} in step {step}: {difference}");
                 }
             }
@@ -295,10 +297,14 @@ mod tests {
         let new = || RelaxedMethod::<B>::new(dlmi(0.1, 100.0, true, 2));
         let (mut whole, mut second) = (new(), new());
         whole.start(&subject, &problem, clock(0)).unwrap();
-        (0..3).for_each(|step| drop(whole.step(&subject, &problem, clock(step)).unwrap()));
+        for step in 0..3 {
+            whole.step(&subject, &problem, clock(step)).unwrap();
+        }
         second.restore(Method::<B>::state(&whole), &subject, &problem).unwrap();
         for method in [&mut whole, &mut second] {
-            (3..6).for_each(|step| drop(method.step(&subject, &problem, clock(step)).unwrap()));
+            for step in 3..6 {
+                method.step(&subject, &problem, clock(step)).unwrap();
+            }
         }
         assert_eq!(Method::<B>::state(&whole), Method::<B>::state(&second));
     }

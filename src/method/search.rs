@@ -236,3 +236,114 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! The search on a tiny random model: what it holds, and that it finds what can be found.
+
+    use burn::tensor::DType;
+    use proptest::prelude::*;
+
+    use super::super::random::random;
+    use super::super::snap::Snap;
+    use super::*;
+    use crate::evaluate::Judge;
+    use crate::model::Llama;
+    use crate::prompt::PromptOptions;
+    use crate::run::{self, Budget, Observer, Stopped};
+    use crate::target::Target;
+    use crate::testing::{each_tracked_cpu_backend, tiny};
+
+    fn snap() -> Search {
+        Snap { batch: (8, 16), top: 64, momentum: 0.6, margin: 0.3, temperature: 0.2, patience: 5 }.search()
+    }
+
+    fn subject<B: TrackedBackend>() -> Subject<B> {
+        let mut checkpoint = tiny();
+        let config = checkpoint.config.clone();
+        let model = Llama::load(&config, &mut checkpoint, &B::Device::default(), DType::F32).unwrap();
+        Subject::new(model, checkpoint.tokenizer)
+    }
+
+    /// A target that some prompt of two tokens leads to.
+    fn problem<B: TrackedBackend>(subject: &Subject<B>, judge: &Judge, m: usize) -> Problem {
+        let source = subject.tokenizer().encode("he to");
+        let ids = judge.complete(&source, m, &[]).ids.remove(0);
+        let target = Target { text: subject.tokenizer().decode(&ids), ids };
+        let options = PromptOptions { tokens: 4, prefix: "a ".into(), ..PromptOptions::default() };
+        Problem { prompt: Prompt::new(options, &target, subject.tokenizer(), subject.vocab_size()).unwrap(), target }
+    }
+
+    fn judge() -> Judge {
+        let mut checkpoint = tiny();
+        let config = checkpoint.config.clone();
+        Judge::new(Llama::load(&config, &mut checkpoint, &Default::default(), DType::F32).unwrap())
+    }
+
+    /// After every step: the prompt can be typed, keeps the ban, and its margins are those of the model.
+    fn what_is_held_can_be_typed<B: TrackedBackend>() {
+        let (subject, judge) = (subject::<B>(), judge());
+        let problem = problem(&subject, &judge, 3);
+        let mut method = SearchMethod::new(snap());
+        let clock = |step| Clock { seed: 3, restart: 0, step };
+        Method::<B>::start(&mut method, &subject, &problem, clock(0)).unwrap();
+        for step in 0..12 {
+            let progress = method.step(&subject, &problem, clock(step)).unwrap();
+            let held = Method::<B>::held(&method, &subject, &problem);
+            assert!(problem.prompt.round_trips(&held.free), "{:?}", held.free);
+            assert!(problem.prompt.is_valid(&problem.prompt.typed_ids(&held.free)));
+            let margins = subject.margins(&[problem.prompt.search_ids(&held.free)], &problem.target.ids).remove(0);
+            let difference = crate::testing::largest_difference(&margins, held.margins.as_ref().unwrap());
+            assert!(difference < 1e-4, "{difference}");
+            assert!((progress.objective - Objective::hinge(0.3, &margins)).abs() < 1e-3);
+        }
+    }
+
+    fn finds_and_confirms<B: TrackedBackend>() {
+        struct Nobody;
+        impl Observer for Nobody {}
+        let (subject, judge) = (subject::<B>(), judge());
+        let problem = problem(&subject, &judge, 1);
+        let mut method = SearchMethod::new(snap());
+        let budget = Budget { steps: Some(300), seconds: None, restarts: 0, eval_every: 10, early_stop: true };
+        let outcome = run::run(&subject, &judge, &problem, &mut method, budget, 1, None, &mut Nobody).unwrap();
+        assert_eq!(outcome.stopped, Stopped::Exact);
+        assert!(outcome.confirmation.exact && outcome.best.valid);
+        assert_eq!(outcome.confirmation.completion, problem.target.ids);
+        assert!(outcome.standing.cost.forward_tokens > 0 && outcome.standing.cost.backward_tokens > 0);
+    }
+
+    /// Random swaps never make the prompt worse.
+    fn the_control_only_improves<B: TrackedBackend>() {
+        let (subject, judge) = (subject::<B>(), judge());
+        let problem = problem(&subject, &judge, 3);
+        let mut method = SearchMethod::new(random(8, 0.3));
+        let clock = |step| Clock { seed: 9, restart: 0, step };
+        Method::<B>::start(&mut method, &subject, &problem, clock(0)).unwrap();
+        let mut last = f32::INFINITY;
+        for step in 0..10 {
+            let progress = method.step(&subject, &problem, clock(step)).unwrap();
+            assert!(progress.objective <= last && progress.gradient_norm.is_none());
+            last = progress.objective;
+        }
+    }
+
+    each_tracked_cpu_backend!(what_is_held_can_be_typed, finds_and_confirms, the_control_only_improves);
+
+    proptest! {
+        #[test]
+        fn the_head_of_a_ranking_is_its_best(
+            row in proptest::collection::vec(-10f32..10.0, 1..60),
+            banned in proptest::collection::vec(any::<bool>(), 60),
+            own in 0u32..60,
+            top in 1usize..70,
+        ) {
+            let allowed: Vec<bool> = banned[..row.len()].iter().map(|banned| !banned).collect();
+            let head = head_of(&row, &allowed, own, top);
+            let mut all: Vec<u32> = (0..row.len() as u32).filter(|&id| allowed[id as usize] && id != own).collect();
+            all.sort_by(|a, b| row[*a as usize].total_cmp(&row[*b as usize]).then(a.cmp(b)));
+            all.truncate(top);
+            prop_assert_eq!(head, all);
+        }
+    }
+}

@@ -15,29 +15,31 @@ pub use llama::{Llama, WeightSource};
 mod tests {
     //! Parity with transformers on tiny random models; `tests/golden/tiny_models.py` made the expected values.
 
+    use std::path::Path;
+
     use burn::tensor::{DType, backend::Backend};
 
-    use super::generate::{greedy, host, ids_tensor};
+    use super::generate::{argmax, greedy, host, ids_tensor};
     use super::*;
     use crate::checkpoint::Checkpoint;
-    use crate::testing::{Golden, each_cpu_backend};
+    use crate::testing::{Golden, each_cpu_backend, golden, real_smollm2};
 
-    fn load<B: Backend>(path: &str) -> Llama<B> {
-        let mut checkpoint = Checkpoint::open(&crate::testing::golden(path)).unwrap();
+    fn load<B: Backend>(path: &Path) -> Llama<B> {
+        let mut checkpoint = Checkpoint::open(path).unwrap();
         let config = checkpoint.config.clone();
         Llama::load(&config, &mut checkpoint, &B::Device::default(), DType::F32).unwrap()
     }
 
     /// Largest difference to the expected logits over all positions and the whole vocabulary, and the greedy tokens.
-    fn compare<B: Backend>(model: &str, expected: &str) {
-        let llama = load::<B>(model);
+    fn compare<B: Backend>(model: &str, expected: &str, tolerance: f32) {
+        let llama = load::<B>(&golden(model));
         let golden = Golden::open(expected);
         let ids = golden.ids("input_ids");
         let embedded = llama.embed(ids_tensor(&ids, &llama.device()));
         let [_, t, _] = embedded.dims();
         let logits = host(llama.logits(llama.hidden(embedded.clone(), 0..t)));
         let difference = golden.largest_difference("logits", &logits);
-        assert!(difference < 1e-4, "{model}: logits differ by {difference}");
+        assert!(difference < tolerance, "{model}: logits differ by {difference}");
         let written = golden.ids("greedy");
         assert_eq!(greedy(&llama, embedded, written[0].len(), &[]).ids, written, "{model}");
     }
@@ -45,15 +47,58 @@ mod tests {
     const TINY: [&str; 8] =
         ["gqa1-tied", "gqa3-tied", "gqa4-untied-llama3", "head-dim-llama3", "biases", "sharded", "smollm3-list", "smollm3-interval"];
 
+    /// Every stored type once; `tests/golden/tiny_gguf.py` made the expected values from the dequantised weights.
+    const GGUF: [&str; 10] = [
+        "gqa3-tied.f32",
+        "gqa4-untied-llama3.f32",
+        "gqa4-untied-llama3.f16",
+        "gqa4-untied-llama3.bf16",
+        "gqa4-untied-llama3.q8_0",
+        "gqa4-untied-llama3.q4_0",
+        "gqa4-untied-llama3.q4_1",
+        "gqa4-untied-llama3.q5_0",
+        "gqa4-untied-llama3.q5_1",
+        "kquants",
+    ];
+
     fn tiny_models<B: Backend>() {
         for name in TINY {
-            compare::<B>(&format!("tiny/{name}"), &format!("tiny/{name}/expected.safetensors"));
+            compare::<B>(&format!("tiny/{name}"), &format!("tiny/{name}/expected.safetensors"), 1e-4);
+        }
+    }
+
+    fn gguf_files<B: Backend>() {
+        for name in GGUF {
+            compare::<B>(&format!("tiny_gguf/{name}.gguf"), &format!("tiny_gguf/{name}.expected.safetensors"), 1e-4);
+        }
+    }
+
+    /// The real SmolLM2-135M-Instruct, dequantised: logits at all positions, a slice of the vocabulary one by one and the whole
+    /// of it by its largest value and its log-sum-exp.
+    fn real_model<B: Backend>() {
+        let Some(path) = real_smollm2("real_model") else { return };
+        let (llama, expected) = (load::<B>(&path), Golden::open("smollm2/logits.safetensors"));
+        let vocabulary = expected.ids("vocabulary").remove(0);
+        for prompt in ["0", "1"] {
+            let ids = expected.ids(&format!("{prompt}.input_ids"));
+            let embedded = llama.embed(ids_tensor(&ids, &llama.device()));
+            let logits = host(llama.logits(llama.hidden(embedded, 0..ids[0].len())));
+            let rows = logits.chunks_exact(llama.config().vocab_size);
+            let slice: Vec<f32> = rows.clone().flat_map(|row| vocabulary.iter().map(|&id| row[id as usize])).collect();
+            let difference = expected.largest_difference(&format!("{prompt}.logits"), &slice);
+            assert!(difference < 1e-3, "logits differ by {difference}");
+            let best: Vec<u32> = rows.clone().map(|row| argmax(row).0).collect();
+            assert_eq!(best, expected.ids(&format!("{prompt}.argmax")).concat());
+            let sums = rows.map(|row| row.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln());
+            for (found, expected) in sums.zip(expected.doubles(&format!("{prompt}.log_sum_exp"))) {
+                assert!((found - expected).abs() < 1e-3, "log-sum-exp {found}, expected {expected}");
+            }
         }
     }
 
     /// One sequence at a time, its beginning and its end in separate passes, gives the states of one pass.
     fn cached_passes<B: Backend>() {
-        let llama = load::<B>("tiny/gqa3-tied");
+        let llama = load::<B>(&golden("tiny/gqa3-tied"));
         let ids = Golden::open("tiny/gqa3-tied/expected.safetensors").ids("input_ids");
         let whole = llama.embed(ids_tensor(&ids, &llama.device()));
         let [s, t, d] = whole.dims();
@@ -66,5 +111,17 @@ mod tests {
         assert_eq!(cache.len(), t);
     }
 
-    each_cpu_backend!(tiny_models, cached_passes);
+    each_cpu_backend!(tiny_models, gguf_files, cached_passes, real_model);
+
+    /// The same on Vulkan, which may be a software renderer.
+    #[cfg(feature = "wgpu")]
+    #[test]
+    fn tiny_models_on_vulkan() {
+        if !crate::testing::has_vulkan("tiny_models_on_vulkan") {
+            return;
+        }
+        for name in TINY {
+            compare::<burn::backend::Vulkan>(&format!("tiny/{name}"), &format!("tiny/{name}/expected.safetensors"), 1e-2);
+        }
+    }
 }
