@@ -15,7 +15,7 @@ use crate::ops::TrackedBackend;
 use crate::prompt::{Prompt, PromptOptions};
 use crate::run::folder::Folder;
 use crate::run::record::{Circumstances, Inversion};
-use crate::run::{self, Budget, Observer, Report, Snapshot, Stopped};
+use crate::run::{Budget, Observer, Report, Snapshot, Stopped, Trial};
 use crate::settings::{self, Settings};
 use crate::subject::{Problem, Subject, check_context};
 use crate::target::Target;
@@ -152,7 +152,8 @@ impl Job for Task {
             prompt: &self.problem.prompt,
             target: self.problem.target.ids.len(),
         };
-        let outcome = run::run(&subject, &judge, &self.problem, method.as_mut(), budget, settings.seed, self.resume, &mut watcher)?;
+        let trial = Trial { subject: &subject, judge: &judge, problem: &self.problem, budget, seed: settings.seed };
+        let outcome = trial.run(method.as_mut(), self.resume, &mut watcher)?;
         let folder = watcher.folder.take();
         drop(watcher);
         let inversion = Inversion::new(outcome, &self.problem, &judge, circumstances, |ids| subject.tokenizer().decode(ids));

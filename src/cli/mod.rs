@@ -13,9 +13,10 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use args::{Cli, Verb};
+use clap::error::ErrorKind;
 
-use crate::ui::{self, Policy};
-use crate::{Result, backend};
+use crate::ui::{self, Color, Policy};
+use crate::{Error, Result, backend};
 
 /// Parses `arguments` (the program's name first), runs the verb, and says how it went.
 ///
@@ -28,10 +29,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     let cli = match args::parse(arguments) {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(error.exit_code() as u8);
-        }
+        Err(error) => return usage(&error),
     };
     let policy = Policy::new(cli.global.color(), cli.global.quiet);
     ui::init_logging(cli.global.verbosity());
@@ -43,6 +41,23 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Help and the version as clap prints them; wrong usage in one line, like every other error.
+fn usage(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => drop(error.print()),
+        _ => ui::print_error(Policy::new(Color::Auto, false), &Error::input(sentence(&error.render().to_string()))),
+    }
+    ExitCode::from(error.exit_code() as u8)
+}
+
+/// clap's paragraphs (what is wrong, a tip, the usage) one after another.
+fn sentence(message: &str) -> String {
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    let paragraphs = message.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+    let paragraphs = paragraphs.filter(|paragraph| !paragraph.is_empty() && !paragraph.starts_with("For more information"));
+    paragraphs.collect::<Vec<_>>().join("; ").replace("; Usage: ", "; usage: ")
 }
 
 #[inline]

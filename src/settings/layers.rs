@@ -302,9 +302,21 @@ impl fmt::Display for Resolved {
     }
 }
 
-/// JSON's numbers, booleans and strings are TOML's, but for the DEL that JSON leaves as it is.
+/// JSON's numbers, booleans and strings are TOML's. What JSON leaves as it is though nobody could see it is escaped too: DEL,
+/// the C1 controls, characters that hide or reorder others.
 fn toml(value: &Value) -> String {
-    if value.is_null() { "\"none\"".into() } else { value.to_string().replace('\u{7f}', "\\u007F") }
+    if value.is_null() {
+        return "\"none\"".into();
+    }
+    let mut text = String::new();
+    for c in value.to_string().chars() {
+        match c {
+            ' '..='~' => text.push(c),
+            _ if c.escape_debug().len() == 1 => text.push(c),
+            _ => text += &format!("\\U{:08X}", u32::from(c)),
+        }
+    }
+    text
 }
 
 #[cfg(test)]

@@ -1,0 +1,10 @@
+//! The program as its users meet it: the real binary, driven through its command line.
+
+mod flags;
+mod invert;
+mod output;
+mod refusals;
+mod resume;
+mod settings;
+mod support;
+mod verbs;

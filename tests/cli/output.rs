@@ -1,0 +1,148 @@
+//! What is printed where, and what never reaches a terminal.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use predicates::prelude::*;
+
+use crate::support::*;
+
+const QUICK: &[&str] = &["--steps", "2", "--prompt-tokens", "4"];
+
+/// Nothing that a terminal would act on.
+#[track_caller]
+fn is_harmless(text: &str) {
+    let acts = |c: char| c != '\n' && c != '\t' && (c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c));
+    assert!(!text.contains(acts), "{text:?}");
+}
+
+#[test]
+fn an_inexact_run_says_how_far_it_came_and_what_to_try() {
+    let ran = run(tiny(["invert", OUT_OF_REACH]).args(QUICK));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(1), ""));
+    for part in ["prompt ", "writes ", "target ", "not exact", "0 of 37 tokens", "try ", "--prompt-tokens", "--max-seconds", "--model"] {
+        assert!(ran.out.contains(part), "`{part}`: {}", ran.out);
+    }
+}
+
+#[test]
+fn an_exact_run_says_what_was_verified() {
+    let ran = run(&mut tiny(["invert", " and", "--steps", "300", "--prompt-tokens", "8"]));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+    for part in ["exact", "CPU", "f32", "1 token"] {
+        assert!(ran.out.contains(part), "`{part}`: {}", ran.out);
+    }
+    assert!(!ran.out.contains("not exact"));
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    for (arguments, code) in [
+        (&["completions", "bash"][..], 0),
+        (&["config", "show"], 0),
+        (&["doctor"], 0),
+        (&["models", "list"], 0),
+        (&["complete", "x", "--json"], 0),
+        (&["score", "x", "y"], 0),
+        (&["invert", OUT_OF_REACH, "--steps", "2"], 1),
+    ] {
+        let mut child = child(["--model", TINY, "--backend", "flex"].iter().chain(arguments))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(code), ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn texts_are_shown_not_acted_on() {
+    let hostile = "a\u{1b}[31mb\u{7}\r\u{9b}2J\u{202e}c";
+    let ran = run(tiny(["invert", hostile, "--prefix", hostile]).args(QUICK));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    is_harmless(&ran.out);
+    assert!(ran.out.contains("a␛[31mb␇␍\\u{9b}2J\\u{202e}c"), "{}", ran.out);
+    // A random model writes every kind of byte.
+    for prompt in ["on", "hello and then", "p\u{1b}"] {
+        is_harmless(&run(&mut tiny(["complete", prompt, "--tokens", "200"])).out);
+    }
+    is_harmless(&run(&mut tiny(["score", hostile, hostile])).out);
+    is_harmless(&run(&mut tiny(["config", "show", "--set", &format!("prefix={hostile}")])).out);
+    // JSON escapes by itself, and keeps the text.
+    let record = inversion(tiny(["invert", hostile]).args(QUICK));
+    assert_eq!(record["target_text"], hostile);
+
+    let folder = folder();
+    let model = folder.path().join("odd\u{1b}[31m\u{9b}2J");
+    fs::create_dir(&model).unwrap();
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(Path::new(TINY).join(name), model.join(name)).unwrap();
+    }
+    is_harmless(&run(dlmi(["models", "show"]).arg(&model)).out);
+    fs::remove_file(model.join("config.json")).unwrap();
+    refuses(dlmi(["models", "show"]).arg(&model), 2, &["config.json"]);
+}
+
+#[test]
+fn colour_is_used_where_asked_for() {
+    let coloured = predicate::str::contains("\u{1b}[");
+    let command = |when: &str| {
+        let mut command = tiny(["invert", OUT_OF_REACH, "--color", when]);
+        command.args(QUICK);
+        command
+    };
+    command("always").assert().code(1).stdout(coloured.clone());
+    command("never").assert().code(1).stdout(coloured.clone().not());
+    command("auto").assert().code(1).stdout(coloured.clone().not());
+    command("always").arg("--json").assert().code(1).stdout(coloured.clone().not());
+    // The flag is stronger than the environment.
+    command("always").env("NO_COLOR", "1").assert().code(1).stdout(coloured.clone());
+    tiny(["invert", "", "--color", "always"]).assert().code(2).stdout("").stderr(predicate::str::starts_with("\u{1b}[31merror:\u{1b}[0m "));
+    tiny(["invert", "", "--color", "never"]).assert().code(2).stdout("").stderr(predicate::str::starts_with("error: "));
+}
+
+#[test]
+fn verbosity_is_for_stderr_alone() {
+    tiny(["complete", "x", "--json", "-v"])
+        .assert()
+        .code(0)
+        .stderr(predicate::str::contains("info: running on"))
+        .stdout(predicate::str::starts_with("{"));
+    tiny(["complete", "x", "--json", "-q"]).assert().code(0).stderr("");
+    // -q hides no error.
+    refuses(&mut tiny(["invert", "", "-q"]), 2, &["target"]);
+}
+
+/// On a terminal there is a live line, which is gone at the end; `-q` shows none. (`script` lends a terminal.)
+#[cfg(target_os = "linux")]
+#[test]
+fn progress_is_a_live_line_on_a_terminal() {
+    if std::process::Command::new("script").arg("--version").stdout(Stdio::null()).status().is_err() {
+        eprintln!("skipped: there is no `script`");
+        return;
+    }
+    let on_terminal = |flags: &str| {
+        let line = format!("'{}' --model '{TINY}' --backend flex invert '{OUT_OF_REACH}' --steps 60 {flags}", env!("CARGO_BIN_EXE_dlmi"));
+        let mut script = child([""; 0]);
+        let environment: Vec<_> = script.get_envs().map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned))).collect();
+        script = std::process::Command::new("script");
+        for (name, value) in environment {
+            match value {
+                Some(value) => script.env(name, value),
+                None => script.env_remove(name),
+            };
+        }
+        let output = script.args(["-qefc", &line, "/dev/null"]).stdin(Stdio::null()).output().expect("script");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, shown) = on_terminal("");
+    assert_eq!(code, Some(1), "{shown}");
+    assert!(shown.contains("inverting 37 tokens") && shown.contains("step "), "{shown:?}");
+    assert!(shown.contains("\u{1b}[1m"), "colour by itself: {shown:?}");
+    let (code, shown) = on_terminal("-q --color never");
+    assert_eq!(code, Some(1), "{shown}");
+    assert!(!shown.contains("inverting") && !shown.contains('\u{1b}'), "{shown:?}");
+}

@@ -1,0 +1,284 @@
+//! Bad input: one sentence that names the thing, exit 2 or 3, and nothing else.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::Path;
+
+use assert_cmd::Command;
+use serde_json::{Value, json};
+
+use crate::support::*;
+
+/// `complete` with the model in this folder or file.
+fn complete_with(model: &Path) -> Command {
+    let mut command = dlmi([Path::new("--model"), model]);
+    command.args(["--backend", "flex", "complete", "in the"]);
+    command
+}
+
+/// A copy of the tiny model with a spoilt part is refused.
+#[track_caller]
+fn spoilt(spoil: impl FnOnce(&Path), parts: &[&str]) {
+    let model = tiny_copy();
+    spoil(model.path());
+    refuses(&mut complete_with(model.path()), 2, parts);
+}
+
+#[test]
+fn a_model_that_is_not_there() {
+    refuses(&mut dlmi(["--model", "bart", "complete", "x"]), 2, &["`bart`", "bard"]);
+    refuses(&mut dlmi(["--model", "no/such/folder", "complete", "x"]), 2, &["`no/such/folder`"]);
+    refuses(&mut dlmi(["--model", "./nowhere", "complete", "x"]), 2, &["`./nowhere`"]);
+    refuses(&mut dlmi(["--model", "", "complete", "x"]), 2, &["model"]);
+    refuses(&mut dlmi(["models", "show", "nowhere.gguf"]), 2, &["nowhere.gguf"]);
+    // One on the hub, without a network.
+    refuses(&mut dlmi(["--model", "nobody/nothing", "complete", "x"]), 3, &["nobody/nothing", "HF_HUB_OFFLINE"]);
+    refuses(dlmi(["--model", "nobody/nothing", "--offline", "complete", "x"]).env_remove("HF_HUB_OFFLINE"), 3, &["--offline"]);
+    refuses(&mut dlmi(["models", "pull", "nobody/nothing"]), 3, &["nobody/nothing"]);
+    refuses(&mut dlmi(["models", "pull", "nobody"]), 2, &["nobody", "org/name"]);
+}
+
+#[test]
+fn a_model_with_a_part_missing() {
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        spoilt(|model| fs::remove_file(model.join(name)).unwrap(), &[name]);
+    }
+    let folder = folder();
+    refuses(&mut complete_with(folder.path()), 2, &["config.json"]);
+    let file = folder.path().join("weights.bin");
+    fs::write(&file, "x").unwrap();
+    refuses(&mut complete_with(&file), 2, &["weights.bin", ".safetensors"]);
+    refuses(&mut complete_with(Path::new("/dev/null")), 2, &["/dev/null"]);
+}
+
+#[test]
+fn a_weight_file_that_is_cut_or_longer_than_it_says() {
+    let weights = |change: fn(&mut Vec<u8>)| {
+        move |model: &Path| {
+            let path = model.join("model.safetensors");
+            let mut bytes = fs::read(&path).unwrap();
+            change(&mut bytes);
+            fs::write(&path, bytes).unwrap();
+        }
+    };
+    let name = ["model.safetensors"];
+    spoilt(weights(|bytes| bytes.truncate(bytes.len() - 1)), &name);
+    spoilt(weights(|bytes| bytes.truncate(1000)), &name);
+    spoilt(weights(|bytes| bytes.truncate(7)), &name);
+    spoilt(weights(Vec::clear), &name);
+    spoilt(weights(|bytes| bytes.push(0)), &name);
+    spoilt(weights(|bytes| bytes[..8].fill(0xff)), &name);
+    spoilt(weights(|bytes| bytes[..8].fill(0)), &name);
+    spoilt(weights(|bytes| bytes[8] = b'['), &name);
+    spoilt(weights(|bytes| bytes[20] = 0xff), &name);
+    // Infinity in the last value, which only reading the values can tell.
+    spoilt(weights(|bytes| bytes.splice(bytes.len() - 2.., [0x00, 0x7c]).for_each(drop)), &["not finite", "1 value"]);
+}
+
+#[test]
+fn a_weight_file_whose_header_lies() {
+    let header = |change: fn(&mut Value)| move |model: &Path| edit_header(model.join("model.safetensors"), change);
+    const NORM: &str = "model.norm.weight";
+    spoilt(header(|header| header[NORM]["shape"] = json!([47])), &["model.safetensors"]);
+    spoilt(header(|header| header[NORM]["shape"] = json!([24, 2])), &[NORM]);
+    spoilt(header(|header| header[NORM]["shape"] = json!([u64::MAX, 2])), &["model.safetensors"]);
+    spoilt(header(|header| header[NORM]["shape"] = json!([-1])), &["model.safetensors"]);
+    spoilt(header(|header| header[NORM]["dtype"] = json!("F32")), &["model.safetensors"]);
+    spoilt(header(|header| header[NORM]["dtype"] = json!("I16")), &[NORM, "I16"]);
+    spoilt(header(|header| header[NORM]["dtype"] = json!("F7")), &["model.safetensors"]);
+    spoilt(header(|header| header[NORM]["data_offsets"] = json!([0, 96])), &["model.safetensors"]);
+    spoilt(header(|header| header[NORM]["data_offsets"] = json!([96, 0])), &["model.safetensors"]);
+    spoilt(header(|header| header[NORM]["data_offsets"] = json!([0, u64::MAX])), &["model.safetensors"]);
+    spoilt(header(|header| drop(header.as_object_mut().unwrap().remove(NORM))), &["model.safetensors"]);
+    // A name that would act on a terminal is shown, not sent.
+    spoilt(
+        header(|header| {
+            let norm = header.as_object_mut().unwrap().remove(NORM).unwrap();
+            header["model.\u{1b}[31mnorm"] = norm;
+        }),
+        &[NORM, "missing", "unused"],
+    );
+}
+
+#[test]
+fn a_config_that_disagrees_with_the_weights_or_with_itself() {
+    let config = |key: &'static str, value: Value| move |model: &Path| edit(model.join("config.json"), |config| config[key] = value);
+    spoilt(config("num_hidden_layers", json!(3)), &["missing", "model.layers.2."]);
+    spoilt(config("num_hidden_layers", json!(1)), &["unused", "model.layers.1."]);
+    spoilt(config("vocab_size", json!(300)), &["model.embed_tokens.weight", "[300, 48]", "[288, 48]"]);
+    spoilt(config("intermediate_size", json!(65)), &["mlp", "65"]);
+    spoilt(config("tie_word_embeddings", json!(false)), &["lm_head.weight", "missing"]);
+    spoilt(config("attention_bias", json!(true)), &["bias", "missing"]);
+    spoilt(config("num_key_value_heads", json!(4)), &["num_key_value_heads"]);
+    spoilt(config("hidden_size", json!(1_000_000_000_000_u64)), &["hidden_size"]);
+    spoilt(config("hidden_size", json!("48")), &["hidden_size"]);
+    spoilt(config("architectures", json!(["GPT2LMHeadModel"])), &["GPT2LMHeadModel", "LlamaForCausalLM"]);
+    spoilt(config("hidden_act", json!("gelu")), &["hidden_act", "gelu"]);
+    spoilt(|model| fs::write(model.join("config.json"), "{").unwrap(), &["config.json", "JSON"]);
+    spoilt(|model| fs::write(model.join("config.json"), b"\xff").unwrap(), &["config.json", "UTF-8"]);
+}
+
+#[test]
+fn a_tokenizer_that_does_not_fit_or_is_none() {
+    let path = |model: &Path| model.join("tokenizer.json");
+    spoilt(|model| edit(path(model), |tokenizer| tokenizer["model"]["vocab"]["more"] = json!(288)), &["tokenizer", "289", "288"]);
+    spoilt(|model| fs::write(path(model), "{}").unwrap(), &["tokenizer.json"]);
+    spoilt(|model| edit(path(model), |tokenizer| tokenizer["model"]["dropout"] = json!(0.5)), &["tokenizer.json", "dropout"]);
+}
+
+/// Whatever stands behind the name, the answer is a sentence. (What is wrong with a GGUF is tested where it is read.)
+#[test]
+fn a_gguf_of_garbage() {
+    let folder = folder();
+    let file = folder.path().join("garbage.gguf");
+    for bytes in [&b"\x00\xffgarbage"[..], b"GGUF", b"GGUF\x03\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b""]
+    {
+        fs::write(&file, bytes).unwrap();
+        refuses(&mut complete_with(&file), 2, &["garbage.gguf"]);
+    }
+}
+
+#[test]
+fn a_target_that_is_empty_or_absent() {
+    refuses(&mut tiny(["invert", ""]), 2, &["target", "empty"]);
+    refuses(tiny(["invert", "-"]).write_stdin(""), 2, &["target", "empty"]);
+    refuses(tiny(["invert", "-"]).write_stdin("\n"), 2, &["target", "empty"]);
+    refuses(&mut tiny(["invert"]), 2, &["target", "--file"]);
+    refuses(&mut tiny(["invert", "--file", "no-such-file.txt"]), 2, &["no-such-file.txt"]);
+    refuses(&mut tiny(["score", "x", ""]), 2, &["target", "empty"]);
+    refuses(&mut tiny(["score", "", "x"]), 2, &["prompt", "empty"]);
+    refuses(&mut tiny(["score", "x"]), 2, &["TARGET"]);
+    refuses(&mut tiny(["complete", ""]), 2, &["prompt", "empty"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn text_that_is_not_utf8() {
+    use std::os::unix::ffi::OsStrExt;
+    let bytes = b"in th\xe9 sand";
+    let odd = OsStr::from_bytes(bytes);
+    let place = ["UTF-8", "byte 5", "0xe9"];
+    refuses(tiny(["invert"]).arg(odd), 2, &place);
+    refuses(tiny(["complete"]).arg(odd), 2, &place);
+    refuses(tiny(["score", "x"]).arg(odd), 2, &place);
+    refuses(tiny(["invert", "x", "--prefix"]).arg(odd), 2, &[&place[..], &["--prefix"]].concat());
+    refuses(tiny(["invert", "-"]).write_stdin(bytes), 2, &[&place[..], &["standard input"]].concat());
+    refuses(tiny(["invert", "x"]).env("DLMI_PREFIX", odd), 2, &[&place[..], &["DLMI_PREFIX"]].concat());
+    let folder = folder();
+    let file = folder.path().join("latin1.txt");
+    fs::write(&file, bytes).unwrap();
+    refuses(tiny(["invert", "--file"]).arg(&file), 2, &[&place[..], &["latin1.txt"]].concat());
+    refuses(tiny(["invert", "x", "-c"]).arg(&file), 2, &[&place[..], &["latin1.txt"]].concat());
+}
+
+#[test]
+fn more_than_the_context_holds() {
+    let context = TINY_CONTEXT.to_string();
+    refuses(&mut tiny(["invert", "x", "--prompt-tokens", "256"]), 2, &["256 tokens", "257", &context]);
+    refuses(tiny(["invert", "-"]).write_stdin("word ".repeat(100_000)), 2, &["context", &context]);
+    refuses(&mut tiny(["invert", "x", "--prefix", &"12".repeat(250)]), 2, &["context", &context]);
+    refuses(&mut tiny(["complete", "x", "--tokens", "256"]), 2, &["context", &context]);
+    refuses(&mut tiny(["score", "x", &"12".repeat(300)]), 2, &["context", &context]);
+    // To the last position it works.
+    let ran = run(&mut tiny(["complete", "x", "--tokens", "255", "--json"]));
+    assert_eq!(ids(&ran.json()["completion_ids"]).len(), 255);
+}
+
+#[test]
+fn ids_that_are_no_tokens() {
+    for id in ["288", "4294967295"] {
+        refuses(&mut tiny(["complete", "--ids", &format!("1,{id}")]), 2, &[id, "287"]);
+    }
+    refuses(&mut tiny(["score", "--prompt-ids", "1", "--target-ids", "288"]), 2, &["target", "288", "287"]);
+    refuses(&mut tiny(["score", "--prompt-ids", "288", "--target-ids", "1"]), 2, &["prompt", "288", "287"]);
+    for list in ["4294967296", "-1", "1,,2", "x", ""] {
+        refuses(&mut tiny(["complete", &format!("--ids={list}")]), 2, &["--ids"]);
+    }
+}
+
+#[test]
+fn a_start_token_that_does_not_exist() {
+    let model = tiny_copy();
+    edit(model.path().join("config.json"), |config| config["bos_token_id"] = Value::Null);
+    edit(model.path().join("tokenizer.json"), |tokenizer| {
+        tokenizer["added_tokens"] = json!([]);
+        let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+        vocab.remove("<|endoftext|>");
+    });
+    refuses(complete_with(model.path()).arg("--bos"), 2, &["--bos"]);
+}
+
+#[test]
+fn names_that_do_not_exist() {
+    refuses(&mut tiny(["invert", "x", "--method", "snpa"]), 2, &["--method", "snpa", "snap"]);
+    refuses(&mut dlmi(["--backend", "metal", "complete", "x"]), 2, &["--backend", "metal", "flex"]);
+    refuses(&mut tiny(["invert", "x", "--preset", "papre"]), 2, &["papre", "`paper`"]);
+    refuses(&mut tiny(["invert", "x", "--set", "stepps=3"]), 2, &["stepps", "`steps`"]);
+}
+
+#[test]
+fn usage_that_is_wrong() {
+    refuses(&mut tiny(["invert", "x", "--promt-tokens", "3"]), 2, &["--promt-tokens", "--prompt-tokens"]);
+    refuses(&mut dlmi(["invret"]), 2, &["invret", "invert"]);
+    refuses(&mut dlmi(["invert", "one", "two"]), 2, &["two"]);
+    refuses(&mut dlmi(["invert", "x", "--resume"]), 2, &["--out"]);
+    refuses(&mut dlmi(["invert", "x", "--file", "y"]), 2, &["--file"]);
+    refuses(&mut dlmi(["complete"]), 2, &["PROMPT"]);
+    refuses(&mut dlmi(["complete", "x", "--tokens", "0"]), 2, &["--tokens", "0"]);
+    refuses(&mut dlmi(["doctor", "-q", "-v"]), 2, &["--quiet", "--verbose"]);
+    refuses(&mut dlmi(["--dtype", "f8", "doctor"]), 2, &["--dtype", "f8", "f32"]);
+    refuses(&mut dlmi(["completions", "csh"]), 2, &["csh", "bash"]);
+    refuses(&mut dlmi(["invert", "x", "--bad\u{1b}[31m"]), 2, &["--bad"]);
+}
+
+#[test]
+fn numbers_out_of_range() {
+    for (flag, value) in [
+        ("--prompt-tokens", "0"),
+        ("--prompt-tokens", "5000"),
+        ("--steps", "0"),
+        ("--steps", "-1"),
+        ("--samples", "0"),
+        ("--restarts", "-1"),
+        ("--max-seconds", "0"),
+        ("--max-seconds", "nan"),
+        ("--max-seconds", "inf"),
+        ("--seed", "4294967296"),
+        ("--device", "-1"),
+    ] {
+        refuses(&mut tiny(["invert", "x", flag, value]), 2, &[flag, value]);
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there() {
+    for arguments in [&["--device", "99"][..], &["--backend", "flex", "--device", "99"]] {
+        refuses(dlmi(["--model", TINY, "complete", "x"]).args(arguments), 3, &["99", "doctor"]);
+    }
+}
+
+/// Not compiled in, or in sight of no driver: the same for who asks.
+#[test]
+fn a_backend_that_is_not_there() {
+    for (backend, compiled) in [("cuda", cfg!(feature = "cuda")), ("wgpu", cfg!(feature = "wgpu")), ("ndarray", cfg!(feature = "ndarray"))]
+    {
+        if backend == "ndarray" && compiled {
+            continue;
+        }
+        let mut command = dlmi(["--model", TINY, "--backend", backend, "complete", "x"]);
+        command.env("CUDA_VISIBLE_DEVICES", "").env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent");
+        let sentence = refusal(&mut command, 3);
+        assert!(sentence.contains(backend), "{sentence}");
+        assert!(compiled || sentence.contains(&format!("--features {backend}")), "{sentence}");
+    }
+}
+
+#[test]
+fn an_out_folder_that_cannot_be_written() {
+    let folder = folder();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    for out in [file.join("run"), file] {
+        refuses(tiny(["invert", "x", "--out"]).arg(&out), 3, &["cannot write", &out.display().to_string()]);
+    }
+}

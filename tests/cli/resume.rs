@@ -1,0 +1,271 @@
+//! Runs that are interrupted, and go on.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::*;
+
+/// Steps that take long enough to be interrupted between them; scores and a fresh start fall due in between.
+const SLOW: &[&str] = &["--prompt-tokens", "60", "--set", "eval_every=16", "--restarts", "1"];
+
+/// `invert` of a target out of reach, in a run folder.
+fn arguments(method: &str, steps: u64, out: &Path) -> Vec<String> {
+    let fixed = ["--model", TINY, "--backend", "flex", "invert", OUT_OF_REACH, "--method", method, "--json", "--out"];
+    let steps = ["--steps".to_owned(), steps.to_string()];
+    fixed.iter().map(ToString::to_string).chain([out.display().to_string()]).chain(steps).collect()
+}
+
+fn slow(method: &str, steps: u64, out: &Path) -> Vec<String> {
+    arguments(method, steps, out).into_iter().chain(SLOW.iter().map(ToString::to_string)).collect()
+}
+
+fn events(out: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(out.join("events.jsonl")).expect("events");
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+fn lines(path: &Path) -> usize {
+    fs::read_to_string(path).map_or(0, |text| text.matches('\n').count())
+}
+
+/// Starts the program and waits until it has made some steps.
+fn under_way(arguments: &[String], out: &Path, steps: usize) -> Child {
+    let mut child = child(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let began = Instant::now();
+    while lines(&out.join("events.jsonl")) < steps {
+        assert!(child.try_wait().unwrap().is_none() && began.elapsed() < Duration::from_secs(120), "it made no {steps} steps");
+        sleep(Duration::from_millis(2));
+    }
+    child
+}
+
+fn send(signal: &str, child: &Child) {
+    let kill = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status().expect("a shell");
+    assert!(kill.success(), "the program has ended by itself: it needs more steps");
+}
+
+/// Interrupts a run and returns its exit code and record.
+fn interrupted(signal: &str, arguments: &[String], out: &Path) -> (Option<i32>, Value) {
+    let child = under_way(arguments, out, 20);
+    send(signal, &child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    (output.status.code(), serde_json::from_slice(&output.stdout).expect("the result so far"))
+}
+
+/// The uninterrupted run, the folder it was made in left out.
+fn whole(method: &str, steps: u64) -> Value {
+    let folder = folder();
+    untimed(&run(&mut dlmi(slow(method, steps, folder.path()))).json())
+}
+
+fn ends_as_if_never_interrupted(method: &str, steps: u64) {
+    let folder = folder();
+    let out = folder.path();
+    let arguments = slow(method, steps, out);
+    let (code, record) = interrupted("INT", &arguments, out);
+    assert_eq!((code, &record["stopped"], &record["exact"]), (Some(130), &json!("signal"), &json!(false)));
+    let made = record["steps"].as_u64().unwrap();
+    assert!((20..2 * steps).contains(&made), "{made}");
+    assert_eq!(events(out).len() as u64, made);
+    let kept: Value = serde_json::from_slice(&fs::read(out.join("result.json")).unwrap()).unwrap();
+    assert_eq!(kept, record, "the folder holds the result so far");
+
+    let resumed = run(dlmi(&arguments).arg("--resume")).json();
+    assert_eq!(untimed(&resumed), whole(method, steps));
+    assert!(resumed["seconds"].as_f64() > record["seconds"].as_f64(), "the time of both sittings");
+    let numbers: Vec<u64> = events(out).iter().map(|event| event["step"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=2 * steps).collect::<Vec<_>>(), "one event for each step");
+}
+
+#[test]
+fn snap_interrupted_and_resumed_ends_as_if_never_interrupted() {
+    ends_as_if_never_interrupted("snap", 80);
+}
+
+#[test]
+fn dlmi_interrupted_and_resumed_ends_as_if_never_interrupted() {
+    ends_as_if_never_interrupted("dlmi", 80);
+}
+
+/// No signal handler helps against this one: the run goes on from its last checkpoint, and makes the events after it again.
+#[test]
+fn a_killed_run_goes_on_from_its_last_checkpoint() {
+    let steps = 50;
+    for method in ["snap", "dlmi"] {
+        let folder = folder();
+        let out = folder.path();
+        let arguments = slow(method, steps, out);
+        let mut child = under_way(&arguments, out, 20);
+        send("KILL", &child);
+        child.wait().unwrap();
+        assert!(!out.join("result.json").exists());
+        // The last line was being written.
+        let path = out.join("events.jsonl");
+        let torn = fs::read_to_string(&path).unwrap() + "{\"step\":21,\"obj";
+        fs::write(&path, torn).unwrap();
+
+        let resumed = run(dlmi(&arguments).arg("--resume")).json();
+        assert_eq!(untimed(&resumed), whole(method, steps), "{method}");
+        let numbers: Vec<u64> = events(out).iter().map(|event| event["step"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, (1..=2 * steps).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_folder_in_use_is_refused_and_sigterm_ends_a_run_with_143() {
+    let folder = folder();
+    let out = folder.path();
+    let arguments = arguments("snap", 1_000_000, out);
+    let child = under_way(&arguments, out, 1);
+    refuses(dlmi(&arguments).arg("--resume"), 3, &[&out.display().to_string(), "in use", &child.id().to_string()]);
+    send("TERM", &child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(143));
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["stopped"], "signal");
+}
+
+/// Nothing is kept then, but what was found is printed.
+#[test]
+fn ctrl_c_without_a_folder_ends_with_the_result_so_far() {
+    let command = ["--model", TINY, "--backend", "flex", "-v", "invert", OUT_OF_REACH];
+    let mut child = child(command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("running on")));
+    // The run begins right after this line.
+    sleep(Duration::from_secs(1));
+    send("INT", &child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("not exact") && shown.contains("--out"), "{shown}");
+}
+
+#[test]
+fn a_budget_may_grow() {
+    for method in ["snap", "dlmi"] {
+        let folder = folder();
+        let (parts, whole) = (folder.path().join("parts"), folder.path().join("whole"));
+        let run = |steps, out: &Path, flags: &[&str]| {
+            untimed(&run(dlmi(arguments(method, steps, out)).args(["--prompt-tokens", "6", "--set", "eval_every=4"]).args(flags)).json())
+        };
+        run(8, &parts, &[]);
+        assert_eq!(run(15, &parts, &["--resume"]), run(15, &whole, &[]), "{method}");
+    }
+}
+
+/// A setting is the same setting after a way through the checkpoint's text, to the last bit.
+#[test]
+fn awkward_numbers_are_not_other_settings() {
+    for tau0 in ["3.8064001756786245", "0.30000000000000004", "100"] {
+        let folder = folder();
+        let set = format!("tau0={tau0}");
+        let out = folder.path().to_str().unwrap();
+        let arguments = ["invert", "x", "--method", "dlmi", "--steps", "1", "--prompt-tokens", "3", "--set", &set, "--out", out];
+        inversion(&mut tiny(arguments));
+        inversion(tiny(arguments).arg("--resume"));
+    }
+}
+
+/// Resuming a run that is over brings its result again.
+#[test]
+fn a_finished_run_is_finished() {
+    for (method, target, steps) in [("snap", OUT_OF_REACH, "8"), ("dlmi", OUT_OF_REACH, "8"), ("snap", " and", "300")] {
+        let folder = folder();
+        let mut arguments =
+            vec!["invert", target, "--method", method, "--steps", steps, "--prompt-tokens", "8", "--set", "eval_every=4", "--out"];
+        arguments.push(folder.path().to_str().unwrap());
+        let first = inversion(&mut tiny(&arguments));
+        let again = inversion(tiny(&arguments).arg("--resume"));
+        assert_eq!(untimed(&again), untimed(&first), "{method} on {target}");
+    }
+}
+
+#[test]
+fn other_settings_are_refused_by_the_first_that_differs() {
+    let folder = folder();
+    let out = folder.path().to_str().unwrap();
+    let base = ["--prompt-tokens", "4", "--out", out];
+    let (two, three) = (["--steps", "2"], ["--steps", "3"]);
+    let command = |target: &str, flags: &[&str]| {
+        let mut command = tiny(["invert", target]);
+        command.args(base).args(flags);
+        command
+    };
+    inversion(&mut command(OUT_OF_REACH, &two));
+    let differs = |flags: &[&str], parts: &[&str]| {
+        refuses(&mut command(OUT_OF_REACH, &[&["--resume"], &two[..], flags].concat()), 2, &[&[out], parts].concat());
+    };
+    refuses(&mut command(OUT_OF_REACH, &two), 2, &[out, "--resume"]);
+    differs(&["--seed", "3"], &["seed", "0", "3"]);
+    differs(&["--seed", "3", "--set", "samples=9"], &["samples", "8", "9"]);
+    differs(&["--method", "dlmi"], &["method", "snap", "dlmi"]);
+    differs(&["--prefix", "so "], &["prefix", "so "]);
+    differs(&["--allow-target-tokens"], &["allow_target_tokens"]);
+    differs(&["--set", "momentum=0.5"], &["momentum", "0.6", "0.5"]);
+    refuses(&mut command("another target", &["--resume"]), 2, &[out, "target"]);
+    // What was refused has changed nothing.
+    assert_eq!(events(folder.path()).len(), 2);
+    assert_eq!(inversion(&mut command(OUT_OF_REACH, &[&["--resume"], &three[..]].concat()))["steps"], 3);
+}
+
+#[test]
+fn a_model_that_has_changed_is_refused() {
+    let (folder, model) = (folder(), tiny_copy());
+    let command = || {
+        let mut command = dlmi([Path::new("--model"), model.path()]);
+        command.args(["--backend", "flex", "invert", OUT_OF_REACH, "--steps", "2", "--prompt-tokens", "4", "--out"]).arg(folder.path());
+        command
+    };
+    inversion(&mut command());
+    let weights = model.path().join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    refuses(command().arg("--resume"), 2, &["model_digest"]);
+}
+
+#[test]
+fn a_checkpoint_that_is_none_is_refused() {
+    let folder = folder();
+    let command =
+        || tiny(["invert", OUT_OF_REACH, "--steps", "2", "--prompt-tokens", "4", "--resume", "--out", folder.path().to_str().unwrap()]);
+    // Nothing to go on from: the run begins.
+    assert_eq!(inversion(&mut command())["steps"], 2);
+    let checkpoint = folder.path().join("checkpoint.safetensors");
+    let whole = fs::read(&checkpoint).unwrap();
+    for (what, bytes) in [("cut", &whole[..whole.len() - 3]), ("empty", &[]), ("text", b"not a checkpoint at all")] {
+        fs::write(&checkpoint, bytes).unwrap();
+        let sentence = refusal(&mut command(), 2);
+        assert!(sentence.contains("checkpoint.safetensors"), "{what}: {sentence}");
+    }
+    let refused = |change: fn(&mut Value), part: &str| {
+        fs::write(&checkpoint, &whole).unwrap();
+        edit_header(checkpoint.clone(), change);
+        refuses(
+            &mut tiny([
+                "invert",
+                OUT_OF_REACH,
+                "--steps",
+                "3",
+                "--prompt-tokens",
+                "4",
+                "--resume",
+                "--out",
+                folder.path().to_str().unwrap(),
+            ]),
+            2,
+            &[part],
+        );
+    };
+    refused(|header| header["__metadata__"]["schema"] = "dlmi.checkpoint/9".into(), "dlmi.checkpoint/9");
+    refused(|header| header["__metadata__"]["fields"] = "{}".into(), "checkpoint");
+    refused(|header| header["__metadata__"]["standing"] = "[]".into(), "checkpoint.safetensors");
+}

@@ -1,0 +1,169 @@
+//! The program as a child process, a tiny model to run it on, and what to ask of its answers.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use assert_cmd::Command;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A random model of two layers and 288 tokens: a step takes milliseconds.
+pub const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny/gqa3-tied");
+/// Its context in tokens.
+pub const TINY_CONTEXT: usize = 256;
+/// A text that the tiny model cannot be made to write.
+pub const OUT_OF_REACH: &str = "the quick brown fox jumps over the lazy dog";
+/// The CPU backends of this build.
+pub const CPU_BACKENDS: &[&str] = if cfg!(feature = "ndarray") { &["flex", "ndarray"] } else { &["flex"] };
+
+/// The program, in an environment that says nothing about it and without a network.
+pub fn dlmi<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::from_std(child(arguments));
+    // Nothing here takes long: this only ends a test that would hang.
+    command.timeout(Duration::from_secs(300));
+    command
+}
+
+/// The program on the tiny model, on flex.
+pub fn tiny<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+    let mut command = dlmi(["--model", TINY, "--backend", "flex"]);
+    command.args(arguments);
+    command
+}
+
+/// As [`dlmi`], to be started and left to itself.
+pub fn child<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> std::process::Command {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_dlmi"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"DLMI_")) {
+        command.env_remove(name);
+    }
+    for name in ["HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "NO_COLOR", "RAYON_NUM_THREADS"] {
+        command.env_remove(name);
+    }
+    command.env("HF_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/huggingface")).env("HF_HUB_OFFLINE", "1").env("TERM", "xterm");
+    command.stdin(Stdio::null()).args(arguments);
+    command
+}
+
+/// What a finished child left behind.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+/// Runs a command to its end.
+pub fn run(command: &mut Command) -> Ran {
+    let output = command.output().expect("the program starts");
+    Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("the program prints UTF-8")
+}
+
+impl Ran {
+    /// The one JSON object that stdout holds, with nothing on stderr.
+    pub fn json(&self) -> Value {
+        assert_eq!(self.err, "", "stdout: {}", self.out);
+        assert_eq!(self.out.matches('\n').count(), 1, "one line: {}", self.out);
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
+    }
+}
+
+/// The JSON of a command that does its job.
+pub fn answer(command: &mut Command) -> Value {
+    let ran = run(command);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    ran.json()
+}
+
+/// The record of an inversion, whose exit code is that of what it claims.
+pub fn inversion(command: &mut Command) -> Value {
+    record(run(command.arg("--json")))
+}
+
+/// The record of an inversion that has run, see [`inversion`].
+pub fn record(ran: Ran) -> Value {
+    let record = ran.json();
+    let exact = record["exact"].as_bool().unwrap_or_else(|| panic!("{record}"));
+    assert_eq!(ran.code, Some(if exact { 0 } else { 1 }), "{record}");
+    record
+}
+
+/// The sentence of a refusal: one line on stderr, nothing on stdout, and nothing that looks like an accident.
+pub fn refusal(command: &mut Command, code: i32) -> String {
+    let ran = run(command);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(code), ""), "{ran:?}");
+    let line = ran.err.strip_suffix('\n').unwrap_or_else(|| panic!("{ran:?}"));
+    assert!(!line.contains(['\n', '\r', '\u{1b}']), "not one plain line: {ran:?}");
+    for accident in ["panicked", "RUST_BACKTRACE", "internal fault", "unwrap"] {
+        assert!(!line.contains(accident), "{ran:?}");
+    }
+    line.strip_prefix("error: ").unwrap_or_else(|| panic!("{ran:?}")).to_owned()
+}
+
+/// Refuses with this code in a sentence that holds all of `parts`.
+#[track_caller]
+pub fn refuses(command: &mut Command, code: i32, parts: &[&str]) {
+    let sentence = refusal(command, code);
+    for part in parts {
+        assert!(sentence.contains(part), "`{part}` is not in: {sentence}");
+    }
+}
+
+/// A record without what the clock says.
+pub fn untimed(record: &Value) -> Value {
+    let mut record = record.clone();
+    for key in ["load_seconds", "seconds", "seconds_to_exact"] {
+        record.as_object_mut().expect("an object").remove(key).unwrap_or_else(|| panic!("no `{key}`"));
+    }
+    record
+}
+
+/// A list of token ids.
+pub fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap_or_else(|_| panic!("no token ids: {value}"))
+}
+
+/// Token ids as an option takes them.
+pub fn listed(value: &Value) -> String {
+    ids(value).iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// An empty folder that goes away with the value.
+pub fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// The tiny model in a folder of its own, to be spoilt.
+pub fn tiny_copy() -> TempDir {
+    let copy = folder();
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(Path::new(TINY).join(name), copy.path().join(name)).expect("a copy");
+    }
+    copy
+}
+
+/// Rewrites a JSON file.
+pub fn edit(path: PathBuf, change: impl FnOnce(&mut Value)) {
+    let mut value = serde_json::from_slice(&fs::read(&path).expect("a file")).expect("JSON");
+    change(&mut value);
+    fs::write(&path, value.to_string()).expect("a file");
+}
+
+/// Rewrites the header of a safetensors file.
+pub fn edit_header(path: PathBuf, change: impl FnOnce(&mut Value)) {
+    let bytes = fs::read(&path).expect("a file");
+    let (length, rest) = bytes.split_first_chunk::<8>().expect("a header");
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let mut header = serde_json::from_slice(header).expect("JSON");
+    change(&mut header);
+    let header = header.to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    fs::write(&path, [&length, header.as_bytes(), data].concat()).expect("a file");
+}
