@@ -131,7 +131,6 @@ pub struct Outcome {
 }
 
 /// What is to be done, with everything that does not change meanwhile.
-#[derive(Clone, Copy)]
 pub struct Trial<'a, B: TrackedBackend> {
     /// The model, as the method sees it.
     pub subject: &'a Subject<B>,
@@ -150,7 +149,7 @@ impl<B: TrackedBackend> Trial<'_, B> {
     ///
     /// # Errors
     /// Those of the method and the observer, and a snapshot that does not fit the method.
-    pub fn run(self, method: &mut dyn Method<B>, resume: Option<Snapshot>, observer: &mut dyn Observer) -> Result<Outcome> {
+    pub fn run(&self, method: &mut dyn Method<B>, resume: Option<Snapshot>, observer: &mut dyn Observer) -> Result<Outcome> {
         let at = Standing { step: 0, restart: 0, step_of_start: 0, seconds: 0.0, cost: Cost::default(), best: None };
         let mut run = Run { trial: self, method, began: Instant::now(), seconds_before: 0.0, at, scored: None };
         match resume {
@@ -164,7 +163,7 @@ impl<B: TrackedBackend> Trial<'_, B> {
 
 /// A run in progress.
 struct Run<'a, B: TrackedBackend> {
-    trial: Trial<'a, B>,
+    trial: &'a Trial<'a, B>,
     method: &'a mut dyn Method<B>,
     began: Instant,
     seconds_before: f64,
