@@ -1,4 +1,45 @@
 //! Which prompt makes this language model say exactly that?
+//!
+//! Given a frozen model and a target text y of M tokens, find a prompt x of N tokens such that the model, decoding greedily from x,
+//! writes y. The paper (*Language Model Inversion through End-to-End Differentiation*, arXiv 2602.11044), in a page:
+//!
+//! 1. A prompt is relaxed to logits Z `[N, V]` with a temperature τ for each position, learned through Φ `[N]`
+//!    ([`method::relaxed`], [`method::dlmi`]).
+//! 2. Each step draws Gumbel noise g ([`noise`]) and forms soft embeddings softmax((Z + g)/τ)·W_E ([`ops`]).
+//! 3. `[x; y₁ … y_{M−1}]` goes through the model from embeddings ([`model`], [`subject`]); the M positions that predict y meet the
+//!    LM head, and their cross-entropy is the loss ([`objective`]).
+//! 4. Adam moves Z and Φ ([`optimiser`]); no weight is ever touched.
+//!
+//! What the paper leaves open begins here: its prompts are soft, and nobody can type them. [`method::snap`] searches whole tokens
+//! instead; [`prompt`] says which may stand in a prompt; [`evaluate`] takes four scores that are never mixed up, and is the only
+//! place where anything is called exact: as text, tokenised again, decoded by the plain inference path. [`run`] is the loop around
+//! any method.
+//!
+//! ```no_run
+//! use burn::backend::{Autodiff, Flex};
+//! use burn::tensor::DType;
+//! use dlmi::method::{search::SearchMethod, snap::Snap};
+//! use dlmi::prompt::{Prompt, PromptOptions};
+//! use dlmi::run::{Budget, Quiet, Trial};
+//! use dlmi::{Judge, Llama, Problem, Subject, Target};
+//!
+//! # fn main() -> dlmi::Result<()> {
+//! let mut checkpoint = dlmi::spec::open("bard", true, false)?;
+//! let (config, tokenizer) = (checkpoint.config.clone(), checkpoint.tokenizer.clone());
+//! let model = Llama::<Flex>::load(&config, &mut checkpoint, &Default::default(), DType::F32)?;
+//! let judge = Judge::new(model.clone());
+//! let subject = Subject::<Autodiff<Flex>>::new(model, tokenizer.clone());
+//!
+//! let target = Target::from_text("I'll not be a king, and I am too.", &tokenizer)?;
+//! let options = PromptOptions { tokens: 20, ..PromptOptions::default() };
+//! let problem = Problem { prompt: Prompt::new(options, &target, &tokenizer, config.vocab_size)?, target };
+//! let budget = Budget { steps: None, seconds: Some(60.0), restarts: 0, eval_every: 32, early_stop: true };
+//! let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget, seed: 0 };
+//! let outcome = trial.run(&mut SearchMethod::new(Snap::default().search()), None, &mut Quiet)?;
+//! println!("{:?} {}", outcome.confirmation.exact, problem.prompt.text(&outcome.best.free));
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod backend;
 pub mod checkpoint;
@@ -26,3 +67,7 @@ pub mod tokenizer;
 pub mod ui;
 
 pub use error::{Error, Result};
+pub use evaluate::Judge;
+pub use model::Llama;
+pub use subject::{Problem, Subject};
+pub use target::Target;

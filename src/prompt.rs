@@ -146,7 +146,7 @@ fn search_vocabulary(options: &PromptOptions, target: &Target, tokenizer: &Token
     let belongs_to_target = |id: u32, text: &str| {
         let core = text.trim().to_lowercase();
         let related = |word: &&str| word.contains(&core) || (word.chars().count() >= 3 && core.contains(*word));
-        target_ids.contains(&id) || (core.chars().count() >= 3 && words.iter().any(|word| related(&word)))
+        target_ids.contains(&id) || (core.chars().count() >= 3 && words.iter().any(related))
     };
     (0..vocab_size as u32)
         .map(|id| {

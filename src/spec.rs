@@ -21,7 +21,7 @@ pub struct Bundled {
 /// The models inside the program.
 pub const BUNDLED: &[Bundled] = &[Bundled {
     name: "bard",
-    default_target: "",
+    default_target: "I'll not be a king, and I am too.",
     config: include_str!("../models/bard/config.json"),
     tokenizer: include_str!("../models/bard/tokenizer.json"),
     weights: include_bytes!("../models/bard/model.safetensors"),

@@ -4,31 +4,18 @@ use std::process::Command;
 
 /// What the child says about `device`.
 fn verdict(device: &str) -> String {
-    let child = Command::new(env!("CARGO_BIN_EXE_dlmi"))
-        .env("DLMI_SELF_TEST", device)
-        .output()
-        .unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_dlmi")).env("DLMI_SELF_TEST", device).output().unwrap();
     let said = String::from_utf8(child.stderr).unwrap();
-    let line = said
-        .lines()
-        .find_map(|line| line.strip_prefix("self-test: "));
-    let line = line
-        .unwrap_or_else(|| panic!("{device}: {said}"))
-        .to_owned();
-    assert_eq!(
-        child.status.success(),
-        line.starts_with("sound"),
-        "{device}: {said}"
-    );
+    let line = said.lines().find_map(|line| line.strip_prefix("self-test: "));
+    let line = line.unwrap_or_else(|| panic!("{device}: {said}")).to_owned();
+    assert_eq!(child.status.success(), line.starts_with("sound"), "{device}: {said}");
     line
 }
 
 /// The deviation from flex of a device that must be sound.
 fn deviation(device: &str) -> f32 {
     let line = verdict(device);
-    let number = line
-        .strip_prefix("sound, deviation ")
-        .unwrap_or_else(|| panic!("{device}: {line}"));
+    let number = line.strip_prefix("sound, deviation ").unwrap_or_else(|| panic!("{device}: {line}"));
     number.parse().unwrap()
 }
 
@@ -48,14 +35,9 @@ fn ndarray_agrees() {
 fn vulkan_agrees() {
     use dlmi::backend::{BackendName, DeviceKind, Inventory};
     let inventory = Inventory::probe();
-    let software = |device: &&dlmi::backend::DeviceInfo| {
-        device.backend == BackendName::Wgpu && device.kind == DeviceKind::Software
-    };
+    let software = |device: &&dlmi::backend::DeviceInfo| device.backend == BackendName::Wgpu && device.kind == DeviceKind::Software;
     if inventory.devices.iter().find(software).is_none() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "CI needs a software Vulkan driver"
-        );
+        assert!(std::env::var_os("CI").is_none(), "CI needs a software Vulkan driver");
         return eprintln!("SKIPPED: there is no software Vulkan driver");
     }
     assert!(deviation("wgpu software 0") < 1e-5);
@@ -65,10 +47,7 @@ fn vulkan_agrees() {
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 #[test]
 fn a_device_that_is_not_there_is_a_reason() {
-    for (device, compiled) in [
-        ("wgpu discrete 99", cfg!(feature = "wgpu")),
-        ("cuda discrete 99", cfg!(feature = "cuda")),
-    ] {
+    for (device, compiled) in [("wgpu discrete 99", cfg!(feature = "wgpu")), ("cuda discrete 99", cfg!(feature = "cuda"))] {
         if compiled {
             let line = verdict(device);
             assert!(!line.starts_with("sound"), "{device}: {line}");

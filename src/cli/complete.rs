@@ -14,6 +14,7 @@ use crate::subject::check_context;
 use crate::ui::{Policy, print_result, visible_block};
 use crate::{Error, Result};
 
+#[inline]
 pub(super) fn run(cli: &Cli, verb: &Complete, policy: Policy) -> Result<()> {
     let session = Session::open(cli, policy)?;
     let mut prompt: Vec<u32> = session.bos()?.into_iter().collect();

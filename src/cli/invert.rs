@@ -15,13 +15,14 @@ use crate::ops::TrackedBackend;
 use crate::prompt::{Prompt, PromptOptions};
 use crate::run::folder::Folder;
 use crate::run::record::{Circumstances, Inversion};
-use crate::run::{self, Budget, Observer, Report, Snapshot, Stopped};
+use crate::run::{Budget, Observer, Report, Snapshot, Stopped, Trial};
 use crate::settings::{self, Settings};
 use crate::subject::{Problem, Subject, check_context};
 use crate::target::Target;
 use crate::ui::{Paint, Policy, Progress, Status, paint, print_result, visible};
 use crate::{Error, Result, spec};
 
+#[inline]
 pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
     let session = Session::open(cli, policy)?;
     let problem = problem(&session, verb)?;
@@ -151,7 +152,8 @@ impl Job for Task {
             prompt: &self.problem.prompt,
             target: self.problem.target.ids.len(),
         };
-        let outcome = run::run(&subject, &judge, &self.problem, method.as_mut(), budget, settings.seed, self.resume, &mut watcher)?;
+        let trial = Trial { subject: &subject, judge: &judge, problem: &self.problem, budget, seed: settings.seed };
+        let outcome = trial.run(method.as_mut(), self.resume, &mut watcher)?;
         let folder = watcher.folder.take();
         drop(watcher);
         let inversion = Inversion::new(outcome, &self.problem, &judge, circumstances, |ids| subject.tokenizer().decode(ids));

@@ -19,6 +19,10 @@ use crate::ui::{self, Color, Policy};
 use crate::{Error, Result, backend};
 
 /// Parses `arguments` (the program's name first), runs the verb, and says how it went.
+///
+/// Inline, like all callers of [`backend::dispatch`]: the kernels of every backend are then compiled into the program alone, and not
+/// into the library and its tests again.
+#[inline]
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(code) = backend::on_start() {
         return code;
@@ -56,6 +60,7 @@ fn sentence(message: &str) -> String {
     paragraphs.collect::<Vec<_>>().join("; ").replace("; Usage: ", "; usage: ")
 }
 
+#[inline]
 fn run(cli: &Cli, policy: Policy) -> Result<ExitCode> {
     match &cli.verb {
         Verb::Invert(verb) => invert::run(cli, verb, policy),

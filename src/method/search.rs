@@ -250,7 +250,7 @@ mod tests {
     use crate::evaluate::Judge;
     use crate::model::Llama;
     use crate::prompt::PromptOptions;
-    use crate::run::{self, Budget, Observer, Stopped};
+    use crate::run::{Budget, Quiet, Stopped, Trial};
     use crate::target::Target;
     use crate::testing::{each_tracked_cpu_backend, tiny};
 
@@ -300,13 +300,12 @@ mod tests {
     }
 
     fn finds_and_confirms<B: TrackedBackend>() {
-        struct Nobody;
-        impl Observer for Nobody {}
         let (subject, judge) = (subject::<B>(), judge());
         let problem = problem(&subject, &judge, 1);
         let mut method = SearchMethod::new(snap());
         let budget = Budget { steps: Some(300), seconds: None, restarts: 0, eval_every: 10, early_stop: true };
-        let outcome = run::run(&subject, &judge, &problem, &mut method, budget, 1, None, &mut Nobody).unwrap();
+        let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget, seed: 1 };
+        let outcome = trial.run(&mut method, None, &mut Quiet).unwrap();
         assert_eq!(outcome.stopped, Stopped::Exact);
         assert!(outcome.confirmation.exact && outcome.best.valid);
         assert_eq!(outcome.confirmation.completion, problem.target.ids);

@@ -23,6 +23,12 @@ pub struct Snap {
     pub patience: u64,
 }
 
+impl Default for Snap {
+    fn default() -> Self {
+        Self { batch: (24, 96), top: 128, momentum: 0.6, margin: 0.3, temperature: 0.2, patience: 60 }
+    }
+}
+
 impl Snap {
     /// snap as a search.
     pub fn search(self) -> Search {

@@ -107,6 +107,12 @@ pub trait Observer {
     }
 }
 
+/// Nobody watches.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quiet;
+
+impl Observer for Quiet {}
+
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
@@ -124,14 +130,41 @@ pub struct Outcome {
     pub seconds_to_exact: Option<f64>,
 }
 
+/// What is to be done, with everything that does not change meanwhile.
+pub struct Trial<'a, B: TrackedBackend> {
+    /// The model, as the method sees it.
+    pub subject: &'a Subject<B>,
+    /// The model, as a user sees it.
+    pub judge: &'a Judge,
+    /// What is looked for.
+    pub problem: &'a Problem,
+    /// When to end.
+    pub budget: Budget,
+    /// Seed of all draws.
+    pub seed: u32,
+}
+
+impl<B: TrackedBackend> Trial<'_, B> {
+    /// Runs `method` until a prompt is confirmed or the budget is used up. With `resume`, goes on from there.
+    ///
+    /// # Errors
+    /// Those of the method and the observer, and a snapshot that does not fit the method.
+    pub fn run(&self, method: &mut dyn Method<B>, resume: Option<Snapshot>, observer: &mut dyn Observer) -> Result<Outcome> {
+        let at = Standing { step: 0, restart: 0, step_of_start: 0, seconds: 0.0, cost: Cost::default(), best: None };
+        let mut run = Run { trial: self, method, began: Instant::now(), seconds_before: 0.0, at, scored: None };
+        match resume {
+            Some(snapshot) => run.resume(snapshot)?,
+            None => run.method.start(self.subject, self.problem, run.clock())?,
+        }
+        let (stopped, seconds_to_exact) = run.until_done(observer)?;
+        run.finish(stopped, seconds_to_exact)
+    }
+}
+
 /// A run in progress.
 struct Run<'a, B: TrackedBackend> {
-    subject: &'a Subject<B>,
-    judge: &'a Judge,
-    problem: &'a Problem,
+    trial: &'a Trial<'a, B>,
     method: &'a mut dyn Method<B>,
-    budget: Budget,
-    seed: u32,
     began: Instant,
     seconds_before: f64,
     at: Standing,
@@ -139,38 +172,17 @@ struct Run<'a, B: TrackedBackend> {
     scored: Option<(u64, Scores)>,
 }
 
-/// Runs `method` until a prompt is confirmed or the budget is used up. With `resume`, goes on from there.
-pub fn run<B: TrackedBackend>(
-    subject: &Subject<B>,
-    judge: &Judge,
-    problem: &Problem,
-    method: &mut dyn Method<B>,
-    budget: Budget,
-    seed: u32,
-    resume: Option<Snapshot>,
-    observer: &mut dyn Observer,
-) -> Result<Outcome> {
-    let at = Standing { step: 0, restart: 0, step_of_start: 0, seconds: 0.0, cost: Cost::default(), best: None };
-    let mut run = Run { subject, judge, problem, method, budget, seed, began: Instant::now(), seconds_before: 0.0, at, scored: None };
-    match resume {
-        Some(snapshot) => run.resume(snapshot)?,
-        None => run.method.start(subject, problem, run.clock())?,
-    }
-    let (stopped, seconds_to_exact) = run.until_done(observer)?;
-    run.finish(stopped, seconds_to_exact)
-}
-
 impl<B: TrackedBackend> Run<'_, B> {
     fn resume(&mut self, snapshot: Snapshot) -> Result<()> {
-        self.method.restore(snapshot.state, self.subject, self.problem)?;
-        self.subject.set_cost(snapshot.standing.cost);
+        self.method.restore(snapshot.state, self.trial.subject, self.trial.problem)?;
+        self.trial.subject.set_cost(snapshot.standing.cost);
         self.seconds_before = snapshot.standing.seconds;
         self.at = snapshot.standing;
         Ok(())
     }
 
     fn clock(&self) -> Clock {
-        Clock { seed: self.seed, restart: self.at.restart, step: self.at.step_of_start as u32 }
+        Clock { seed: self.trial.seed, restart: self.at.restart, step: self.at.step_of_start as u32 }
     }
 
     fn seconds(&self) -> f64 {
@@ -186,12 +198,12 @@ impl<B: TrackedBackend> Run<'_, B> {
                 observer.save(&|| self.snapshot())?;
                 return Ok((stopped, None));
             }
-            let progress = self.method.step(self.subject, self.problem, self.clock())?;
+            let progress = self.method.step(self.trial.subject, self.trial.problem, self.clock())?;
             self.at.step += 1;
             self.at.step_of_start += 1;
-            let due = self.at.step.is_multiple_of(self.budget.eval_every);
+            let due = self.at.step.is_multiple_of(self.trial.budget.eval_every);
             self.look(due);
-            let exact = self.budget.early_stop && self.confirmed();
+            let exact = self.trial.budget.early_stop && self.confirmed();
             let scores = due.then(|| self.scores());
             observer.step(&self.report(progress, scores))?;
             if due || exact {
@@ -209,12 +221,12 @@ impl<B: TrackedBackend> Run<'_, B> {
 
     /// Of a run that goes on: takes again what was taken, and charged, before its snapshot. Whether it was over by that.
     fn knew_it_was_exact(&mut self) -> bool {
-        let cost = self.subject.cost();
-        if self.at.step > 0 && self.at.step.is_multiple_of(self.budget.eval_every) {
+        let cost = self.trial.subject.cost();
+        if self.at.step > 0 && self.at.step.is_multiple_of(self.trial.budget.eval_every) {
             self.scores();
         }
-        let exact = self.budget.early_stop && self.confirmed();
-        self.subject.set_cost(cost);
+        let exact = self.trial.budget.early_stop && self.confirmed();
+        self.trial.subject.set_cost(cost);
         exact
     }
 
@@ -223,10 +235,10 @@ impl<B: TrackedBackend> Run<'_, B> {
         if observer.interrupted() {
             return Some(Stopped::Signal);
         }
-        if self.budget.steps.is_some_and(|steps| self.at.step_of_start >= steps) {
+        if self.trial.budget.steps.is_some_and(|steps| self.at.step_of_start >= steps) {
             return Some(Stopped::Budget);
         }
-        self.budget.seconds.is_some_and(|limit| self.seconds() >= limit).then_some(Stopped::Time)
+        self.trial.budget.seconds.is_some_and(|limit| self.seconds() >= limit).then_some(Stopped::Time)
     }
 
     /// The clock of the step just made.
@@ -239,7 +251,7 @@ impl<B: TrackedBackend> Run<'_, B> {
         match self.scored {
             Some((step, scores)) if step == self.at.step => scores,
             _ => {
-                let now = scores(self.method, self.subject, self.problem, self.last_clock());
+                let now = scores(self.method, self.trial.subject, self.trial.problem, self.last_clock());
                 self.scored = Some((self.at.step, now));
                 now
             }
@@ -251,8 +263,8 @@ impl<B: TrackedBackend> Run<'_, B> {
         if !due && !self.method.knows_margins() {
             return;
         }
-        let held = self.method.held(self.subject, self.problem);
-        let judged = judge(held, self.subject, self.problem, self.at.step);
+        let held = self.method.held(self.trial.subject, self.trial.problem);
+        let judged = judge(held, self.trial.subject, self.trial.problem, self.at.step);
         if self.at.best.as_ref().is_none_or(|best| judged.beats(best)) {
             self.at.best = Some(judged);
         }
@@ -260,12 +272,12 @@ impl<B: TrackedBackend> Run<'_, B> {
 
     /// Confirms the best prompt on the plain path where it seems to solve the target. One that does not stand is marked down.
     fn confirmed(&mut self) -> bool {
-        let target = &self.problem.target.ids;
+        let target = &self.trial.problem.target.ids;
         let Some(best) = self.at.best.as_mut().filter(|best| best.solves(target)) else {
             return false;
         };
-        self.subject.charge(best.typed.len() + target.len() - 1, 0, target.len());
-        let confirmation = self.judge.confirm(&best.typed, target);
+        self.trial.subject.charge(best.typed.len() + target.len() - 1, 0, target.len());
+        let confirmation = self.trial.judge.confirm(&best.typed, target);
         if !confirmation.exact {
             best.matched_prefix = crate::metrics::matched_prefix(&confirmation.completion, target);
         }
@@ -273,22 +285,22 @@ impl<B: TrackedBackend> Run<'_, B> {
     }
 
     fn restart_if_spent(&mut self, progress: Progress) -> Result<()> {
-        let spent = progress.stalled || self.budget.steps.is_some_and(|steps| self.at.step_of_start >= steps);
-        if spent && self.at.restart < self.budget.restarts {
+        let spent = progress.stalled || self.trial.budget.steps.is_some_and(|steps| self.at.step_of_start >= steps);
+        if spent && self.at.restart < self.trial.budget.restarts {
             self.at.restart += 1;
             self.at.step_of_start = 0;
-            self.method.start(self.subject, self.problem, self.clock())?;
+            self.method.start(self.trial.subject, self.trial.problem, self.clock())?;
         }
         Ok(())
     }
 
     fn report(&self, progress: Progress, scores: Option<Scores>) -> Report<'_> {
         let (step, restart, best) = (self.at.step, self.at.restart, self.at.best.as_ref());
-        Report { step, restart, seconds: self.seconds(), progress, best, scores, cost: self.subject.cost() }
+        Report { step, restart, seconds: self.seconds(), progress, best, scores, cost: self.trial.subject.cost() }
     }
 
     fn snapshot(&self) -> Snapshot {
-        let standing = Standing { seconds: self.seconds(), cost: self.subject.cost(), ..self.at.clone() };
+        let standing = Standing { seconds: self.seconds(), cost: self.trial.subject.cost(), ..self.at.clone() };
         Snapshot { standing, state: self.method.state() }
     }
 
@@ -298,9 +310,9 @@ impl<B: TrackedBackend> Run<'_, B> {
         }
         let scores = self.scores();
         let best = self.at.best.clone().expect("the prompt held was judged");
-        let confirmation = self.judge.confirm(&best.typed, &self.problem.target.ids);
-        self.subject.charge(best.typed.len() + self.problem.target.ids.len() - 1, 0, self.problem.target.ids.len());
-        let standing = Standing { seconds: self.seconds(), cost: self.subject.cost(), ..self.at };
+        let confirmation = self.trial.judge.confirm(&best.typed, &self.trial.problem.target.ids);
+        self.trial.subject.charge(best.typed.len() + self.trial.problem.target.ids.len() - 1, 0, self.trial.problem.target.ids.len());
+        let standing = Standing { seconds: self.seconds(), cost: self.trial.subject.cost(), ..self.at };
         Ok(Outcome { stopped, standing, best, confirmation, scores, seconds_to_exact })
     }
 }
