@@ -83,16 +83,16 @@ fn budgets_depend_on_the_method() {
 fn what_is_shown_is_a_file_that_says_the_same() {
     let folder = folder();
     let file = folder.path().join("all.toml");
-    let mut written = tiny(["config", "show", "--set", "prefix=say \"\\\u{7f}\t", "--set", "method=echo", "--set", "max_seconds=2.5"]);
-    let written = run(&mut written);
+    let odd = "prefix=say \"\\\u{7f}\t\u{1b}\u{9b}\u{202e}\u{feff} grüß e\u{301} 🙂";
+    let flags = ["config", "show", "--set", odd, "--set", "method=echo", "--set", "max_seconds=2.5"];
+    let written = run(&mut tiny(flags));
     fs::write(&file, &written.out).unwrap();
     let values = |command: &mut assert_cmd::Command| {
         let shown = answer(command.arg("--json"));
         shown.as_object().unwrap().iter().map(|(key, row)| (key.clone(), row["value"].clone())).collect::<Vec<_>>()
     };
     let again = values(dlmi(["config", "show", "-c"]).arg(&file));
-    let direct =
-        values(&mut tiny(["config", "show", "--set", "prefix=say \"\\\u{7f}\t", "--set", "method=echo", "--set", "max_seconds=2.5"]));
+    let direct = values(&mut tiny(flags));
     assert_eq!(again, direct);
 }
 
