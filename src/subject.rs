@@ -184,7 +184,7 @@ impl<B: TrackedBackend> Subject<B> {
         let input = Self::with_target(&self.tracked, prompts, target);
         let hidden = self.tracked.hidden(input, t - 1..t - 1 + target.len());
         let targets = repeat::<Plain<B>>(target, samples, &self.device());
-        let (total, losses) = B::target_loss(hidden, self.plain.head(), targets, objective);
+        let (total, losses) = B::track_target_loss(hidden, self.plain.head(), targets, objective);
         let weight = objective.weight(target.len()) / samples as f64;
         (total * weight, host(losses.sum())[0] * weight as f32)
     }

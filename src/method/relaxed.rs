@@ -91,7 +91,7 @@ impl<B: TrackedBackend> RelaxedMethod<B> {
         let phi = Tensor::<B, 2>::from_inner(at.phi.clone()).require_grad();
         let tau = temperature(self.row.temperature, phi.clone(), problem.prompt.tokens());
         let prompt = self.soft_prompt(subject, at.z.clone(), tau.clone().inner(), noise);
-        let free = B::soft_embedding(z.clone(), tau, prompt);
+        let free = B::track_soft_embedding(z.clone(), tau, prompt);
         let (loss, value) = subject.loss(free, problem, self.row.objective);
         let mut gradients = loss.backward();
         let dz = z.grad_remove(&mut gradients).expect("Z is tracked");
@@ -323,7 +323,7 @@ mod tests {
         let loss = |z: Tensor<B, 2>, phi: Tensor<B, 2>| {
             let tau = temperature(row.temperature, phi, n);
             let prompt = RelaxedMethod::<B>::new(row).soft_prompt(&subject, z.clone().inner(), tau.clone().inner(), noise());
-            subject.loss(B::soft_embedding(z, tau, prompt), &problem, row.objective).0
+            subject.loss(B::track_soft_embedding(z, tau, prompt), &problem, row.objective).0
         };
         let z = matrix::<Flex>(golden.floats("z0"), [n, v], DType::F64);
         let phi = matrix::<Flex>(golden.floats("phi0"), [n, 1], DType::F64);

@@ -2,9 +2,10 @@
 
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::{Tensor, activation::softmax, backend::Backend};
+use burn::tensor::{Tensor, backend::Backend};
 
 use super::rope::Rotation;
+use crate::ops::Kernels;
 
 /// What all layers of one forward pass share.
 pub struct Pass<B: Backend> {
@@ -60,15 +61,15 @@ pub struct LlamaAttention<B: Backend> {
     pub(super) use_rope: bool,
 }
 
-impl<B: Backend> LlamaAttention<B> {
+impl<B: Kernels> LlamaAttention<B> {
     /// Attends from the T new positions to all positions so far. `x` and the result are `[S·T, D]`.
     pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>, past: Option<&mut Option<(Tensor<B, 4>, Tensor<B, 4>)>>) -> Tensor<B, 2> {
         let mut q = self.q_proj.forward(x.clone());
         let mut k = self.k_proj.forward(x.clone());
         let v = self.v_proj.forward(x);
         if self.use_rope {
-            q = pass.rotate_q.apply(q, pass.samples, self.head_dim);
-            k = pass.rotate_k.apply(k, pass.samples, self.head_dim);
+            q = pass.rotate_q.apply(q, self.head_dim);
+            k = pass.rotate_k.apply(k, self.head_dim);
         }
         let (q, mut k, mut v) = (self.heads(q, pass), self.heads(k, pass), self.heads(v, pass));
         if let Some(past) = past {
@@ -78,7 +79,7 @@ impl<B: Backend> LlamaAttention<B> {
             }
             *past = Some((k.clone(), v.clone()));
         }
-        self.o_proj.forward(self.attend(q, k, v, pass))
+        self.o_proj.forward(B::causal_attention(q, k, v, pass.mask.clone()))
     }
 
     /// `[S·T, heads·head_dim]` → `[S, heads, T, head_dim]`.
@@ -86,27 +87,4 @@ impl<B: Backend> LlamaAttention<B> {
         let heads = x.dims()[1] / self.head_dim;
         x.reshape([pass.samples, pass.len, heads, self.head_dim]).swap_dims(1, 2)
     }
-
-    /// softmax(q·kᵀ/√head_dim + mask)·v without repeating keys or values: the query heads that share a key head
-    /// stand under each other in one matrix. Returns `[S·T, H·head_dim]`.
-    fn attend(&self, q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, pass: &Pass<B>) -> Tensor<B, 2> {
-        let [s, h, t, d] = q.dims();
-        let [_, kv, all, _] = k.dims();
-        let rows = h / kv * t;
-        let scale = (d as f64).powf(-0.5);
-        let scores = matmul_rows(q.reshape([s, kv, rows, d]), k.swap_dims(2, 3)) * scale;
-        let scores = scores.reshape([s * h, t * all]) + pass.mask.clone();
-        let weights = softmax(scores.reshape([s * h, t, all]), 2).reshape([s, kv, rows, all]);
-        let mixed = matmul_rows(weights, v).reshape([s, h, t, d]);
-        mixed.swap_dims(1, 2).reshape([s * t, h * d])
-    }
-}
-
-/// `a·b`; a single row is doubled first, because CubeCL's vector-matrix kernels reject inner axes that
-/// are no multiple of the plane size.
-fn matmul_rows<B: Backend>(a: Tensor<B, 4>, b: Tensor<B, 4>) -> Tensor<B, 4> {
-    if a.dims()[2] > 1 {
-        return a.matmul(b);
-    }
-    Tensor::cat(vec![a.clone(), a], 2).matmul(b).narrow(2, 0, 1)
 }

@@ -3,6 +3,7 @@
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 
 use super::{Cache, Llama};
+use crate::ops::Kernels;
 
 /// What a model wrote by itself, one row for each sequence of the batch.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -23,7 +24,7 @@ pub fn ids_tensor<B: Backend>(rows: &[impl AsRef<[u32]>], device: &B::Device) ->
 /// Feeds `prompt` `[S, T, D]` and lets the model write `tokens` tokens, its own argmax fed back.
 ///
 /// Writing ends early only after a token of `stop`, and only for a batch of one. Of equal logits the lowest id wins.
-pub fn greedy<B: Backend>(model: &Llama<B>, prompt: Tensor<B, 3>, tokens: usize, stop: &[u32]) -> Generation {
+pub fn greedy<B: Kernels>(model: &Llama<B>, prompt: Tensor<B, 3>, tokens: usize, stop: &[u32]) -> Generation {
     let samples = prompt.dims()[0];
     let mut cache = Cache::new(model.config().num_hidden_layers);
     let mut out = Generation { ids: vec![Vec::new(); samples], margins: vec![Vec::new(); samples] };

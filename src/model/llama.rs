@@ -2,13 +2,14 @@
 
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
-use burn::tensor::{DType, Int, Tensor, TensorData, activation::silu, backend::Backend};
+use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
 use super::attention::{Cache, LlamaAttention, Pass};
 use super::config::LlamaConfig;
 use super::rope::RotaryEmbedding;
 use crate::Result;
 use crate::checkpoint::Checkpoint;
+use crate::ops::Kernels;
 
 /// Where weights come from: a checkpoint, or an initialiser.
 pub trait WeightSource {
@@ -25,12 +26,10 @@ pub struct LlamaRMSNorm<B: Backend> {
     epsilon: f64,
 }
 
-impl<B: Backend> LlamaRMSNorm<B> {
+impl<B: Kernels> LlamaRMSNorm<B> {
     /// Normalises every row of `x` `[rows, D]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let mean_square = x.clone().powi_scalar(2).mean_dim(1);
-        let scaled = x / (mean_square + self.epsilon).sqrt();
-        scaled * self.weight.val().unsqueeze::<2>()
+        B::rms_norm(x, self.weight.val(), self.epsilon)
     }
 }
 
@@ -45,11 +44,11 @@ pub struct LlamaMLP<B: Backend> {
     pub down_proj: Linear<B>,
 }
 
-impl<B: Backend> LlamaMLP<B> {
+impl<B: Kernels> LlamaMLP<B> {
     /// `[rows, D]` → `[rows, D]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let gate = silu(self.gate_proj.forward(x.clone()));
-        self.down_proj.forward(gate * self.up_proj.forward(x))
+        let gate = self.gate_proj.forward(x.clone());
+        self.down_proj.forward(B::swiglu(gate, self.up_proj.forward(x)))
     }
 }
 
@@ -66,7 +65,7 @@ pub struct LlamaDecoderLayer<B: Backend> {
     pub post_attention_layernorm: LlamaRMSNorm<B>,
 }
 
-impl<B: Backend> LlamaDecoderLayer<B> {
+impl<B: Kernels> LlamaDecoderLayer<B> {
     fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>, past: Option<&mut Option<(Tensor<B, 4>, Tensor<B, 4>)>>) -> Tensor<B, 2> {
         let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), pass, past);
         x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
@@ -127,6 +126,13 @@ impl<B: Backend> Llama<B> {
         rows.reshape([s, t, self.config.hidden_size])
     }
 
+    /// W of the head, `[V, D]`.
+    pub fn head(&self) -> Tensor<B, 2> {
+        self.lm_head.as_ref().unwrap_or(&self.embed_tokens).val()
+    }
+}
+
+impl<B: Kernels> Llama<B> {
     /// Hidden states after the last layer, before [`Self::norm`], of the new positions `x` `[S, T, D]`, which come
     /// after those in `cache`. The result is `[S·T, D]`.
     pub fn forward(&self, x: Tensor<B, 3>, mut cache: Option<&mut Cache<B>>) -> Tensor<B, 2> {
@@ -144,11 +150,6 @@ impl<B: Backend> Llama<B> {
         let [s, t, d] = x.dims();
         let hidden = self.forward(x, None).reshape([s, t, d]).narrow(1, rows.start, rows.len());
         self.norm.forward(hidden.reshape([s * rows.len(), d]))
-    }
-
-    /// W of the head, `[V, D]`.
-    pub fn head(&self) -> Tensor<B, 2> {
-        self.lm_head.as_ref().unwrap_or(&self.embed_tokens).val()
     }
 
     /// Logits of normalised hidden states: `[rows, D]` → `[rows, V]`.

@@ -22,6 +22,7 @@ mod tests {
     use super::generate::{argmax, greedy, host, ids_tensor};
     use super::*;
     use crate::checkpoint::Checkpoint;
+    use crate::ops::Kernels;
     use crate::testing::{Golden, each_cpu_backend, golden, real_smollm2};
 
     fn load<B: Backend>(path: &Path) -> Llama<B> {
@@ -31,7 +32,7 @@ mod tests {
     }
 
     /// Largest difference to the expected logits over all positions and the whole vocabulary, and the greedy tokens.
-    fn compare<B: Backend>(model: &str, expected: &str, tolerance: f32) {
+    fn compare<B: Kernels>(model: &str, expected: &str, tolerance: f32) {
         let llama = load::<B>(&golden(model));
         let golden = Golden::open(expected);
         let ids = golden.ids("input_ids");
@@ -61,13 +62,13 @@ mod tests {
         "kquants",
     ];
 
-    fn tiny_models<B: Backend>() {
+    fn tiny_models<B: Kernels>() {
         for name in TINY {
             compare::<B>(&format!("tiny/{name}"), &format!("tiny/{name}/expected.safetensors"), 1e-4);
         }
     }
 
-    fn gguf_files<B: Backend>() {
+    fn gguf_files<B: Kernels>() {
         for name in GGUF {
             compare::<B>(&format!("tiny_gguf/{name}.gguf"), &format!("tiny_gguf/{name}.expected.safetensors"), 1e-4);
         }
@@ -75,7 +76,7 @@ mod tests {
 
     /// The real SmolLM2-135M-Instruct, dequantised: logits at all positions, a slice of the vocabulary one by one and the whole
     /// of it by its largest value and its log-sum-exp.
-    fn real_model<B: Backend>() {
+    fn real_model<B: Kernels>() {
         let Some(path) = real_smollm2("real_model") else { return };
         let (llama, expected) = (load::<B>(&path), Golden::open("smollm2/logits.safetensors"));
         let vocabulary = expected.ids("vocabulary").remove(0);
@@ -97,7 +98,7 @@ mod tests {
     }
 
     /// One sequence at a time, its beginning and its end in separate passes, gives the states of one pass.
-    fn cached_passes<B: Backend>() {
+    fn cached_passes<B: Kernels>() {
         let llama = load::<B>(&golden("tiny/gqa3-tied"));
         let ids = Golden::open("tiny/gqa3-tied/expected.safetensors").ids("input_ids");
         let whole = llama.embed(ids_tensor(&ids, &llama.device()));

@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 
 use super::config::{LlamaConfig, RopeScaling};
+use crate::ops::Kernels;
 
 /// Rotation speeds, `[head_dim / 2]`, in radians per position.
 #[derive(Debug, Clone)]
@@ -59,15 +60,9 @@ impl RotaryEmbedding {
     }
 }
 
-impl<B: Backend> Rotation<B> {
+impl<B: Kernels> Rotation<B> {
     /// Rotates `x` `[S·T, heads·head_dim]`; the result has the same shape.
-    pub fn apply(&self, x: Tensor<B, 2>, samples: usize, head_dim: usize) -> Tensor<B, 2> {
-        let [rows, width] = x.dims();
-        let half = head_dim / 2;
-        let heads = x.clone().reshape([rows * width / head_dim, head_dim]);
-        let swapped = Tensor::cat(vec![heads.clone().narrow(1, half, half), heads.narrow(1, 0, half)], 1);
-        let line = [samples, rows / samples * width];
-        let turned = x.reshape(line) * self.cos.clone() + swapped.reshape(line) * self.sin.clone();
-        turned.reshape([rows, width])
+    pub fn apply(&self, x: Tensor<B, 2>, head_dim: usize) -> Tensor<B, 2> {
+        B::rotate(x, self.cos.clone(), self.sin.clone(), head_dim)
     }
 }

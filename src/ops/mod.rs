@@ -4,6 +4,8 @@
 //! [`TrackedBackend`] is the autodiff twin through which the methods use them. No tensor with V columns enters the autodiff
 //! graph: the vocabulary is only touched inside a block, whose backward recomputes what it needs.
 
+mod flex;
+mod layer;
 mod soft_embedding;
 mod target_loss;
 
@@ -37,9 +39,32 @@ pub trait Kernels: Backend {
     ) -> TargetLoss<Self> {
         target_loss::forward(hidden, head, targets, objective)
     }
+
+    /// x / √(mean(x²) + ε) · weight for every row of `x` `[R, D]`; `weight` is `[D]`.
+    fn rms_norm(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
+        layer::rms_norm(x, weight, epsilon)
+    }
+
+    /// silu(gate) · up, all `[R, F]`.
+    fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        layer::swiglu(gate, up)
+    }
+
+    /// Rotates the heads of `x` `[S·T, heads·head_dim]`: x·cos + swap(x)·sin, where swap exchanges the halves of every head and the
+    /// sign of the rotation stands in `sin`. The tables are `[1, T·heads·head_dim]`.
+    fn rotate(x: Tensor<Self, 2>, cos: Tensor<Self, 2>, sin: Tensor<Self, 2>, head_dim: usize) -> Tensor<Self, 2> {
+        layer::rotate(x, cos, sin, head_dim)
+    }
+
+    /// Causal grouped-query attention: queries `[S, H, T, d]` to keys and values `[S, KV, past + T, d]`, the result `[S·T, H·d]`.
+    /// `mask` `[1, T·(past + T)]` is the causal one (0 or −1e30), ready to be added.
+    fn causal_attention(q: Tensor<Self, 4>, k: Tensor<Self, 4>, v: Tensor<Self, 4>, mask: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        layer::attention(q, k, v, mask)
+    }
 }
 
-impl Kernels for burn::backend::Flex {}
+/// With gradients, a layer's blocks are Burn's own operations.
+impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {}
 #[cfg(feature = "ndarray")]
 impl Kernels for burn::backend::NdArray {}
 #[cfg(feature = "wgpu")]
@@ -48,13 +73,17 @@ impl Kernels for burn::backend::Vulkan {}
 impl Kernels for burn::backend::Cuda {}
 
 /// The blocks with gradients: what the methods are generic over.
-pub trait TrackedBackend: AutodiffBackend<InnerBackend: Kernels> {
+pub trait TrackedBackend: AutodiffBackend<InnerBackend: Kernels> + Kernels {
     /// Soft embeddings `[S·N, D]`, differentiable in `logits` `[N, V]` and `temperature` `[N, 1]`, which replace the
     /// values inside `prompt`.
-    fn soft_embedding(logits: Tensor<Self, 2>, temperature: Tensor<Self, 2>, prompt: SoftPrompt<Self::InnerBackend>) -> Tensor<Self, 2>;
+    fn track_soft_embedding(
+        logits: Tensor<Self, 2>,
+        temperature: Tensor<Self, 2>,
+        prompt: SoftPrompt<Self::InnerBackend>,
+    ) -> Tensor<Self, 2>;
 
     /// The sum of the losses of all rows, `[1]`, differentiable in `hidden` `[R, D]`, and the losses themselves `[R]`.
-    fn target_loss(
+    fn track_target_loss(
         hidden: Tensor<Self, 2>,
         head: Tensor<Self::InnerBackend, 2>,
         targets: Tensor<Self::InnerBackend, 1, Int>,
@@ -63,13 +92,13 @@ pub trait TrackedBackend: AutodiffBackend<InnerBackend: Kernels> {
 }
 
 impl<B: Kernels, C: CheckpointStrategy> TrackedBackend for Autodiff<B, C> {
-    fn soft_embedding(logits: Tensor<Self, 2>, temperature: Tensor<Self, 2>, prompt: SoftPrompt<B>) -> Tensor<Self, 2> {
+    fn track_soft_embedding(logits: Tensor<Self, 2>, temperature: Tensor<Self, 2>, prompt: SoftPrompt<B>) -> Tensor<Self, 2> {
         let (logits, temperature) = (logits.into_primitive().tensor(), temperature.into_primitive().tensor());
         let out = soft_embedding::tracked::<B, C>(logits, temperature, prompt);
         Tensor::from_primitive(TensorPrimitive::Float(out))
     }
 
-    fn target_loss(
+    fn track_target_loss(
         hidden: Tensor<Self, 2>,
         head: Tensor<B, 2>,
         targets: Tensor<B, 1, Int>,
@@ -134,7 +163,7 @@ mod tests {
         let Gumbel::Given(noise) = prompt.noise.clone() else { unreachable!() };
         let (z1, tau1, z2, tau2) = (leaf(z.clone()), leaf(tau.clone()), leaf(z), leaf(tau));
         let embedding = Tensor::from_inner(prompt.embedding.clone());
-        let ours = B::soft_embedding(z1.clone(), tau1.clone(), prompt);
+        let ours = B::track_soft_embedding(z1.clone(), tau1.clone(), prompt);
         let theirs = soft_embedding_reference(z2.clone(), tau2.clone(), Tensor::from_inner(noise), embedding);
         close(ours.clone().inner(), theirs.clone().inner());
         let (g1, g2) = ((ours * weight.clone()).sum().backward(), (theirs * weight).sum().backward());
@@ -148,7 +177,7 @@ mod tests {
             let head = matrix::<B::InnerBackend>(2, V, D, DType::F32);
             let leaf = || Tensor::<B, 2>::from_inner(hidden.clone()).require_grad();
             let (h1, h2) = (leaf(), leaf());
-            let (ours, losses) = B::target_loss(h1.clone(), head.clone(), targets(), objective);
+            let (ours, losses) = B::track_target_loss(h1.clone(), head.clone(), targets(), objective);
             let theirs = target_loss_reference(h2.clone(), Tensor::from_inner(head), targets::<B>(), objective);
             close(losses.unsqueeze(), theirs.clone().inner().unsqueeze());
             let (g1, g2) = (ours.backward(), theirs.sum().backward());
@@ -188,7 +217,7 @@ mod tests {
         let weight = || Tensor::from_inner(matrix::<Flex>(4, S * N, D, DType::F64));
         let f = |z: Tensor<Tracked, 2>, tau: Tensor<Tracked, 2>| {
             let prompt = soft_prompt(z.clone().inner(), tau.clone().inner(), DType::F64);
-            (Tracked::soft_embedding(z, tau, prompt) * weight()).sum()
+            (Tracked::track_soft_embedding(z, tau, prompt) * weight()).sum()
         };
         check_gradient(z.clone(), |z| f(z, Tensor::from_inner(tau.clone())));
         check_gradient(tau.clone(), |tau| f(Tensor::from_inner(z.clone()), tau));
@@ -199,7 +228,7 @@ mod tests {
         let _guard = one_at_a_time();
         for objective in [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }] {
             let head = matrix::<Flex>(2, V, D, DType::F64);
-            check_gradient(matrix(5, S * N, D, DType::F64), |h| Tracked::target_loss(h, head.clone(), targets(), objective).0);
+            check_gradient(matrix(5, S * N, D, DType::F64), |h| Tracked::track_target_loss(h, head.clone(), targets(), objective).0);
         }
     }
 
