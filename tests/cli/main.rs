@@ -1,5 +1,6 @@
 //! The program as its users meet it: the real binary, driven through its command line.
 
+mod backends;
 mod flags;
 mod invert;
 mod output;

@@ -1,0 +1,99 @@
+//! The backends: the self-test as the program runs it (itself, again, on one device), and whole runs on Vulkan.
+
+use std::process::Command;
+
+#[cfg(feature = "wgpu")]
+use serde_json::Value;
+
+#[cfg(feature = "wgpu")]
+use crate::support::{Ran, TINY, dlmi, run};
+
+/// What the child says about `device`.
+fn verdict(device: &str) -> String {
+    let child = Command::new(env!("CARGO_BIN_EXE_dlmi")).env("DLMI_SELF_TEST", device).output().unwrap();
+    let said = String::from_utf8(child.stderr).unwrap();
+    let line = said.lines().find_map(|line| line.strip_prefix("self-test: "));
+    let line = line.unwrap_or_else(|| panic!("{device}: {said}")).to_owned();
+    assert_eq!(child.status.success(), line.starts_with("sound"), "{device}: {said}");
+    line
+}
+
+/// The deviation from flex of a device that must be sound.
+fn deviation(device: &str) -> f32 {
+    let line = verdict(device);
+    let number = line.strip_prefix("sound, deviation ").unwrap_or_else(|| panic!("{device}: {line}"));
+    number.parse().unwrap()
+}
+
+#[test]
+fn flex_agrees_with_itself() {
+    assert_eq!(deviation("flex cpu 0"), 0.0);
+}
+
+#[cfg(feature = "ndarray")]
+#[test]
+fn ndarray_agrees() {
+    assert!(deviation("ndarray cpu 0") < 1e-5);
+}
+
+/// Whether there is a Vulkan driver, be it a software renderer. Its absence is said loudly, and under `CI=true` a failure.
+#[cfg(feature = "wgpu")]
+fn has_vulkan(test: &str) -> bool {
+    use dlmi::backend::{BackendName, Inventory};
+    let found = Inventory::probe().devices.iter().any(|device| device.backend == BackendName::Wgpu);
+    if !found {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{test} needs a Vulkan driver");
+        eprintln!("SKIPPED (there is no Vulkan driver): {test}");
+    }
+    found
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn vulkan_agrees() {
+    use dlmi::backend::{BackendName, DeviceKind, Inventory};
+    if !has_vulkan("vulkan_agrees") {
+        return;
+    }
+    let software = |device: &dlmi::backend::DeviceInfo| device.backend == BackendName::Wgpu && device.kind == DeviceKind::Software;
+    if Inventory::probe().devices.iter().any(software) {
+        assert!(deviation("wgpu software 0") < 1e-5);
+    }
+}
+
+/// The whole program on Vulkan: the tokens of flex, and an inversion by the paper's method with all four scores.
+#[cfg(feature = "wgpu")]
+#[test]
+fn vulkan_completes_and_inverts() {
+    if !has_vulkan("vulkan_completes_and_inverts") {
+        return;
+    }
+    let on = |backend: &str, arguments: &[&str]| {
+        let mut command = dlmi(["-q", "--model", TINY, "--backend", backend, "--json"]);
+        run(command.args(arguments))
+    };
+    let ids = |ran: &Ran| serde_json::from_str::<Value>(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"))["completion_ids"].clone();
+    let complete = ["complete", "he is on the", "--tokens", "8"];
+    assert_eq!(ids(&on("wgpu", &complete)), ids(&on("flex", &complete)));
+
+    let invert = ["invert", "he is", "--method", "dlmi", "--prompt-tokens", "3", "--samples", "2", "--steps", "4"];
+    let records = ["wgpu", "flex"].map(|backend| serde_json::from_str::<Value>(&on(backend, &invert).out).unwrap());
+    for score in ["relaxed_forced", "relaxed_free", "hard_forced", "hard_free"] {
+        let [vulkan, flex] = [0, 1].map(|i| records[i]["lcs"][score].as_f64().unwrap());
+        assert!((0.0..=1.0).contains(&vulkan) && (0.0..=1.0).contains(&flex), "{score}: {vulkan} {flex}");
+    }
+    assert_eq!(records[0]["backend"], "wgpu");
+    assert_eq!(records[0]["search_ids"], records[1]["search_ids"], "argmax Z after the same noise");
+}
+
+/// Burn panics on a thread of its own here; the child turns it into a line.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+#[test]
+fn a_device_that_is_not_there_is_a_reason() {
+    for (device, compiled) in [("wgpu discrete 99", cfg!(feature = "wgpu")), ("cuda discrete 99", cfg!(feature = "cuda"))] {
+        if compiled {
+            let line = verdict(device);
+            assert!(!line.starts_with("sound"), "{device}: {line}");
+        }
+    }
+}
