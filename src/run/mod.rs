@@ -193,6 +193,8 @@ impl<B: TrackedBackend> Run<'_, B> {
         if self.knew_it_was_exact() {
             return Ok((Stopped::Exact, Some(self.seconds())));
         }
+        // A run that goes on may have been given more restarts.
+        self.restart_if_spent(false)?;
         loop {
             if let Some(stopped) = self.over(observer) {
                 observer.save(&|| self.snapshot())?;
@@ -206,16 +208,18 @@ impl<B: TrackedBackend> Run<'_, B> {
             let exact = self.trial.budget.early_stop && self.confirmed();
             let scores = due.then(|| self.scores());
             observer.step(&self.report(progress, scores))?;
-            if due || exact {
-                observer.save(&|| self.snapshot())?;
-            }
             if exact {
+                observer.save(&|| self.snapshot())?;
                 return Ok((Stopped::Exact, Some(self.seconds())));
             }
             if !progress.objective.is_finite() {
                 return Ok((Stopped::Diverged, None));
             }
-            self.restart_if_spent(progress)?;
+            // Before the snapshot, which does not know of a stall.
+            self.restart_if_spent(progress.stalled)?;
+            if due {
+                observer.save(&|| self.snapshot())?;
+            }
         }
     }
 
@@ -284,8 +288,8 @@ impl<B: TrackedBackend> Run<'_, B> {
         confirmation.exact
     }
 
-    fn restart_if_spent(&mut self, progress: Progress) -> Result<()> {
-        let spent = progress.stalled || self.trial.budget.steps.is_some_and(|steps| self.at.step_of_start >= steps);
+    fn restart_if_spent(&mut self, stalled: bool) -> Result<()> {
+        let spent = stalled || self.trial.budget.steps.is_some_and(|steps| self.at.step_of_start >= steps);
         if spent && self.at.restart < self.trial.budget.restarts {
             self.at.restart += 1;
             self.at.step_of_start = 0;

@@ -150,14 +150,17 @@ fn ctrl_c_without_a_folder_ends_with_the_result_so_far() {
 
 #[test]
 fn a_budget_may_grow() {
-    for method in ["snap", "dlmi"] {
+    let (short, long) = (["--steps", "8", "--restarts", "0"], ["--steps", "15", "--restarts", "0"]);
+    let again = ["--steps", "8", "--restarts", "1"];
+    for (method, larger) in [("snap", long), ("dlmi", long), ("snap", again), ("dlmi", again)] {
         let folder = folder();
         let (parts, whole) = (folder.path().join("parts"), folder.path().join("whole"));
-        let run = |steps, out: &Path, flags: &[&str]| {
-            untimed(&run(dlmi(arguments(method, steps, out)).args(["--prompt-tokens", "6", "--set", "eval_every=4"]).args(flags)).json())
+        let run = |budget: [&str; 4], out: &Path, flags: &[&str]| {
+            let mut command = tiny(["invert", OUT_OF_REACH, "--method", method, "--prompt-tokens", "6", "--set", "eval_every=4", "--out"]);
+            untimed(&inversion(command.arg(out).args(budget).args(flags)))
         };
-        run(8, &parts, &[]);
-        assert_eq!(run(15, &parts, &["--resume"]), run(15, &whole, &[]), "{method}");
+        run(short, &parts, &[]);
+        assert_eq!(run(larger, &parts, &["--resume"]), run(larger, &whole, &[]), "{method} {larger:?}");
     }
 }
 
