@@ -10,12 +10,12 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Once};
-use tokenizers::ModelWrapper;
+use tokenizers::{ModelWrapper, PostProcessorWrapper};
 
 /// Ids above this are refused: a table has one entry per id.
 const MOST_TOKENS: usize = 1 << 22;
 /// Largest tokenizer file that is read, in bytes.
-const LARGEST_FILE: u64 = 256 << 20;
+const LARGEST_FILE: u64 = 64 << 20;
 
 /// A frozen tokenizer. Cloning is cheap.
 #[derive(Clone)]
@@ -41,7 +41,8 @@ enum Kind {
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`. Its truncation and padding are switched off: they are for training batches.
+    /// Reads a `tokenizer.json`. Its truncation and padding are switched off, they are for training batches; so is its
+    /// post-processor, which adds special tokens.
     ///
     /// # Errors
     /// [`Error::Input`] when the bytes are not a tokenizer, when the library panics on it, when it tokenises at random
@@ -110,7 +111,7 @@ impl Tokenizer {
 
     /// Id of a token by its name in the vocabulary, such as `<|endoftext|>`.
     pub fn token_id(&self, token: &str) -> Option<u32> {
-        self.0.library.token_to_id(token)
+        caught(|| self.0.library.token_to_id(token)).ok().flatten()
     }
 
     fn kind(&self, id: u32) -> Kind {
@@ -130,6 +131,7 @@ const PROBE: &str = "Hello,  world!\n\t’tis 1234.5 é ß 你好 мир سلا�
 fn load(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     let mut library = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| error.to_string())?;
     library.with_padding(None);
+    library.with_post_processor(None::<PostProcessorWrapper>);
     library.with_truncation(None).map_err(|error| error.to_string())?;
     match library.get_model() {
         ModelWrapper::BPE(bpe) if bpe.dropout.is_some_and(|dropout| dropout != 0.0) => {

@@ -33,7 +33,7 @@ const FIELDS: [(&str, &str, bool); 10] = [
 
 /// Keys that change the forward pass in a way that is not computed here, unless they are absent or have one of the
 /// values beside them.
-const UNSUPPORTED: [(&str, &[f64]); 9] = [
+const UNSUPPORTED: [(&str, &[f64]); 10] = [
     ("expert_count", &[0.0]),
     ("attention.sliding_window", &[0.0]),
     ("attention.scale", &[0.0]),
@@ -42,6 +42,7 @@ const UNSUPPORTED: [(&str, &[f64]); 9] = [
     ("embedding_scale", &[0.0, 1.0]),
     ("residual_scale", &[0.0, 1.0]),
     ("rope.scaling.factor", &[0.0, 1.0]),
+    ("rope.scaling.attn_factor", &[1.0]),
     ("rope.scale_linear", &[0.0, 1.0]),
 ];
 
@@ -189,7 +190,8 @@ fn factors(header: &Header, source: &mut Source, entry: &Entry, head_dim: usize)
         let what = format!("tensor `{FACTORS}` has shape {:?}, expected [{count}]", entry.shape);
         return Err(header.error(what));
     }
-    let factors = entry.stored.decode(&source.read(entry.start, entry.len)?, count)?;
+    let factors = entry.stored.decode(&source.read(entry.start, entry.len)?, count);
+    let factors = factors.map_err(|what| header.error(format!("tensor `{FACTORS}` {what}")))?;
     if !factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
         return Err(header.error(format!("tensor `{FACTORS}` holds values that are not above zero")));
     }

@@ -17,8 +17,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use storage::{Source, Stored};
 
-/// Largest JSON file that is read (tokenizers have a limit of their own), in bytes.
-const LARGEST_TEXT: u64 = 64 << 20;
+/// Largest `config.json` that is read, in bytes: what is parsed takes many times the memory of its text.
+const LARGEST_CONFIG: u64 = 1 << 20;
 
 /// Tensors by their Hugging Face name.
 type Tensors = BTreeMap<String, Entry>;
@@ -110,7 +110,7 @@ impl Checkpoint {
             return Err(about(format!("has shape {:?}, expected {shape:?}", entry.shape)));
         }
         let bytes = self.sources[entry.source].read(entry.start, entry.len)?;
-        let mut values = entry.stored.decode(&bytes, shape.iter().product())?;
+        let mut values = entry.stored.decode(&bytes, shape.iter().product()).map_err(about)?;
         let wild = values.par_iter().filter(|value| !value.is_finite()).count();
         if wild > 0 {
             return Err(about(format!("holds {wild} values that are not finite (NaN or infinity)")));
@@ -145,7 +145,7 @@ impl Checkpoint {
 /// `config.json` and `tokenizer.json` in the folder of a weight file.
 fn read_beside(weights: &Path) -> Result<(LlamaConfig, Tokenizer)> {
     let path = weights.with_file_name("config.json");
-    let config = LlamaConfig::from_json(&read_text(&path)?, &path.display().to_string())?;
+    let config = LlamaConfig::from_json(&read_text(&path, LARGEST_CONFIG)?, &path.display().to_string())?;
     Ok((config, Tokenizer::from_file(&weights.with_file_name("tokenizer.json"))?))
 }
 
@@ -158,8 +158,8 @@ pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
     Ok(source.read(0, source.len as usize)?.to_vec())
 }
 
-fn read_text(path: &Path) -> Result<String> {
-    String::from_utf8(read_small(path, LARGEST_TEXT)?).map_err(|error| {
+fn read_text(path: &Path, limit: u64) -> Result<String> {
+    String::from_utf8(read_small(path, limit)?).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         Error::input(format!("{} is not UTF-8 text at byte {at}", quoted(&path.display().to_string())))
     })

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 const INDEX: &str = "model.safetensors.index.json";
 /// Each shard is a file held open.
 const MOST_SHARDS: usize = 512;
+/// Largest index that is read, in bytes.
+const LARGEST_INDEX: u64 = 8 << 20;
 
 #[derive(Deserialize)]
 struct Index {
@@ -40,7 +42,8 @@ pub(super) fn open_folder(folder: &Path) -> Result<(Vec<Source>, Tensors)> {
 fn open_shards(folder: &Path, path: &Path) -> Result<(Vec<Source>, Tensors)> {
     let origin = path.display().to_string();
     let wrong = |what: String| Error::input(format!("{} {what}", quoted(&origin)));
-    let index: Index = serde_json::from_str(&read_text(path)?).map_err(|error| wrong(format!("is not a valid index: {error}")))?;
+    let index: Index =
+        serde_json::from_str(&read_text(path, LARGEST_INDEX)?).map_err(|error| wrong(format!("is not a valid index: {error}")))?;
     let names: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();
     if names.len() > MOST_SHARDS {
         return Err(wrong(format!("names {} files; at most {MOST_SHARDS} are read", names.len())));
@@ -67,8 +70,8 @@ fn open_shards(folder: &Path, path: &Path) -> Result<(Vec<Source>, Tensors)> {
 /// The path of a shard, with links followed.
 fn inside(folder: &Path, name: &str, index: &str) -> Result<PathBuf> {
     let refused = |why: &str| Error::input(format!("{} names the file {}, {why}", quoted(index), quoted(name)));
-    let plain = !name.contains(['/', '\\', ':', '\0']) && name.ends_with(".safetensors") && !name.starts_with('.');
-    if !plain {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if !name.chars().all(plain) || name.starts_with('.') || !name.ends_with(".safetensors") {
         return Err(refused("which is not the plain name of a `.safetensors` file"));
     }
     let resolve = |path: &Path| path.canonicalize().map_err(|error| Error::reading(path, &error));

@@ -3,6 +3,7 @@
 //! Files are read piece by piece into memory and never mapped: a mapped file that shrinks kills the process.
 
 use crate::error::{Error, Result, quoted};
+use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -143,14 +144,15 @@ impl Stored {
         (row % block == 0).then(|| (count / block).checked_mul(bytes))?
     }
 
-    /// The values of a tensor of `count` elements as f32, exactly.
-    pub fn decode(&self, bytes: &[u8], count: usize) -> Result<Vec<f32>> {
+    /// The values of a tensor of `count` elements as f32, exactly; the error completes a sentence that starts with the
+    /// tensor's name.
+    pub fn decode(&self, bytes: &[u8], count: usize) -> Result<Vec<f32>, String> {
         match self {
             Self::F32 => Ok(each(bytes, count, f32::from_le_bytes)),
             Self::F16 => Ok(each(bytes, count, |raw| f16::from_le_bytes(raw).to_f32())),
             Self::BF16 => Ok(each(bytes, count, |raw| bf16::from_le_bytes(raw).to_f32())),
             Self::Blocks(kind) => blocks(*kind, bytes, count),
-            Self::Unreadable(name) => Err(Error::input(format!("values stored as {name} cannot be read"))),
+            Self::Unreadable(name) => Err(format!("is stored as {name}, a type that is not read")),
         }
     }
 }
@@ -167,17 +169,16 @@ fn each<const N: usize>(bytes: &[u8], count: usize, value: impl Fn([u8; N]) -> f
     values
 }
 
-fn blocks(kind: GgmlDType, bytes: &[u8], count: usize) -> Result<Vec<f32>> {
+fn blocks(kind: GgmlDType, bytes: &[u8], count: usize) -> Result<Vec<f32>, String> {
     let mut values = vec![0.0; count];
     let chunk_bytes = CHUNK / kind.block_size() * kind.type_size();
     let chunks = values.par_chunks_mut(CHUNK).zip(bytes.par_chunks(chunk_bytes));
     chunks.try_for_each(|(values, bytes)| {
-        let decoded = kind.from_data(Cow::Borrowed(bytes)).dequantize(values.len());
-        let decoded = decoded.map_err(|error| Error::input(format!("{kind:?} blocks cannot be decoded: {error}")))?;
-        let candle_core::CpuStorage::F32(decoded) = decoded else {
-            return Err(Error::input(format!("{kind:?} blocks do not decode to f32")));
-        };
-        values.copy_from_slice(&decoded);
+        match kind.from_data(Cow::Borrowed(bytes)).dequantize(values.len()) {
+            Ok(CpuStorage::F32(decoded)) => values.copy_from_slice(&decoded),
+            Ok(_) => return Err(format!("has {kind:?} blocks that do not decode to f32")),
+            Err(error) => return Err(format!("has {kind:?} blocks that cannot be decoded: {error}")),
+        }
         Ok(())
     })?;
     Ok(values)

@@ -16,6 +16,8 @@ use std::ops::Range;
 const LARGEST_HEADER: u64 = 64 << 20;
 const LARGEST_ALIGNMENT: u64 = 1 << 20;
 const MOST_DIMENSIONS: u32 = 4;
+/// Metadata entries, and tensors.
+const MOST_ENTRIES: u64 = 1 << 16;
 
 /// Everything before the data.
 pub(super) struct Header {
@@ -120,6 +122,11 @@ fn parse(cursor: &mut Cursor, len: u64) -> Result<Parsed, String> {
         return Err(format!("has GGUF version {version}; 2 and 3 are read"));
     }
     let (tensors, pairs) = (cursor.u64()?, cursor.u64()?);
+    for (what, claimed) in [("tensors", tensors), ("metadata entries", pairs)] {
+        if claimed > MOST_ENTRIES {
+            return Err(format!("claims {claimed} {what}; at most {MOST_ENTRIES} are read"));
+        }
+    }
     let metadata = (0..cursor.count("metadata entries", pairs, 13)?).try_fold(BTreeMap::new(), |mut all, _| {
         let (key, value) = cursor.pair()?;
         match all.insert(key.to_owned(), value) {
