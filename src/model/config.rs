@@ -228,7 +228,7 @@ fn head_dim(fields: &Fields, hidden_size: usize, heads: usize) -> Result<usize> 
     let explicit = fields.count("head_dim", HEAD_WIDTH)?;
     let head_dim = match explicit {
         Some(width) => width,
-        None if hidden_size % heads == 0 => hidden_size / heads,
+        None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
             return Err(Error::input(format!(
                 "{}: `hidden_size` {hidden_size} is not divisible by `num_attention_heads` {heads}, and no `head_dim` is given",
@@ -249,7 +249,7 @@ fn head_dim(fields: &Fields, hidden_size: usize, heads: usize) -> Result<usize> 
 
 fn key_value_heads(fields: &Fields, defaults: &Defaults, heads: usize) -> Result<usize> {
     let groups = fields.count("num_key_value_heads", HEADS)?.or(defaults.key_value_heads).unwrap_or(heads);
-    if heads % groups != 0 {
+    if !heads.is_multiple_of(groups) {
         return Err(Error::input(format!(
             "{}: `num_attention_heads` {heads} is not divisible by `num_key_value_heads` {groups}",
             quoted(fields.origin)
@@ -513,7 +513,7 @@ mod tests {
         assert_eq!(shape("model.layers.1.mlp.down_proj.weight"), [64, 96]);
         assert_eq!(shape("model.layers.1.mlp.gate_proj.bias"), [96]);
         assert_eq!(shape("model.layers.1.post_attention_layernorm.weight"), [64]);
-        assert_eq!(config.parameters(), tensors.values().map(|shape| shape.iter().product::<usize>()).sum());
+        assert_eq!(config.parameters(), tensors.values().map(|shape| shape.iter().product::<usize>()).sum::<usize>());
     }
 
     #[test]
