@@ -47,10 +47,31 @@ impl Error {
     }
 }
 
-/// A name or value from an untrusted file as it may stand in a message: quoted, without control characters, short.
+/// A name or value from an untrusted file as it may stand in a message: quoted, without control characters, and the
+/// middle left out where it is long (a path says at its end which file it is).
 pub(crate) fn quoted(name: &str) -> String {
-    const LONGEST: usize = 80;
-    let shown: String = name.chars().take(LONGEST).flat_map(char::escape_debug).collect();
-    let more = if name.chars().nth(LONGEST).is_some() { "…" } else { "" };
-    format!("`{shown}{more}`")
+    const SIDE: usize = 80;
+    let escaped = |part: &str| part.chars().flat_map(char::escape_debug).collect::<String>();
+    let head = name.char_indices().nth(SIDE).map(|(at, _)| at);
+    let tail = name.char_indices().rev().nth(SIDE - 1).map(|(at, _)| at);
+    match (head, tail) {
+        (Some(head), Some(tail)) if head < tail => format!("`{}…{}`", escaped(&name[..head]), escaped(&name[tail..])),
+        _ => format!("`{}`", escaped(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn a_long_name_keeps_both_ends_and_controls_nothing() {
+        assert_eq!(quoted("model.norm"), "`model.norm`");
+        assert_eq!(quoted("\u{1b}]0;x\u{7}\n\u{202e}"), "`\\u{1b}]0;x\\u{7}\\n\\u{202e}`");
+        let whole = "é".repeat(160);
+        assert_eq!(quoted(&whole), format!("`{whole}`"));
+        let path = format!("/{}/config.json", "é".repeat(1000));
+        let shown = quoted(&path);
+        assert!(shown.starts_with("`/é") && shown.ends_with("é/config.json`") && shown.chars().count() == 163, "{shown}");
+    }
 }

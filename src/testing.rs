@@ -1,5 +1,9 @@
 //! What the unit tests share.
 
+mod memory;
+
+pub use memory::peak_memory;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 

@@ -3,6 +3,7 @@
 //! Files are read piece by piece into memory and never mapped: a mapped file that shrinks kills the process.
 
 use crate::error::{Error, Result, quoted};
+use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -143,14 +144,15 @@ impl Stored {
         (row % block == 0).then(|| (count / block).checked_mul(bytes))?
     }
 
-    /// The values of a tensor of `count` elements as f32, exactly.
-    pub fn decode(&self, bytes: &[u8], count: usize) -> Result<Vec<f32>> {
+    /// The values of a tensor of `count` elements as f32, exactly; the error completes a sentence that starts with the
+    /// tensor's name.
+    pub fn decode(&self, bytes: &[u8], count: usize) -> Result<Vec<f32>, String> {
         match self {
             Self::F32 => Ok(each(bytes, count, f32::from_le_bytes)),
             Self::F16 => Ok(each(bytes, count, |raw| f16::from_le_bytes(raw).to_f32())),
             Self::BF16 => Ok(each(bytes, count, |raw| bf16::from_le_bytes(raw).to_f32())),
             Self::Blocks(kind) => blocks(*kind, bytes, count),
-            Self::Unreadable(name) => Err(Error::input(format!("values stored as {name} cannot be read"))),
+            Self::Unreadable(name) => Err(format!("is stored as {name}, a type that is not read")),
         }
     }
 }
@@ -167,18 +169,140 @@ fn each<const N: usize>(bytes: &[u8], count: usize, value: impl Fn([u8; N]) -> f
     values
 }
 
-fn blocks(kind: GgmlDType, bytes: &[u8], count: usize) -> Result<Vec<f32>> {
+fn blocks(kind: GgmlDType, bytes: &[u8], count: usize) -> Result<Vec<f32>, String> {
     let mut values = vec![0.0; count];
     let chunk_bytes = CHUNK / kind.block_size() * kind.type_size();
     let chunks = values.par_chunks_mut(CHUNK).zip(bytes.par_chunks(chunk_bytes));
     chunks.try_for_each(|(values, bytes)| {
-        let decoded = kind.from_data(Cow::Borrowed(bytes)).dequantize(values.len());
-        let decoded = decoded.map_err(|error| Error::input(format!("{kind:?} blocks cannot be decoded: {error}")))?;
-        let candle_core::CpuStorage::F32(decoded) = decoded else {
-            return Err(Error::input(format!("{kind:?} blocks do not decode to f32")));
-        };
-        values.copy_from_slice(&decoded);
+        match kind.from_data(Cow::Borrowed(bytes)).dequantize(values.len()) {
+            Ok(CpuStorage::F32(decoded)) => values.copy_from_slice(&decoded),
+            Ok(_) => return Err(format!("has {kind:?} blocks that do not decode to f32")),
+            Err(error) => return Err(format!("has {kind:?} blocks that cannot be decoded: {error}")),
+        }
         Ok(())
     })?;
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::golden;
+    use safetensors::SafeTensors;
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    /// Every bit pattern of 16 bits, as little-endian bytes.
+    fn all_halves() -> Vec<u8> {
+        (0..=u16::MAX).flat_map(u16::to_le_bytes).collect()
+    }
+
+    #[test]
+    fn bf16_is_the_upper_half_of_f32() {
+        let decoded = Stored::BF16.decode(&all_halves(), 1 << 16).unwrap();
+        for (pattern, value) in decoded.iter().enumerate() {
+            let expected = f32::from_bits((pattern as u32) << 16);
+            assert!(value.to_bits() == expected.to_bits() || value.is_nan() && expected.is_nan(), "{pattern:#x}");
+        }
+    }
+
+    #[test]
+    fn f16_is_sign_exponent_and_fraction() {
+        let decoded = Stored::F16.decode(&all_halves(), 1 << 16).unwrap();
+        for (pattern, value) in decoded.iter().enumerate() {
+            let (sign, exponent, fraction) = (pattern >> 15, pattern >> 10 & 31, (pattern & 1023) as f32 / 1024.0);
+            let magnitude = match exponent {
+                0 => fraction * 2f32.powi(-14),
+                31 if fraction == 0.0 => f32::INFINITY,
+                31 => f32::NAN,
+                _ => (1.0 + fraction) * 2f32.powi(exponent as i32 - 15),
+            };
+            let expected = if sign == 1 { -magnitude } else { magnitude };
+            assert!(value.to_bits() == expected.to_bits() || value.is_nan() && expected.is_nan(), "{pattern:#x}");
+        }
+    }
+
+    #[test]
+    fn f32_is_itself_also_over_several_chunks() {
+        let values: Vec<f32> = (0..2 * CHUNK + 5).map(|i| f32::from_bits(i as u32 * 31_337)).collect();
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        assert_eq!(bits(&Stored::F32.decode(&bytes, values.len()).unwrap()), bits(&values));
+    }
+
+    /// Random blocks of every type, and the values that the gguf package gives them; `tests/golden/tiny_gguf.py`.
+    #[test]
+    fn every_block_type_decodes_to_the_bit() {
+        use GgmlDType::*;
+        let file = std::fs::read(golden("tiny_gguf/blocks.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&file).unwrap();
+        let types = [("Q4_0", Q4_0), ("Q4_1", Q4_1), ("Q5_0", Q5_0), ("Q5_1", Q5_1), ("Q8_0", Q8_0)];
+        let k_types = [("Q2_K", Q2K), ("Q3_K", Q3K), ("Q4_K", Q4K), ("Q5_K", Q5K), ("Q6_K", Q6K)];
+        for (name, kind) in types.into_iter().chain(k_types) {
+            let bytes = file.tensor(&format!("{name}.bytes")).unwrap().data().to_vec();
+            let expected = file.tensor(&format!("{name}.values")).unwrap().data().to_vec();
+            let count = expected.len() / 4;
+            let stored = Stored::Blocks(kind);
+            assert_eq!(stored.size(&[count]), Some(bytes.len()), "{name}");
+            // Often enough to fill several chunks.
+            let times = 2 * CHUNK / count + 1;
+            let decoded = stored.decode(&aligned(&bytes.repeat(times)), count * times).unwrap();
+            let expected = Stored::F32.decode(&expected, count).unwrap();
+            assert!(decoded.chunks(count).all(|values| bits(values) == bits(&expected)), "{name}");
+        }
+    }
+
+    fn aligned(bytes: &[u8]) -> Aligned {
+        let mut aligned = Aligned::new(bytes.len());
+        aligned.copy_from_slice(bytes);
+        aligned
+    }
+
+    #[test]
+    fn a_size_that_overflows_or_splits_a_block_is_none() {
+        assert_eq!(Stored::F32.size(&[3, 5]), Some(60));
+        assert_eq!(Stored::F32.size(&[]), Some(4));
+        assert_eq!(Stored::F32.size(&[usize::MAX / 2]), None);
+        assert_eq!(Stored::F16.size(&[1 << 32, 1 << 32]), None);
+        assert_eq!(Stored::Blocks(GgmlDType::Q4_0).size(&[2, 64]), Some(72));
+        assert_eq!(Stored::Blocks(GgmlDType::Q4_0).size(&[4, 16]), None);
+    }
+
+    #[test]
+    fn a_file_that_changes_after_it_was_opened_is_an_error_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        let change = |change: &dyn Fn(&File)| {
+            std::fs::write(&path, vec![7; 3 * PIECE]).unwrap();
+            let mut source = Source::open(&path).unwrap();
+            assert_eq!(*source.read(PIECE as u64, 4).unwrap(), [7; 4]);
+            change(&File::options().write(true).open(&path).unwrap());
+            let sentences = [source.read(2 * PIECE as u64, PIECE).err(), source.hash(&mut Sha256::new()).err()];
+            for error in sentences {
+                assert!(error.expect("the change should be noticed").to_string().contains("changed while it was read"));
+            }
+        };
+        change(&|file| file.set_len(PIECE as u64).unwrap());
+        change(&|file| file.set_len(4 * PIECE as u64).unwrap());
+        change(&|file| file.set_modified(SystemTime::UNIX_EPOCH).unwrap());
+    }
+
+    #[test]
+    fn bytes_past_the_end_are_refused_without_memory() {
+        let mut source = Source::embedded("bytes", b"abc");
+        assert_eq!(*source.read(1, 2).unwrap(), *b"bc");
+        for (start, len) in [(1, 3), (u64::MAX, 1), (0, usize::MAX), (4, 0)] {
+            assert!(source.read(start, len).is_err());
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_not_a_regular_file_is_refused() {
+        for path in ["/dev/zero", "/"] {
+            assert!(Source::open(Path::new(path)).err().unwrap().to_string().contains("not a regular file"));
+        }
+        assert!(Source::open(Path::new("/nonexistent")).err().unwrap().to_string().contains("/nonexistent"));
+    }
 }
