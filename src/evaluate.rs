@@ -75,7 +75,7 @@ pub struct Judged {
     pub valid: bool,
     /// Target tokens that the model writes before its first wrong one.
     pub matched_prefix: usize,
-    /// Sum of max(0, −margin): how far the target is from being the argmax everywhere; `[nats]`.
+    /// Sum of max(0, −margin): how far the target is from being the argmax everywhere, in logits.
     pub shortfall: f32,
     /// Total steps of the run when it was held.
     pub step: u64,

@@ -186,23 +186,6 @@ impl Settings {
     pub fn get(&self, name: &str) -> serde_json::Value {
         serde_json::to_value(self).map_or(serde_json::Value::Null, |mut all| all[name].take())
     }
-
-    /// The first key in which `self` goes beyond what a run begun with `earlier` may be resumed with: everything
-    /// must be the same, only the budgets (`steps`, `max_seconds`) may grow.
-    pub fn first_difference(&self, earlier: &Self) -> Option<&'static str> {
-        let grown =
-            Self { steps: grow(self.steps, earlier.steps), max_seconds: grow(self.max_seconds, earlier.max_seconds), ..earlier.clone() };
-        KEYS.iter().map(|key| key.name).find(|name| self.get(name) != grown.get(name))
-    }
-}
-
-/// `now` if it is no smaller a budget than `earlier` was (`None`: no limit), else `earlier`.
-fn grow<T: PartialOrd>(now: Option<T>, earlier: Option<T>) -> Option<T> {
-    match (now, earlier) {
-        (None, _) => None,
-        (Some(now), Some(earlier)) if now >= earlier => Some(now),
-        (Some(_), earlier) => earlier,
-    }
 }
 
 #[cfg(test)]
@@ -243,23 +226,6 @@ mod tests {
         let settings = Settings { max_seconds: Some(0.1 + 0.2), prefix: "a\n\u{1b}\"".into(), ..Settings::default() };
         let text = serde_json::to_string(&settings).unwrap();
         assert_eq!(serde_json::from_str::<Settings>(&text).unwrap(), settings);
-    }
-
-    #[test]
-    fn only_budgets_may_grow_on_resume() {
-        let earlier = Settings { steps: Some(10), max_seconds: Some(5.0), ..Settings::default() };
-        let with = |change: fn(&mut Settings)| {
-            let mut now = earlier.clone();
-            change(&mut now);
-            now.first_difference(&earlier)
-        };
-        assert_eq!(with(|_| ()), None);
-        assert_eq!(with(|s| s.steps = Some(20)), None);
-        assert_eq!(with(|s| (s.steps, s.max_seconds) = (None, None)), None);
-        assert_eq!(with(|s| s.steps = Some(9)), Some("steps"));
-        assert_eq!(with(|s| s.max_seconds = Some(4.0)), Some("max_seconds"));
-        assert_eq!(with(|s| (s.seed, s.samples) = (1, 2)), Some("samples"));
-        assert_eq!(earlier.first_difference(&Settings::default()), Some("steps"), "a limit is less than no limit");
     }
 
     #[test]

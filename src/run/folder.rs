@@ -32,7 +32,7 @@ impl Folder {
         fs::create_dir_all(path).map_err(|error| Error::writing(path, &error))?;
         let lock = lock(path)?;
         let checkpoint = path.join("checkpoint.safetensors");
-        let holds_run = checkpoint.exists() || path.join("result.json").exists();
+        let holds_run = ["checkpoint.safetensors", "result.json", "events.jsonl"].iter().any(|name| path.join(name).exists());
         if holds_run && !resume {
             return Err(Error::input(format!(
                 "`{}` already holds a run; add --resume to go on with it, or name another folder",
