@@ -32,6 +32,12 @@ pub fn bundled(spec: &str) -> Option<&'static Bundled> {
     BUNDLED.iter().find(|model| model.name == spec)
 }
 
+/// Whether `spec` is meant as a path, though nothing is there.
+fn names_a_file(spec: &str) -> bool {
+    let file = Path::new(spec).extension().is_some_and(|extension| extension == "gguf" || extension == "safetensors");
+    file || spec.starts_with(['.', '/', '~'])
+}
+
 /// Opens the model that `spec` names. `show_progress` draws bars while the hub is read.
 pub fn open(spec: &str, offline: bool, show_progress: bool) -> Result<Checkpoint> {
     if let Some(model) = bundled(spec) {
@@ -41,7 +47,7 @@ pub fn open(spec: &str, offline: bool, show_progress: bool) -> Result<Checkpoint
     if path.exists() {
         return Checkpoint::open(path);
     }
-    if spec.parse::<hub::Spec>().is_ok() {
+    if !names_a_file(spec) && spec.parse::<hub::Spec>().is_ok() {
         return Checkpoint::open(&hub::resolve(&HubConfig::from_env(offline)?, spec, show_progress)?);
     }
     let names: Vec<&str> = BUNDLED.iter().map(|model| model.name).collect();

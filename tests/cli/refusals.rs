@@ -28,6 +28,9 @@ fn spoilt(spoil: impl FnOnce(&Path), parts: &[&str]) {
 fn a_model_that_is_not_there() {
     refuses(&mut dlmi(["--model", "bart", "complete", "x"]), 2, &["`bart`", "bard"]);
     refuses(&mut dlmi(["--model", "no/such/folder", "complete", "x"]), 2, &["`no/such/folder`"]);
+    for file in ["models/missing.gguf", "./missing", "org/missing.safetensors"] {
+        refuses(&mut dlmi(["--model", file, "complete", "x"]), 2, &[file, "there is no model"]);
+    }
     refuses(&mut dlmi(["--model", "./nowhere", "complete", "x"]), 2, &["`./nowhere`"]);
     refuses(&mut dlmi(["--model", "", "complete", "x"]), 2, &["model"]);
     refuses(&mut dlmi(["models", "show", "nowhere.gguf"]), 2, &["nowhere.gguf"]);
