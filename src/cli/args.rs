@@ -343,7 +343,6 @@ impl Global {
 pub fn command() -> Command {
     let command = Command::new("dlmi")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Which prompt makes this language model say exactly that?")
         .after_help(
             "Examples:\n  dlmi invert\n  dlmi complete \"O Romeo, Romeo!\"\n  dlmi doctor\n\n`dlmi help VERB` says more about a verb.",
         )
@@ -351,7 +350,8 @@ pub fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand_value_name("VERB")
         .subcommand_help_heading("Verbs");
-    with_global(Verb::augment_subcommands(command))
+    // The enum of the verbs brings a description of its own.
+    with_global(Verb::augment_subcommands(command).about("Which prompt makes this language model say exactly that?"))
 }
 
 /// Adds the global options at every level. (clap's own global arguments forget what a list got before the verb when
