@@ -8,8 +8,9 @@ use burn::module::AutodiffModule;
 use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
+use crate::model::branches::{Leaving, indices};
 use crate::model::generate::{argmax, host, ids_tensor};
-use crate::model::{Generation, Llama, LlamaConfig, greedy};
+use crate::model::{Cache, Generation, Llama, LlamaConfig, greedy};
 use crate::objective::Objective;
 use crate::ops::{self, TrackedBackend};
 use crate::prompt::Prompt;
@@ -35,6 +36,21 @@ pub struct Problem {
     pub prompt: Prompt,
     /// y.
     pub target: Target,
+}
+
+/// One token of a prompt replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Swap {
+    /// Position in the whole prompt.
+    pub position: usize,
+    /// What stands there instead.
+    pub token: u32,
+}
+
+/// A prompt with its keys and values.
+pub struct Trunk<B: TrackedBackend> {
+    cache: Cache<Plain<B>>,
+    prompt: Vec<u32>,
 }
 
 type Plain<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
@@ -131,6 +147,34 @@ impl<B: TrackedBackend> Subject<B> {
         let hidden = self.target_states(self.embed(prompts), target);
         let targets = repeat::<Plain<B>>(target, prompts.len(), &self.device());
         let margins = host(ops::margins(hidden, self.plain.head(), targets));
+        margins.chunks_exact(target.len()).map(<[f32]>::to_vec).collect()
+    }
+
+    /// Keys and values of `prompt`, which its neighbours share.
+    pub fn trunk(&self, prompt: &[u32]) -> Trunk<B> {
+        let mut cache = Cache::new(self.plain.config().num_hidden_layers);
+        self.charge(prompt.len(), 0, 0);
+        self.plain.forward(self.embed(&[prompt]), Some(&mut cache));
+        Trunk { cache, prompt: prompt.to_vec() }
+    }
+
+    /// As [`Self::margins`], `[swaps][M]`, of the trunk's prompt with one token swapped: only what comes after it is computed.
+    pub fn swap_margins(&self, trunk: &mut Trunk<B>, swaps: &[Swap], target: &[u32]) -> Vec<Vec<f32>> {
+        let (p, fed) = (trunk.prompt.len(), &target[..target.len() - 1]);
+        let starts: Vec<usize> = swaps.iter().map(|swap| swap.position).collect();
+        let leaving = Leaving { starts: &starts, len: p + fed.len() };
+        let mut ids = Vec::with_capacity(leaving.rows());
+        for swap in swaps {
+            ids.push(swap.token);
+            ids.extend(&trunk.prompt[swap.position + 1..]);
+            ids.extend(fed);
+        }
+        self.charge(ids.len(), 0, swaps.len() * target.len());
+        let own = self.embed(&[&ids]).reshape([ids.len(), self.plain.config().hidden_size]);
+        let hidden = self.plain.forward_branches(own, leaving, &mut trunk.cache);
+        let at_target = self.plain.norm.forward(hidden.select(0, indices(leaving.rows_from(p - 1), &self.device())));
+        let targets = repeat::<Plain<B>>(target, swaps.len(), &self.device());
+        let margins = host(ops::margins(at_target, self.plain.head(), targets));
         margins.chunks_exact(target.len()).map(<[f32]>::to_vec).collect()
     }
 

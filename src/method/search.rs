@@ -13,7 +13,7 @@ use crate::noise::{Draws, Purpose, Stream};
 use crate::objective::Objective;
 use crate::ops::TrackedBackend;
 use crate::prompt::Prompt;
-use crate::subject::{Problem, Subject};
+use crate::subject::{Problem, Subject, Swap};
 use crate::{Error, Result};
 
 /// Where swaps come from.
@@ -47,6 +47,9 @@ pub struct Search {
     pub patience: u64,
 }
 
+/// Steps between two looks at how many candidates survive the target's first half, while most of them do.
+const PROBE_EVERY: u32 = 8;
+
 /// A search at work.
 pub struct SearchMethod {
     search: Search,
@@ -64,6 +67,8 @@ struct Position {
     /// Steps since the last new best, or since the batch was last changed.
     waited: u64,
     stalled: bool,
+    /// Share of the candidates that survived the target's first half when that was last looked at.
+    kept: f32,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -79,12 +84,36 @@ impl SearchMethod {
         Self { search, at: Position::default(), order: Vec::new() }
     }
 
-    fn score<B: TrackedBackend>(&self, batch: Vec<Vec<u32>>, subject: &Subject<B>, problem: &Problem) -> Vec<Candidate> {
-        let prompts: Vec<Vec<u32>> = batch.iter().map(|free| problem.prompt.search_ids(free)).collect();
-        let margins = subject.margins(&prompts, &problem.target.ids);
-        let candidate =
-            |(free, margins): (Vec<u32>, Vec<f32>)| Candidate { hinge: Objective::hinge(self.search.margin, &margins), free, margins };
-        batch.into_iter().zip(margins).map(candidate).collect()
+    /// The best of `swaps`, scored exactly, if its hinge is below `bound`.
+    ///
+    /// A hinge only grows along the target, so whatever reaches the bound on the target's first half is dropped there. Far from a
+    /// solution nearly all survive that and looking costs more than it saves: then it is only tried now and then (`probe`).
+    fn best_below<B: TrackedBackend>(
+        &mut self,
+        bound: f32,
+        mut swaps: Vec<Swap>,
+        probe: bool,
+        subject: &Subject<B>,
+        problem: &Problem,
+    ) -> Option<Candidate> {
+        let (target, margin) = (&problem.target.ids, self.search.margin);
+        let mut trunk = subject.trunk(&problem.prompt.search_ids(&self.at.current.free));
+        if probe || self.at.kept < 0.35 {
+            let asked = swaps.len();
+            let margins = subject.swap_margins(&mut trunk, &swaps, &target[..target.len().div_ceil(2)]);
+            let mut hinges = margins.iter().map(|margins| Objective::hinge(margin, margins));
+            swaps.retain(|_| hinges.next().is_some_and(|hinge| hinge < bound));
+            self.at.kept = swaps.len() as f32 / asked as f32;
+        }
+        if swaps.is_empty() {
+            return None;
+        }
+        let margins = subject.swap_margins(&mut trunk, &swaps, target);
+        let scored = swaps.iter().zip(margins).map(|(swap, margins)| (Objective::hinge(margin, &margins), swap, margins));
+        let (hinge, swap, margins) = scored.min_by(|(a, ..), (b, ..)| a.total_cmp(b)).filter(|(hinge, ..)| *hinge < bound)?;
+        let mut free = self.at.current.free.clone();
+        free[swap.position - problem.prompt.head().len()] = swap.token;
+        Some(Candidate { free, margins, hinge })
     }
 
     /// The head of the ranking of every position, with this step's gradient mixed in.
@@ -108,7 +137,7 @@ impl SearchMethod {
     }
 
     /// Up to `size` distinct swaps that survive decode → encode.
-    fn propose(&self, size: usize, ranking: &[Vec<u32>], prompt: &Prompt, draws: &mut Draws) -> Vec<Vec<u32>> {
+    fn propose(&self, size: usize, ranking: &[Vec<u32>], prompt: &Prompt, draws: &mut Draws) -> Vec<Swap> {
         let mut seen = HashSet::new();
         let mut batch = Vec::with_capacity(size);
         for _ in 0..size * 6 {
@@ -128,26 +157,24 @@ impl SearchMethod {
             let mut free = self.at.current.free.clone();
             free[position] = token;
             if prompt.round_trips(&free) {
-                batch.push(free);
+                batch.push(Swap { position: prompt.head().len() + position, token });
             }
         }
         batch
     }
 
-    /// Takes the best candidate when it is better, or a little worse and lucky.
-    fn accept(&mut self, mut scored: Vec<Candidate>, luck: f32) {
-        let Some(lowest) = (0..scored.len()).min_by(|&a, &b| scored[a].hinge.total_cmp(&scored[b].hinge)) else {
-            return;
-        };
-        let candidate = scored.swap_remove(lowest);
+    /// What a candidate's hinge must stay below to be taken: better than the current prompt, or worse by Δ with probability
+    /// exp(−Δ/T), drawn before anything is scored.
+    fn bound(&self, luck: f32) -> f32 {
+        self.at.current.hinge - self.search.temperature * luck.ln()
+    }
+
+    fn take(&mut self, candidate: Candidate) {
         if candidate.hinge < self.at.best.hinge {
             self.at.best = candidate.clone();
             (self.at.batch, self.at.waited, self.at.stalled) = (self.search.batch, 0, false);
         }
-        let worse = candidate.hinge - self.at.current.hinge;
-        if worse < 0.0 || (self.search.temperature > 0.0 && luck < (-worse / self.search.temperature).exp()) {
-            self.at.current = candidate;
-        }
+        self.at.current = candidate;
     }
 
     /// After long without a new best: larger batches, and at last back to the best.
@@ -194,8 +221,9 @@ fn initial(prompt: &Prompt, clock: Clock) -> Result<Vec<u32>> {
 impl<B: TrackedBackend> Method<B> for SearchMethod {
     fn start(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<()> {
         let free = initial(&problem.prompt, clock)?;
-        let current = self.score(vec![free], subject, problem).remove(0);
-        self.at = Position { best: current.clone(), current, batch: self.search.batch, waited: 0, stalled: false };
+        let margins = subject.margins(&[problem.prompt.search_ids(&free)], &problem.target.ids).remove(0);
+        let current = Candidate { hinge: Objective::hinge(self.search.margin, &margins), free, margins };
+        self.at = Position { best: current.clone(), current, batch: self.search.batch, waited: 0, stalled: false, kept: 1.0 };
         self.order = Vec::new();
         Ok(())
     }
@@ -206,8 +234,8 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
         let (ranking, gradient_norm) = self.ranking(subject, problem);
         let batch = self.propose(self.at.batch, &ranking, &problem.prompt, &mut draws);
         if !batch.is_empty() {
-            let scored = self.score(batch, subject, problem);
-            self.accept(scored, luck);
+            let best = self.best_below(self.bound(luck), batch, clock.step % PROBE_EVERY == 0, subject, problem);
+            best.into_iter().for_each(|candidate| self.take(candidate));
         }
         self.widen();
         Ok(Progress { objective: self.at.current.hinge, gradient_norm, temperature: None, stalled: self.at.stalled })
@@ -299,6 +327,40 @@ mod tests {
         }
     }
 
+    /// Scores behind a shared trunk, and dropped half-way, are those of whole prompts.
+    fn sharing_and_dropping_change_nothing<B: TrackedBackend>() {
+        let (subject, judge) = (subject::<B>(), judge());
+        let problem = problem(&subject, &judge, 5);
+        let mut method = SearchMethod::new(snap());
+        let clock = Clock { seed: 4, restart: 0, step: 0 };
+        Method::<B>::start(&mut method, &subject, &problem, clock).unwrap();
+        let mut draws = Draws::new(Stream::new(4, 0, 0, Purpose::SearchDraws, 0));
+        let swaps = method.propose(12, &[], &problem.prompt, &mut draws);
+        let prompt = problem.prompt.search_ids(&method.at.current.free);
+        let whole: Vec<Vec<u32>> = swaps
+            .iter()
+            .map(|swap| {
+                let mut prompt = prompt.clone();
+                prompt[swap.position] = swap.token;
+                prompt
+            })
+            .collect();
+        let expected = subject.margins(&whole, &problem.target.ids);
+        let before = subject.cost();
+        let found = subject.swap_margins(&mut subject.trunk(&prompt), &swaps, &problem.target.ids);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(crate::testing::largest_difference(found, expected) < 1e-4);
+        }
+        assert!(subject.cost().forward_tokens - before.forward_tokens < before.forward_tokens);
+
+        let hinges: Vec<f32> = expected.iter().map(|margins| Objective::hinge(0.3, margins)).collect();
+        let lowest = hinges.iter().copied().fold(f32::INFINITY, f32::min);
+        let best = method.best_below(lowest + 0.01, swaps.clone(), true, &subject, &problem).unwrap();
+        assert!((best.hinge - lowest).abs() < 1e-3);
+        assert_eq!(problem.prompt.search_ids(&best.free), whole[hinges.iter().position(|hinge| *hinge == lowest).unwrap()]);
+        assert!(method.best_below(lowest - 0.01, swaps, true, &subject, &problem).is_none());
+    }
+
     fn finds_and_confirms<B: TrackedBackend>() {
         let (subject, judge) = (subject::<B>(), judge());
         let problem = problem(&subject, &judge, 1);
@@ -327,7 +389,12 @@ mod tests {
         }
     }
 
-    each_tracked_cpu_backend!(what_is_held_can_be_typed, finds_and_confirms, the_control_only_improves);
+    each_tracked_cpu_backend!(
+        what_is_held_can_be_typed,
+        sharing_and_dropping_change_nothing,
+        finds_and_confirms,
+        the_control_only_improves
+    );
 
     proptest! {
         #[test]

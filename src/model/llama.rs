@@ -4,9 +4,9 @@ use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
-use super::attention::{Cache, LlamaAttention, Pass};
+use super::attention::{Cache, LlamaAttention, Pass, Rows};
 use super::config::LlamaConfig;
-use super::rope::RotaryEmbedding;
+use super::rope::{RotaryEmbedding, Rotation};
 use crate::Result;
 use crate::checkpoint::Checkpoint;
 use crate::ops::Kernels;
@@ -135,12 +135,23 @@ impl<B: Backend> Llama<B> {
 impl<B: Kernels> Llama<B> {
     /// Hidden states after the last layer, before [`Self::norm`], of the new positions `x` `[S, T, D]`, which come
     /// after those in `cache`. The result is `[S·T, D]`.
-    pub fn forward(&self, x: Tensor<B, 3>, mut cache: Option<&mut Cache<B>>) -> Tensor<B, 2> {
+    pub fn forward(&self, x: Tensor<B, 3>, cache: Option<&mut Cache<B>>) -> Tensor<B, 2> {
         let [s, t, d] = x.dims();
-        let pass = self.pass(s, t, cache.as_ref().map_or(0, |cache| cache.len()), x.dtype());
-        let mut x = x.reshape([s * t, d]);
+        let past = cache.as_ref().map_or(0, |cache| cache.len());
+        let positions: Vec<usize> = (past..past + t).collect();
+        let pass = Pass {
+            rows: Rows::Sequences { samples: s, len: t },
+            rotate_q: self.rotation(&positions, self.config.num_attention_heads, x.dtype()),
+            rotate_k: self.rotation(&positions, self.config.num_key_value_heads, x.dtype()),
+            mask: self.causal_mask(t, past, x.dtype()),
+        };
+        self.layers(x.reshape([s * t, d]), &pass, cache)
+    }
+
+    /// `x` `[R, D]` through all layers.
+    pub(super) fn layers(&self, mut x: Tensor<B, 2>, pass: &Pass<B>, mut cache: Option<&mut Cache<B>>) -> Tensor<B, 2> {
         for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(x, &pass, cache.as_mut().map(|cache| &mut cache.layers[i]));
+            x = layer.forward(x, pass, cache.as_mut().map(|cache| &mut cache.layers[i]));
         }
         x
     }
@@ -157,20 +168,15 @@ impl<B: Kernels> Llama<B> {
         hidden.matmul(self.head().transpose())
     }
 
-    fn pass(&self, samples: usize, len: usize, past: usize, dtype: DType) -> Pass<B> {
-        let device = self.device();
-        let rotate = |heads| self.rotary_emb.rotation(past, len, heads, &device, dtype);
-        let mut mask = Vec::with_capacity(len * (past + len));
-        for t in 0..len {
-            mask.extend((0..past + len).map(|j| if j <= past + t { 0.0f32 } else { -1e30 }));
-        }
-        Pass {
-            samples,
-            len,
-            rotate_q: rotate(self.config.num_attention_heads),
-            rotate_k: rotate(self.config.num_key_value_heads),
-            mask: Tensor::from_data(TensorData::new(mask, [1, len * (past + len)]), (&device, dtype)),
-        }
+    pub(super) fn rotation(&self, positions: &[usize], heads: usize, dtype: DType) -> Rotation<B> {
+        self.rotary_emb.rotation(positions, heads, &self.device(), dtype)
+    }
+
+    /// `[1, len·(past + len)]`.
+    pub(super) fn causal_mask(&self, len: usize, past: usize, dtype: DType) -> Tensor<B, 2> {
+        let row = |t| (0..past + len).map(move |j| if j <= past + t { 0.0f32 } else { -1e30 });
+        let mask: Vec<f32> = (0..len).flat_map(row).collect();
+        Tensor::from_data(TensorData::new(mask, [1, len * (past + len)]), (&self.device(), dtype))
     }
 }
 

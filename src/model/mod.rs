@@ -1,6 +1,7 @@
 //! The frozen language model: a Llama with Hugging Face field names, generic over the backend.
 
 pub mod attention;
+pub mod branches;
 pub mod config;
 pub mod generate;
 pub mod llama;

@@ -38,12 +38,12 @@ impl RotaryEmbedding {
         Self { inverse_frequencies }
     }
 
-    /// Tables for positions `start .. start + len`, repeated for `heads` heads: `[1, len·heads·head_dim]` each.
-    pub fn rotation<B: Backend>(&self, start: usize, len: usize, heads: usize, device: &B::Device, dtype: DType) -> Rotation<B> {
+    /// Tables for `positions`, each repeated for `heads` heads: `[1, positions·heads·head_dim]`.
+    pub fn rotation<B: Backend>(&self, positions: &[usize], heads: usize, device: &B::Device, dtype: DType) -> Rotation<B> {
         let half = self.inverse_frequencies.len();
-        let mut cos = Vec::with_capacity(len * heads * half * 2);
-        let mut sin = Vec::with_capacity(len * heads * half * 2);
-        for position in start..start + len {
+        let mut cos = Vec::with_capacity(positions.len() * heads * half * 2);
+        let mut sin = Vec::with_capacity(cos.capacity());
+        for &position in positions {
             let angles = self.inverse_frequencies.iter().map(|f| (position as f64 * f).sin_cos());
             let (s, c): (Vec<f64>, Vec<f64>) = angles.unzip();
             for _ in 0..heads {

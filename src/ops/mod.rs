@@ -18,6 +18,9 @@ use burn::tensor::{Int, Tensor, TensorPrimitive};
 
 use crate::objective::Objective;
 
+/// Elements with V columns that may be alive at once in one buffer (64 MiB of f32).
+const CHUNK: usize = 16 << 20;
+
 /// The blocks, on a backend without gradients. The defaults are plain Burn.
 pub trait Kernels: Backend {
     /// Soft embeddings of all samples, `[S·N, D]`; see [`SoftPrompt`].

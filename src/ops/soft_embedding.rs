@@ -7,11 +7,8 @@ use burn::backend::autodiff::{
 };
 use burn::tensor::{Tensor, TensorData, TensorPrimitive, activation::softmax, backend::Backend, ops::FloatTensor};
 
-use super::Kernels;
+use super::{CHUNK, Kernels};
 use crate::noise::Stream;
-
-/// Elements with V columns that may be alive at once in one buffer (64 MiB of f32).
-const CHUNK: usize = 16 << 20;
 
 /// Gumbel noise g of the samples.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use burn::backend::autodiff::{
 };
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorPrimitive, activation::log_softmax, backend::Backend, ops::FloatTensor};
 
-use super::Kernels;
+use super::{CHUNK, Kernels};
 use crate::objective::Objective;
 
 /// Losses of R rows and what the backward pass needs of them.
@@ -27,9 +27,17 @@ fn runner_up<B: Backend>(logits: Tensor<B, 2>, targets: Tensor<B, 2, Int>) -> (T
     (at_target - best, runner)
 }
 
-/// ℓ_y − max_{v≠y} ℓ_v of every row, `[R]`, from hidden states `[R, D]`, head `[V, D]` and targets `[R]`.
+/// ℓ_y − max_{v≠y} ℓ_v of every row, `[R]`, from hidden states `[R, D]`, head `[V, D]` and targets `[R]`; some rows at a time, so that
+/// no more than 64 MiB of logits are alive.
 pub fn margins<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
-    runner_up(hidden.matmul(head.transpose()), targets.unsqueeze_dim(1)).0.squeeze_dim(1)
+    let (rows, head, targets) = (hidden.dims()[0], head.transpose(), targets.unsqueeze_dim::<2>(1));
+    let size = (CHUNK / head.dims()[1]).clamp(1, rows);
+    let parts = (0..rows).step_by(size).map(|first| {
+        let count = size.min(rows - first);
+        let logits = hidden.clone().narrow(0, first, count).matmul(head.clone());
+        runner_up(logits, targets.clone().narrow(0, first, count)).0.squeeze_dim(1)
+    });
+    Tensor::cat(parts.collect(), 0)
 }
 
 pub(super) fn forward<B: Backend>(
