@@ -234,7 +234,7 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
         let (ranking, gradient_norm) = self.ranking(subject, problem);
         let batch = self.propose(self.at.batch, &ranking, &problem.prompt, &mut draws);
         if !batch.is_empty() {
-            let best = self.best_below(self.bound(luck), batch, clock.step % PROBE_EVERY == 0, subject, problem);
+            let best = self.best_below(self.bound(luck), batch, clock.step.is_multiple_of(PROBE_EVERY), subject, problem);
             best.into_iter().for_each(|candidate| self.take(candidate));
         }
         self.widen();
