@@ -83,6 +83,7 @@ pub struct Settings {
     pub margin: f64,
     pub temperature: f64,
     pub patience: u64,
+    pub begin_anew: bool,
 }
 
 impl Default for Settings {
@@ -116,6 +117,7 @@ impl Default for Settings {
             margin: 0.3,
             temperature: 0.2,
             patience: 60,
+            begin_anew: false,
         }
     }
 }
@@ -173,7 +175,10 @@ pub const KEYS: &[Key] = &[
     key("momentum", "snap: share of the earlier gradients in the ranking", |s, v| put(&mut s.momentum, v.real(0.0..=0.999))),
     key("margin", "snap: logit gap at which a target position counts as solved", |s, v| put(&mut s.margin, v.real(0.0..=1e3))),
     key("temperature", "snap: how readily a worse candidate is taken (0: never)", |s, v| put(&mut s.temperature, v.real(0.0..=1e6))),
-    key("patience", "snap: steps without a new best before it goes back to the best", |s, v| put(&mut s.patience, v.whole(1..=MANY))),
+    key("patience", "snap: steps without a new best before the batch doubles, and at last before it stalls", |s, v| {
+        put(&mut s.patience, v.whole(1..=MANY))
+    }),
+    key("begin_anew", "snap: when it stalls, begin with a new random prompt, not with the best", |s, v| put(&mut s.begin_anew, v.switch())),
 ];
 
 /// The row of `name`.

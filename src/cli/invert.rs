@@ -108,6 +108,7 @@ fn method<B: TrackedBackend>(settings: &Settings) -> Box<dyn Method<B>> {
                 margin,
                 temperature: settings.temperature as f32,
                 patience: settings.patience,
+                begin_anew: settings.begin_anew,
             };
             Box::new(search::SearchMethod::new(snap.search()))
         }

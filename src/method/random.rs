@@ -4,5 +4,5 @@ use super::search::{Proposal, Search};
 
 /// The control with batches of this size and the hinge of margin κ.
 pub fn random(batch: usize, margin: f32) -> Search {
-    Search { proposal: Proposal::Uniform, margin, batch, batch_max: batch, temperature: 0.0, patience: u64::MAX }
+    Search { proposal: Proposal::Uniform, margin, batch, batch_max: batch, temperature: 0.0, patience: u64::MAX, begin_anew: false }
 }

@@ -45,6 +45,8 @@ pub struct Search {
     pub temperature: f32,
     /// Steps without a new best before the batch doubles.
     pub patience: u64,
+    /// A stalled search begins with a new random prompt, not with its best. Worth it where a search takes seconds.
+    pub begin_anew: bool,
 }
 
 /// Steps between two looks at how many candidates survive the target's first half, while most of them do.
@@ -67,6 +69,8 @@ struct Position {
     /// Steps since the last new best, or since the batch was last changed.
     waited: u64,
     stalled: bool,
+    /// Random prompts that the search began with, before this one.
+    begun: u32,
     /// Share of the candidates that survived the target's first half when that was last looked at.
     kept: f32,
 }
@@ -177,6 +181,16 @@ impl SearchMethod {
         self.at.current = candidate;
     }
 
+    /// Holds a random prompt and nothing else.
+    fn begin<B: TrackedBackend>(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock, begun: u32) -> Result<()> {
+        let free = initial(&problem.prompt, clock, begun)?;
+        let margins = subject.margins(&[problem.prompt.search_ids(&free)], &problem.target.ids).remove(0);
+        let current = Candidate { hinge: Objective::hinge(self.search.margin, &margins), free, margins };
+        self.at = Position { best: current.clone(), current, batch: self.search.batch, waited: 0, stalled: false, begun, kept: 1.0 };
+        self.order = Vec::new();
+        Ok(())
+    }
+
     /// After long without a new best: larger batches, and at last back to the best.
     fn widen(&mut self) {
         self.at.waited += 1;
@@ -207,8 +221,8 @@ fn head_of(row: &[f32], allowed: &[bool], own: u32, top: usize) -> Vec<u32> {
 }
 
 /// A random readable prompt that survives decode → encode; tokens that cannot stand beside their neighbours are drawn again.
-fn initial(prompt: &Prompt, clock: Clock) -> Result<Vec<u32>> {
-    let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, 0, Purpose::InitialPrompt, 0));
+fn initial(prompt: &Prompt, clock: Clock, begun: u32) -> Result<Vec<u32>> {
+    let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, 0, Purpose::InitialPrompt, begun));
     for _ in 0..1000 {
         let free: Vec<u32> = (0..prompt.tokens()).map(|_| prompt.readable()[draws.below(prompt.readable().len())]).collect();
         if prompt.round_trips(&free) {
@@ -220,15 +234,13 @@ fn initial(prompt: &Prompt, clock: Clock) -> Result<Vec<u32>> {
 
 impl<B: TrackedBackend> Method<B> for SearchMethod {
     fn start(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<()> {
-        let free = initial(&problem.prompt, clock)?;
-        let margins = subject.margins(&[problem.prompt.search_ids(&free)], &problem.target.ids).remove(0);
-        let current = Candidate { hinge: Objective::hinge(self.search.margin, &margins), free, margins };
-        self.at = Position { best: current.clone(), current, batch: self.search.batch, waited: 0, stalled: false, kept: 1.0 };
-        self.order = Vec::new();
-        Ok(())
+        self.begin(subject, problem, clock, 0)
     }
 
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<Progress> {
+        if self.at.stalled && self.search.begin_anew {
+            self.begin(subject, problem, clock, self.at.begun + 1)?;
+        }
         let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, clock.step, Purpose::SearchDraws, 0));
         let luck = draws.uniform();
         let (ranking, gradient_norm) = self.ranking(subject, problem);
@@ -238,7 +250,12 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
             best.into_iter().for_each(|candidate| self.take(candidate));
         }
         self.widen();
-        Ok(Progress { objective: self.at.current.hinge, gradient_norm, temperature: None, stalled: self.at.stalled })
+        Ok(Progress {
+            objective: self.at.current.hinge,
+            gradient_norm,
+            temperature: None,
+            stalled: self.at.stalled && !self.search.begin_anew,
+        })
     }
 
     fn held(&self, _: &Subject<B>, _: &Problem) -> Held {
@@ -283,7 +300,7 @@ mod tests {
     use crate::testing::{each_tracked_cpu_backend, tiny};
 
     fn snap() -> Search {
-        Snap { batch: (8, 16), top: 64, momentum: 0.6, margin: 0.3, temperature: 0.2, patience: 5 }.search()
+        Snap { batch: (8, 16), top: 64, momentum: 0.6, margin: 0.3, temperature: 0.2, patience: 5, begin_anew: false }.search()
     }
 
     fn subject<B: TrackedBackend>() -> Subject<B> {
@@ -374,6 +391,28 @@ mod tests {
         assert!(outcome.standing.cost.forward_tokens > 0 && outcome.standing.cost.backward_tokens > 0);
     }
 
+    /// Where it is told to, a stalled search begins with another random prompt, and is not called stalled.
+    fn a_stalled_search_begins_anew<B: TrackedBackend>() {
+        let (subject, judge) = (subject::<B>(), judge());
+        let problem = problem(&subject, &judge, 3);
+        let search = Search { begin_anew: true, batch: 2, batch_max: 2, patience: 2, ..snap() };
+        let mut method = SearchMethod::new(search);
+        let clock = |step| Clock { seed: 2, restart: 0, step };
+        Method::<B>::start(&mut method, &subject, &problem, clock(0)).unwrap();
+        let first = method.at.current.free.clone();
+        let anew = (0..200).find(|&step| {
+            let progress = method.step(&subject, &problem, clock(step)).unwrap();
+            assert!(!progress.stalled);
+            method.at.begun == 1
+        });
+        assert!(anew.is_some());
+        let again = initial(&problem.prompt, clock(0), 1).unwrap();
+        assert_ne!(first, again);
+        let changed = again.iter().zip(&method.at.current.free).filter(|(a, b)| a != b).count();
+        assert!(changed <= 1, "one step from the new prompt");
+        assert!(problem.prompt.round_trips(&again));
+    }
+
     /// Random swaps never make the prompt worse.
     fn the_control_only_improves<B: TrackedBackend>() {
         let (subject, judge) = (subject::<B>(), judge());
@@ -393,6 +432,7 @@ mod tests {
         what_is_held_can_be_typed,
         sharing_and_dropping_change_nothing,
         finds_and_confirms,
+        a_stalled_search_begins_anew,
         the_control_only_improves
     );
 

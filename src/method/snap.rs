@@ -2,7 +2,7 @@
 //!
 //! The gradient of a hinge on the logit margins orders the swaps of every position by predicted change over squared distance,
 //! averaged over steps with momentum; ranks are drawn as top·u², scored exactly, and the best is taken, a slightly worse one
-//! now and then. Batches grow while nothing better turns up; after long the search returns to its best prompt.
+//! now and then. Batches grow while nothing better turns up; after long the search returns to its best prompt, or begins anew.
 
 use super::search::{Proposal, Search};
 
@@ -21,11 +21,13 @@ pub struct Snap {
     pub temperature: f32,
     /// Steps without a new best before the batch doubles.
     pub patience: u64,
+    /// A stalled search begins with a new random prompt, not with its best.
+    pub begin_anew: bool,
 }
 
 impl Default for Snap {
     fn default() -> Self {
-        Self { batch: (24, 96), top: 128, momentum: 0.6, margin: 0.3, temperature: 0.2, patience: 60 }
+        Self { batch: (24, 96), top: 128, momentum: 0.6, margin: 0.3, temperature: 0.2, patience: 60, begin_anew: false }
     }
 }
 
@@ -39,6 +41,7 @@ impl Snap {
             batch_max: self.batch.1,
             temperature: self.temperature,
             patience: self.patience,
+            begin_anew: self.begin_anew,
         }
     }
 }
