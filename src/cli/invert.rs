@@ -222,9 +222,10 @@ impl Observer for Watcher<'_> {
 fn readable(inversion: &Inversion, policy: Policy) -> String {
     let color = |kind, text: &str| paint(policy.color_out, kind, text);
     let mut lines = vec![
-        format!("prompt   {}", color(Paint::Bold, &visible(&inversion.prompt_text))),
-        format!("writes   {}", visible(&inversion.completion_text)),
-        format!("target   {}", visible(&inversion.target_text)),
+        // In quotes: a space at either end is part of the text.
+        format!("prompt   \"{}\"", color(Paint::Bold, &visible(&inversion.prompt_text))),
+        format!("writes   \"{}\"", visible(&inversion.completion_text)),
+        format!("target   \"{}\"", visible(&inversion.target_text)),
     ];
     let (seconds, m) = (inversion.seconds, inversion.target_ids.len());
     if inversion.exact {
