@@ -173,14 +173,13 @@ impl Judge {
         Perplexities { prompt: perplexity(own), target: perplexity(after), target_bos: bos.and_then(|nll| perplexity(&nll)) }
     }
 
-    /// The hard scores of a typed prompt.
-    pub fn hard_scores(&self, prompt: &[u32], target: &[u32]) -> HardScores {
+    /// The hard scores of a typed prompt, of which [`Self::confirm`] has already said what the model writes.
+    pub fn hard_scores(&self, prompt: &[u32], target: &[u32], confirmation: Confirmation) -> HardScores {
         let input = self.model.embed(ids_tensor(&[[prompt, &target[..target.len() - 1]].concat()], &self.model.device()));
         let hidden = self.model.hidden(input, prompt.len() - 1..prompt.len() - 1 + target.len());
         let logits = host(self.model.logits(hidden));
         let forced: Vec<u32> =
             logits.chunks_exact(self.model.config().vocab_size).map(|row| crate::model::generate::argmax(row).0).collect();
-        let confirmation = self.confirm(prompt, target);
         HardScores {
             hard_forced: lcs_ratio(&forced, target),
             hard_free: lcs_ratio(&confirmation.completion, target),

@@ -29,7 +29,7 @@ pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
     check_context(&session.checkpoint.config, prompt_ids.len(), target_ids.len())?;
 
     let judge = Judge::new(session.load::<Flex>(&Default::default())?);
-    let scores = judge.hard_scores(&prompt_ids, &target_ids);
+    let scores = judge.hard_scores(&prompt_ids, &target_ids, judge.confirm(&prompt_ids, &target_ids));
     let perplexities = judge.perplexities(&prompt_ids, &target_ids, session.start_token());
     let (prompt_text, target_text) = (tokenizer.decode(&prompt_ids), tokenizer.decode(&target_ids));
     let completion_text = tokenizer.decode(&scores.confirmation.completion);

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Outcome, Stopped};
 use crate::evaluate::{Judge, Spread};
-use crate::metrics::{lcs_ratio, overlap, overlap_text, target_hit_ratio};
+use crate::metrics::{overlap, overlap_text, target_hit_ratio};
 use crate::subject::{Cost, Problem};
 
 /// Which model was inverted.
@@ -121,15 +121,15 @@ impl Inversion {
         let (prompt, target) = (&problem.prompt, &problem.target);
         let search_ids = prompt.search_ids(&best.free);
         let perplexities = judge.perplexities(&best.typed, &target.ids, at.bos_token);
-        let hard = judge.hard_scores(&best.typed, &target.ids);
+        let hard = judge.hard_scores(&best.typed, &target.ids, confirmation);
         let prompt_text = prompt.text(&best.free);
         let range = |spread: Option<Spread>| spread.map(|spread| [spread.min, spread.max]);
         Self {
             schema: "dlmi.inversion/1",
             version: env!("CARGO_PKG_VERSION"),
-            exact: best.valid && confirmation.exact,
+            exact: best.valid && hard.confirmation.exact,
             round_trips: best.typed == search_ids,
-            min_margin: finite(confirmation.min_margin),
+            min_margin: finite(hard.confirmation.min_margin),
             lcs: Lcs {
                 relaxed_forced: scores.relaxed_forced.map(|spread| spread.mean),
                 relaxed_free: scores.relaxed_free.map(|spread| spread.mean),
@@ -140,7 +140,7 @@ impl Inversion {
             },
             best: Best {
                 hard_forced: hard.hard_forced,
-                hard_free: lcs_ratio(&confirmation.completion, &target.ids),
+                hard_free: hard.hard_free,
                 matched_prefix: hard.matched_prefix,
                 step: best.step,
                 valid: best.valid,
@@ -155,8 +155,8 @@ impl Inversion {
             target_ids: target.ids.clone(),
             free_text: prompt.free_text(&best.free),
             prompt_ids: best.typed,
-            completion_text: decode(&confirmation.completion),
-            completion_ids: confirmation.completion,
+            completion_text: decode(&hard.confirmation.completion),
+            completion_ids: hard.confirmation.completion,
             prompt_text,
             search_ids,
             steps: standing.step,
