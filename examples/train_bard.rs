@@ -276,7 +276,7 @@ fn step_gradients(model: &Llama<Plain>, corpus: &Corpus, step: usize, repeating:
 /// gradients of hidden states and head are worked out beside it, and a loss that is linear in both hands them on.
 fn gradients(model: &Llama<Tracked>, batch: &Batch, rng: &mut StdRng) -> (f64, GradientsParams) {
     let x = model.embed(Tensor::from_inner(batch.inputs.clone()));
-    let hidden = dropout(model.hidden(dropout(x, rng), 0..CONTEXT), rng);
+    let hidden = dropout(model.hidden(dropout(x, rng), CONTEXT), rng);
     let head = model.head();
 
     let (h, w) = (hidden.clone().inner(), head.clone().inner());
@@ -336,7 +336,7 @@ fn nats(model: &Llama<Plain>, window: &[u32], skip: usize) -> f64 {
     let ids = |part: &[u32]| part.iter().map(|&id| id as i32).collect::<Vec<_>>();
     let inputs = Tensor::<Plain, 2, Int>::from_data(TensorData::new(ids(&window[..t]), [1, t]), &device);
     let targets = Tensor::<Plain, 2, Int>::from_data(TensorData::new(ids(&window[1 + skip..]), [t - skip, 1]), &device);
-    let logits = model.logits(model.hidden(model.embed(inputs), skip..t));
+    let logits = model.logits(model.hidden(model.embed(inputs), t - skip));
     -log_softmax(logits, 1).gather(1, targets).sum().into_scalar() as f64
 }
 
@@ -393,7 +393,7 @@ fn greedy(model: &Llama<Plain>, prompt: Vec<u32>, count: usize) -> Vec<u32> {
     while ids.len() < start + count {
         let input = TensorData::new(ids.iter().map(|&id| id as i32).collect::<Vec<_>>(), [1, ids.len()]);
         let x = model.embed(Tensor::from_data(input, &Default::default()));
-        let logits = model.logits(model.hidden(x, ids.len() - 1..ids.len()));
+        let logits = model.logits(model.hidden(x, 1));
         ids.push(logits.argmax(1).into_scalar() as u32);
     }
     ids.split_off(start)

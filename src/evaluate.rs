@@ -160,7 +160,7 @@ impl Judge {
             return Vec::new();
         }
         let input = self.model.embed(ids_tensor(&[&ids[..ids.len() - 1]], &self.model.device()));
-        let log_p = log_softmax(self.model.logits(self.model.hidden(input, 0..ids.len() - 1)), 1);
+        let log_p = log_softmax(self.model.logits(self.model.hidden(input, ids.len() - 1)), 1);
         let next = ids_tensor::<Flex>(&[&ids[1..]], &self.model.device()).reshape([ids.len() - 1, 1]);
         host(log_p.gather(1, next)).into_iter().map(|x| -f64::from(x)).collect()
     }
@@ -176,7 +176,7 @@ impl Judge {
     /// The hard scores of a typed prompt, of which [`Self::confirm`] has already said what the model writes.
     pub fn hard_scores(&self, prompt: &[u32], target: &[u32], confirmation: Confirmation) -> HardScores {
         let input = self.model.embed(ids_tensor(&[[prompt, &target[..target.len() - 1]].concat()], &self.model.device()));
-        let hidden = self.model.hidden(input, prompt.len() - 1..prompt.len() - 1 + target.len());
+        let hidden = self.model.hidden(input, target.len());
         let logits = host(self.model.logits(hidden));
         let forced: Vec<u32> =
             logits.chunks_exact(self.model.config().vocab_size).map(|row| crate::model::generate::argmax(row).0).collect();

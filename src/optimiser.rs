@@ -2,6 +2,8 @@
 
 use burn::tensor::{Tensor, backend::Backend};
 
+use crate::ops::Kernels;
+
 /// Settings of Adam.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adam {
@@ -22,14 +24,30 @@ impl Adam {
     }
 
     /// The value after step `t` (from 1), and the moments moved on.
-    pub fn step<B: Backend>(&self, t: u64, value: Tensor<B, 2>, gradient: Tensor<B, 2>, moments: &mut Moments<B>) -> Tensor<B, 2> {
+    pub fn step<B: Kernels>(&self, t: u64, value: Tensor<B, 2>, gradient: Tensor<B, 2>, moments: &mut Moments<B>) -> Tensor<B, 2> {
         let t = t.min(i32::MAX as u64) as i32;
-        let first = moments.first.clone() * self.beta1 + gradient.clone() * (1.0 - self.beta1);
-        let second = moments.second.clone() * self.beta2 + gradient.powi_scalar(2) * (1.0 - self.beta2);
-        *moments = Moments { first: first.clone(), second: second.clone() };
-        let root = (second / (1.0 - self.beta2.powi(t))).sqrt() + self.epsilon;
-        value - first * (self.learning_rate / (1.0 - self.beta1.powi(t))) / root
+        let unbias = (1.0 - self.beta1.powi(t), 1.0 - self.beta2.powi(t));
+        B::adam(AdamStep { rule: *self, unbias }, value, gradient, moments)
     }
+}
+
+/// One step of Adam.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamStep {
+    /// Its settings.
+    pub rule: Adam,
+    /// 1 − β₁ᵗ and 1 − β₂ᵗ, by which the moments are divided.
+    pub unbias: (f64, f64),
+}
+
+/// θ − α·m̂/(√v̂ + ε) in plain Burn.
+pub fn adam<B: Backend>(step: AdamStep, value: Tensor<B, 2>, gradient: Tensor<B, 2>, moments: &mut Moments<B>) -> Tensor<B, 2> {
+    let AdamStep { rule, unbias } = step;
+    let first = moments.first.clone() * rule.beta1 + gradient.clone() * (1.0 - rule.beta1);
+    let second = moments.second.clone() * rule.beta2 + gradient.powi_scalar(2) * (1.0 - rule.beta2);
+    *moments = Moments { first: first.clone(), second: second.clone() };
+    let root = (second / unbias.1).sqrt() + rule.epsilon;
+    value - first * (rule.learning_rate / unbias.0) / root
 }
 
 /// Running means of a gradient and of its square.

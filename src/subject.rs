@@ -8,11 +8,10 @@ use burn::module::AutodiffModule;
 use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
-use crate::model::branches::{Leaving, indices};
 use crate::model::generate::{argmax, host, ids_tensor};
 use crate::model::{Cache, Generation, Llama, LlamaConfig, greedy};
 use crate::objective::Objective;
-use crate::ops::{self, TrackedBackend};
+use crate::ops::{Kernels, TrackedBackend};
 use crate::prompt::Prompt;
 use crate::target::Target;
 use crate::tokenizer::Tokenizer;
@@ -47,10 +46,47 @@ pub struct Swap {
     pub token: u32,
 }
 
-/// A prompt with its keys and values.
-pub struct Trunk<B: TrackedBackend> {
+/// A prompt's neighbours by one swap each, scored along the target a part at a time. What they share is computed once.
+pub struct Neighbours<'a, B: TrackedBackend> {
+    subject: &'a Subject<B>,
+    prompt: &'a [u32],
+    target: &'a [u32],
+    swaps: Vec<Swap>,
     cache: Cache<Plain<B>>,
-    prompt: Vec<u32>,
+    /// Target tokens scored so far.
+    scored: usize,
+}
+
+impl<B: TrackedBackend> Neighbours<'_, B> {
+    /// How far each of the next `count` target tokens is ahead of the best other one, `[swaps][count]`, the target's own tokens fed.
+    pub fn margins(&mut self, count: usize) -> Vec<Vec<f32>> {
+        let (subject, model) = (self.subject, &self.subject.plain);
+        let next = self.scored..self.scored + count;
+        let fed = &self.target[self.scored.saturating_sub(1)..next.end - 1];
+        let trunk = self.swaps.iter().map(|swap| swap.position).max().unwrap_or(0);
+        let mut ids = if self.scored == 0 { self.prompt[..trunk].to_vec() } else { Vec::new() };
+        for swap in &self.swaps {
+            if self.scored == 0 {
+                ids.push(swap.token);
+                ids.extend(&self.prompt[swap.position + 1..]);
+            }
+            ids.extend(fed);
+        }
+        self.cache.grow(self.prompt.len() + next.end - 1);
+        subject.charge(ids.len(), 0, self.swaps.len() * count);
+        let rows = subject.embed(&[&ids]).reshape([ids.len(), model.config().hidden_size]);
+        let hidden = model.hidden_cached(rows, &mut self.cache, count);
+        let targets = repeat::<Plain<B>>(&self.target[next.clone()], self.swaps.len(), &subject.device());
+        self.scored = next.end;
+        host(Plain::<B>::margins(hidden, model.head(), targets)).chunks_exact(count).map(<[f32]>::to_vec).collect()
+    }
+
+    /// Keeps the neighbours for which `keep` is true.
+    pub fn retain(&mut self, keep: &[bool]) {
+        let mut each = keep.iter();
+        self.swaps.retain(|_| *each.next().expect("one for each swap"));
+        self.cache.retain(keep);
+    }
 }
 
 type Plain<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
@@ -139,43 +175,22 @@ impl<B: TrackedBackend> Subject<B> {
         let [samples, t, _] = prompts.dims();
         let rows = target.len();
         self.charge(samples * (t + rows - 1), 0, samples * rows);
-        self.plain.hidden(Self::with_target(&self.plain, prompts, target), t - 1..t - 1 + rows)
+        self.plain.hidden(Self::with_target(&self.plain, prompts, target), rows)
     }
 
     /// How far each target token is ahead of the best other one, `[S][M]`, the target's own tokens fed.
     pub fn margins(&self, prompts: &[impl AsRef<[u32]>], target: &[u32]) -> Vec<Vec<f32>> {
         let hidden = self.target_states(self.embed(prompts), target);
         let targets = repeat::<Plain<B>>(target, prompts.len(), &self.device());
-        let margins = host(ops::margins(hidden, self.plain.head(), targets));
+        let margins = host(Plain::<B>::margins(hidden, self.plain.head(), targets));
         margins.chunks_exact(target.len()).map(<[f32]>::to_vec).collect()
     }
 
-    /// Keys and values of `prompt`, which its neighbours share.
-    pub fn trunk(&self, prompt: &[u32]) -> Trunk<B> {
-        let mut cache = Cache::new(self.plain.config().num_hidden_layers);
-        self.charge(prompt.len(), 0, 0);
-        self.plain.forward(self.embed(&[prompt]), Some(&mut cache));
-        Trunk { cache, prompt: prompt.to_vec() }
-    }
-
-    /// As [`Self::margins`], `[swaps][M]`, of the trunk's prompt with one token swapped: only what comes after it is computed.
-    pub fn swap_margins(&self, trunk: &mut Trunk<B>, swaps: &[Swap], target: &[u32]) -> Vec<Vec<f32>> {
-        let (p, fed) = (trunk.prompt.len(), &target[..target.len() - 1]);
+    /// `prompt` with one token swapped at a time, to be scored along `target`.
+    pub fn neighbours<'a>(&'a self, prompt: &'a [u32], swaps: &[Swap], target: &'a [u32]) -> Neighbours<'a, B> {
         let starts: Vec<usize> = swaps.iter().map(|swap| swap.position).collect();
-        let leaving = Leaving { starts: &starts, len: p + fed.len() };
-        let mut ids = Vec::with_capacity(leaving.rows());
-        for swap in swaps {
-            ids.push(swap.token);
-            ids.extend(&trunk.prompt[swap.position + 1..]);
-            ids.extend(fed);
-        }
-        self.charge(ids.len(), 0, swaps.len() * target.len());
-        let own = self.embed(&[&ids]).reshape([ids.len(), self.plain.config().hidden_size]);
-        let hidden = self.plain.forward_branches(own, leaving, &mut trunk.cache);
-        let at_target = self.plain.norm.forward(hidden.select(0, indices(leaving.rows_from(p - 1), &self.device())));
-        let targets = repeat::<Plain<B>>(target, swaps.len(), &self.device());
-        let margins = host(ops::margins(at_target, self.plain.head(), targets));
-        margins.chunks_exact(target.len()).map(<[f32]>::to_vec).collect()
+        let cache = Cache::leaving(self.plain.config().num_hidden_layers, &starts);
+        Neighbours { subject: self, prompt, target, swaps: swaps.to_vec(), cache, scored: 0 }
     }
 
     /// The model's argmax at every target position, `[S][M]`, the target's own tokens fed.
@@ -226,7 +241,7 @@ impl<B: TrackedBackend> Subject<B> {
         let positions = samples * (t + target.len() - 1);
         self.charge(positions, positions, samples * target.len());
         let input = Self::with_target(&self.tracked, prompts, target);
-        let hidden = self.tracked.hidden(input, t - 1..t - 1 + target.len());
+        let hidden = self.tracked.hidden(input, target.len());
         let targets = repeat::<Plain<B>>(target, samples, &self.device());
         let (total, losses) = B::track_target_loss(hidden, self.plain.head(), targets, objective);
         let weight = objective.weight(target.len()) / samples as f64;

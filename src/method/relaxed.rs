@@ -179,7 +179,7 @@ impl<B: TrackedBackend> Method<B> for RelaxedMethod<B> {
         use crate::ops::Kernels;
         let tau = temperature(self.row.temperature, self.at().phi.clone(), problem.prompt.tokens());
         let prompt = self.soft_prompt(subject, self.at().z.clone(), tau, Gumbel::Drawn(noise(clock)));
-        Some(Plain::<B>::soft_embedding(&prompt))
+        Some(Plain::<B>::soft_embedding(&prompt).embeddings)
     }
 
     fn state(&self) -> State {

@@ -49,9 +49,6 @@ pub struct Search {
     pub begin_anew: bool,
 }
 
-/// Steps between two looks at how many candidates survive the target's first half, while most of them do.
-const PROBE_EVERY: u32 = 8;
-
 /// A search at work.
 pub struct SearchMethod {
     search: Search,
@@ -90,31 +87,31 @@ impl SearchMethod {
 
     /// The best of `swaps`, scored exactly, if its hinge is below `bound`.
     ///
-    /// A hinge only grows along the target, so whatever reaches the bound on the target's first half is dropped there. Far from a
-    /// solution nearly all survive that and looking costs more than it saves: then it is only tried now and then (`probe`).
+    /// A hinge only grows along the target, so whatever reaches the bound on a first part of the target is dropped there.
     fn best_below<B: TrackedBackend>(
         &mut self,
         bound: f32,
         mut swaps: Vec<Swap>,
-        probe: bool,
+        parts: &[usize],
         subject: &Subject<B>,
         problem: &Problem,
     ) -> Option<Candidate> {
-        let (target, margin) = (&problem.target.ids, self.search.margin);
-        let mut trunk = subject.trunk(&problem.prompt.search_ids(&self.at.current.free));
-        if probe || self.at.kept < 0.35 {
-            let asked = swaps.len();
-            let margins = subject.swap_margins(&mut trunk, &swaps, &target[..target.len().div_ceil(2)]);
-            let mut hinges = margins.iter().map(|margins| Objective::hinge(margin, margins));
-            swaps.retain(|_| hinges.next().is_some_and(|hinge| hinge < bound));
-            self.at.kept = swaps.len() as f32 / asked as f32;
+        let prompt = problem.prompt.search_ids(&self.at.current.free);
+        let mut neighbours = subject.neighbours(&prompt, &swaps, &problem.target.ids);
+        let mut margins = vec![Vec::new(); swaps.len()];
+        for &part in parts {
+            let mut next = neighbours.margins(part).into_iter();
+            margins.iter_mut().for_each(|margins| margins.extend(next.next().expect("one for each swap")));
+            let keep: Vec<bool> = margins.iter().map(|margins| Objective::hinge(self.search.margin, margins) < bound).collect();
+            neighbours.retain(&keep);
+            retain(&mut swaps, &keep);
+            retain(&mut margins, &keep);
+            if swaps.is_empty() {
+                return None;
+            }
         }
-        if swaps.is_empty() {
-            return None;
-        }
-        let margins = subject.swap_margins(&mut trunk, &swaps, target);
-        let scored = swaps.iter().zip(margins).map(|(swap, margins)| (Objective::hinge(margin, &margins), swap, margins));
-        let (hinge, swap, margins) = scored.min_by(|(a, ..), (b, ..)| a.total_cmp(b)).filter(|(hinge, ..)| *hinge < bound)?;
+        let scored = swaps.iter().zip(margins).map(|(swap, margins)| (Objective::hinge(self.search.margin, &margins), swap, margins));
+        let (hinge, swap, margins) = scored.min_by(|(a, ..), (b, ..)| a.total_cmp(b))?;
         let mut free = self.at.current.free.clone();
         free[swap.position - problem.prompt.head().len()] = swap.token;
         Some(Candidate { free, margins, hinge })
@@ -207,6 +204,11 @@ impl SearchMethod {
     }
 }
 
+fn retain<T>(items: &mut Vec<T>, keep: &[bool]) {
+    let mut keep = keep.iter();
+    items.retain(|_| *keep.next().expect("one for each item"));
+}
+
 /// The `top` allowed tokens with the lowest scores, best first, without the one that stands there already.
 fn head_of(row: &[f32], allowed: &[bool], own: u32, top: usize) -> Vec<u32> {
     let by_score = |a: &u32, b: &u32| row[*a as usize].total_cmp(&row[*b as usize]).then(a.cmp(b));
@@ -246,7 +248,7 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
         let (ranking, gradient_norm) = self.ranking(subject, problem);
         let batch = self.propose(self.at.batch, &ranking, &problem.prompt, &mut draws);
         if !batch.is_empty() {
-            let best = self.best_below(self.bound(luck), batch, clock.step.is_multiple_of(PROBE_EVERY), subject, problem);
+            let best = self.best_below(self.bound(luck), batch, &[problem.target.ids.len()], subject, problem);
             best.into_iter().for_each(|candidate| self.take(candidate));
         }
         self.widen();
@@ -364,7 +366,8 @@ mod tests {
             .collect();
         let expected = subject.margins(&whole, &problem.target.ids);
         let before = subject.cost();
-        let found = subject.swap_margins(&mut subject.trunk(&prompt), &swaps, &problem.target.ids);
+        let mut neighbours = subject.neighbours(&prompt, &swaps, &problem.target.ids);
+        let found = neighbours.margins(5);
         for (found, expected) in found.iter().zip(&expected) {
             assert!(crate::testing::largest_difference(found, expected) < 1e-4);
         }
@@ -372,10 +375,10 @@ mod tests {
 
         let hinges: Vec<f32> = expected.iter().map(|margins| Objective::hinge(0.3, margins)).collect();
         let lowest = hinges.iter().copied().fold(f32::INFINITY, f32::min);
-        let best = method.best_below(lowest + 0.01, swaps.clone(), true, &subject, &problem).unwrap();
+        let best = method.best_below(lowest + 0.01, swaps.clone(), &[2, 1, 2], &subject, &problem).unwrap();
         assert!((best.hinge - lowest).abs() < 1e-3);
         assert_eq!(problem.prompt.search_ids(&best.free), whole[hinges.iter().position(|hinge| *hinge == lowest).unwrap()]);
-        assert!(method.best_below(lowest - 0.01, swaps, true, &subject, &problem).is_none());
+        assert!(method.best_below(lowest - 0.01, swaps, &[3, 2], &subject, &problem).is_none());
     }
 
     fn finds_and_confirms<B: TrackedBackend>() {

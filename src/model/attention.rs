@@ -1,58 +1,56 @@
-//! Grouped-query attention with an optional key/value cache.
+//! Grouped-query attention.
 
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{Int, Tensor, backend::Backend};
 
-use super::branches::Branches;
 use super::rope::Rotation;
 use crate::ops::Kernels;
 
-/// What all layers of one forward pass share.
+/// What all layers of one forward pass share: R rows that are computed, of S sequences of T positions.
 pub struct Pass<B: Backend> {
-    /// How the rows of the pass stand to each other.
-    pub rows: Rows<B>,
-    /// Rotation of the queries.
-    pub rotate_q: Rotation<B>,
-    /// Rotation of the keys.
+    /// S.
+    pub samples: usize,
+    /// T.
+    pub len: usize,
+    /// Rotation of the keys, a row each.
     pub rotate_k: Rotation<B>,
-    /// Additive causal mask `[1, T·(past + T)]`: 0 where a position may look, −1e30 where not.
+    /// Row, the known ones first, of every position of every sequence, `[S·T]`; nothing when they are in order.
+    pub keys: Option<Tensor<B, 1, Int>>,
+    /// All rows, in every layer but the last.
+    pub all: Asking<B>,
+    /// The rows that the result is wanted of, in the last.
+    pub last: Asking<B>,
+}
+
+/// The rows of a pass that look at others.
+pub struct Asking<B: Backend> {
+    /// The positions from the end of every sequence among which they are, T_q.
+    pub len: usize,
+    /// Which rows, `[R']`; nothing when it is all of them.
+    pub rows: Option<Tensor<B, 1, Int>>,
+    /// Their rotation.
+    pub rotate: Rotation<B>,
+    /// Which of them stands at each of the T_q positions of each sequence, `[S·T_q]`; nothing when they are in order. Any where none does.
+    pub spread: Option<Tensor<B, 1, Int>>,
+    /// The way back: where each of them stands, `[R']`.
+    pub gather: Option<Tensor<B, 1, Int>>,
+    /// Additive causal mask `[1, T_q·T]`: 0 where a position may look, −1e30 where not.
     pub mask: Tensor<B, 2>,
 }
 
-/// What the rows of a pass are.
-pub enum Rows<B: Backend> {
-    /// S sequences of T new positions.
-    Sequences {
-        /// S.
-        samples: usize,
-        /// T.
-        len: usize,
-    },
-    /// Sequences that leave a trunk.
-    Branches(Branches<B>),
+impl<B: Backend> Asking<B> {
+    /// Its rows of `x` `[R, D]`.
+    pub fn of(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        select(x, &self.rows)
+    }
 }
 
-/// Keys and values of the positions seen so far, `[S, KV, past, head_dim]` for each layer.
-#[derive(Debug, Clone)]
-pub struct Cache<B: Backend> {
-    pub(super) layers: Vec<Option<(Tensor<B, 4>, Tensor<B, 4>)>>,
-}
-
-impl<B: Backend> Cache<B> {
-    /// An empty cache for a model of `layers` layers.
-    pub fn new(layers: usize) -> Self {
-        Self { layers: vec![None; layers] }
-    }
-
-    /// Positions held.
-    pub fn len(&self) -> usize {
-        self.layers.first().and_then(Option::as_ref).map_or(0, |(keys, _)| keys.dims()[2])
-    }
-
-    /// Whether nothing is held yet.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+/// The rows of `x` that `rows` names, all without a name.
+fn select<B: Backend>(x: Tensor<B, 2>, rows: &Option<Tensor<B, 1, Int>>) -> Tensor<B, 2> {
+    match rows {
+        Some(rows) => x.select(0, rows.clone()),
+        None => x,
     }
 }
 
@@ -74,39 +72,33 @@ pub struct LlamaAttention<B: Backend> {
 }
 
 impl<B: Kernels> LlamaAttention<B> {
-    /// Attends from the T new positions to all positions so far. `x` and the result are `[S·T, D]`.
-    pub fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>, past: Option<&mut Option<(Tensor<B, 4>, Tensor<B, 4>)>>) -> Tensor<B, 2> {
-        let mut q = self.q_proj.forward(x.clone());
+    /// Attends from the rows that ask, `[R', D]` the result, to all positions of their sequences so far. `x` is `[R, D]`; its keys and
+    /// values are added to those of the `past`.
+    pub fn forward(
+        &self,
+        x: Tensor<B, 2>,
+        pass: &Pass<B>,
+        asking: &Asking<B>,
+        past: Option<&mut Option<(Tensor<B, 2>, Tensor<B, 2>)>>,
+    ) -> Tensor<B, 2> {
+        let mut q = self.q_proj.forward(asking.of(x.clone()));
         let mut k = self.k_proj.forward(x.clone());
-        let v = self.v_proj.forward(x);
+        let mut v = self.v_proj.forward(x);
         if self.use_rope {
-            q = pass.rotate_q.apply(q, self.head_dim);
+            q = asking.rotate.apply(q, self.head_dim);
             k = pass.rotate_k.apply(k, self.head_dim);
         }
-        let mixed = match &pass.rows {
-            Rows::Sequences { samples, len } => {
-                let [q, mut k, mut v] = [q, k, v].map(|x| self.heads(x, *samples, *len));
-                if let Some(past) = past {
-                    if let Some((keys, values)) = past.take() {
-                        k = Tensor::cat(vec![keys, k], 2);
-                        v = Tensor::cat(vec![values, v], 2);
-                    }
-                    *past = Some((k.clone(), v.clone()));
-                }
-                B::causal_attention(q, k, v, pass.mask.clone())
+        if let Some(past) = past {
+            if let Some((keys, values)) = past.take() {
+                k = Tensor::cat(vec![keys, k], 0);
+                v = Tensor::cat(vec![values, v], 0);
             }
-            Rows::Branches(branches) => {
-                let (keys, values) = past.and_then(|past| past.clone()).expect("branches have a trunk");
-                let behind = |trunk: Tensor<B, 4>, own| {
-                    let [_, kv, t, d] = trunk.dims();
-                    Tensor::cat(vec![trunk.swap_dims(1, 2).reshape([t, kv * d]), own], 0).select(0, branches.keys.clone())
-                };
-                let all = [q.select(0, branches.queries.clone()), behind(keys, k), behind(values, v)];
-                let [q, k, v] = all.map(|x| self.heads(x, branches.samples, branches.len));
-                B::causal_attention(q, k, v, pass.mask.clone()).select(0, branches.own.clone())
-            }
-        };
-        self.o_proj.forward(mixed)
+            *past = Some((k.clone(), v.clone()));
+        }
+        let q = self.heads(select(q, &asking.spread), pass.samples, asking.len);
+        let [k, v] = [k, v].map(|x| self.heads(select(x, &pass.keys), pass.samples, pass.len));
+        let mixed = B::causal_attention(q, k, v, asking.mask.clone());
+        self.o_proj.forward(select(mixed, &asking.gather))
     }
 
     /// `[S·T, heads·head_dim]` → `[S, heads, T, head_dim]`.

@@ -26,13 +26,14 @@ pub fn ids_tensor<B: Backend>(rows: &[impl AsRef<[u32]>], device: &B::Device) ->
 /// Writing ends early only after a token of `stop`, and only for a batch of one. Of equal logits the lowest id wins.
 pub fn greedy<B: Kernels>(model: &Llama<B>, prompt: Tensor<B, 3>, tokens: usize, stop: &[u32]) -> Generation {
     let samples = prompt.dims()[0];
-    let mut cache = Cache::new(model.config().num_hidden_layers);
+    let mut cache = Cache::new(model.config().num_hidden_layers, samples);
     let mut out = Generation { ids: vec![Vec::new(); samples], margins: vec![Vec::new(); samples] };
     let mut input = prompt;
     for _ in 0..tokens {
         let [s, t, d] = input.dims();
-        let last = model.forward(input, Some(&mut cache)).reshape([s, t, d]).narrow(1, t - 1, 1);
-        let logits = host(model.logits(model.norm.forward(last.reshape([s, d]))));
+        cache.grow(cache.len() + t);
+        let last = model.hidden_cached(input.reshape([s * t, d]), &mut cache, 1);
+        let logits = host(model.logits(last));
         let vocabulary = logits.len() / samples;
         let next: Vec<[u32; 1]> = logits
             .chunks_exact(vocabulary)

@@ -4,7 +4,8 @@ use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
-use super::attention::{Cache, LlamaAttention, Pass, Rows};
+use super::attention::{Asking, LlamaAttention, Pass};
+use super::cache::{Cache, Paths, picked};
 use super::config::LlamaConfig;
 use super::rope::{RotaryEmbedding, Rotation};
 use crate::Result;
@@ -32,6 +33,9 @@ impl<B: Kernels> LlamaRMSNorm<B> {
         B::rms_norm(x, self.weight.val(), self.epsilon)
     }
 }
+
+/// Keys and values of one layer's rows, once there are some.
+type KeysAndValues<B> = Option<(Tensor<B, 2>, Tensor<B, 2>)>;
 
 /// SwiGLU: down(silu(gate(x)) · up(x)).
 #[derive(Module, Debug)]
@@ -66,8 +70,16 @@ pub struct LlamaDecoderLayer<B: Backend> {
 }
 
 impl<B: Kernels> LlamaDecoderLayer<B> {
-    fn forward(&self, x: Tensor<B, 2>, pass: &Pass<B>, past: Option<&mut Option<(Tensor<B, 4>, Tensor<B, 4>)>>) -> Tensor<B, 2> {
-        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), pass, past);
+    /// The rows that ask, `[R', D]`.
+    fn forward(
+        &self,
+        x: Tensor<B, 2>,
+        pass: &Pass<B>,
+        asking: &Asking<B>,
+        past: Option<&mut Option<(Tensor<B, 2>, Tensor<B, 2>)>>,
+    ) -> Tensor<B, 2> {
+        let mixed = self.self_attn.forward(self.input_layernorm.forward(x.clone()), pass, asking, past);
+        let x = asking.of(x) + mixed;
         x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
     }
 }
@@ -133,34 +145,62 @@ impl<B: Backend> Llama<B> {
 }
 
 impl<B: Kernels> Llama<B> {
-    /// Hidden states after the last layer, before [`Self::norm`], of the new positions `x` `[S, T, D]`, which come
-    /// after those in `cache`. The result is `[S·T, D]`.
-    pub fn forward(&self, x: Tensor<B, 3>, cache: Option<&mut Cache<B>>) -> Tensor<B, 2> {
+    /// Normalised hidden states at the last `asked` positions of the sequences `x` `[S, T, D]`: `[S·asked, D]`.
+    pub fn hidden(&self, x: Tensor<B, 3>, asked: usize) -> Tensor<B, 2> {
         let [s, t, d] = x.dims();
-        let past = cache.as_ref().map_or(0, |cache| cache.len());
-        let positions: Vec<usize> = (past..past + t).collect();
-        let pass = Pass {
-            rows: Rows::Sequences { samples: s, len: t },
-            rotate_q: self.rotation(&positions, self.config.num_attention_heads, x.dtype()),
-            rotate_k: self.rotation(&positions, self.config.num_key_value_heads, x.dtype()),
-            mask: self.causal_mask(t, past, x.dtype()),
-        };
-        self.layers(x.reshape([s * t, d]), &pass, cache)
+        let mut cache = Cache::<B>::new(0, s);
+        cache.grow(t);
+        self.norm.forward(self.layers(x.reshape([s * t, d]), cache.paths(), None, asked))
     }
 
-    /// `x` `[R, D]` through all layers.
-    pub(super) fn layers(&self, mut x: Tensor<B, 2>, pass: &Pass<B>, mut cache: Option<&mut Cache<B>>) -> Tensor<B, 2> {
+    /// Normalised hidden states at the last `asked` positions, `[S·asked, D]`, from the rows `x` `[R, D]` that `cache` was just grown
+    /// by, of which they must be some.
+    pub fn hidden_cached(&self, x: Tensor<B, 2>, cache: &mut Cache<B>, asked: usize) -> Tensor<B, 2> {
+        let paths = cache.paths().clone();
+        let hidden = self.norm.forward(self.layers(x, &paths, Some(&mut cache.layers), asked));
+        cache.computed();
+        hidden
+    }
+
+    /// The rows `x` `[R, D]` through all layers, the last of which computes only the last `asked` positions of every sequence.
+    fn layers(&self, mut x: Tensor<B, 2>, paths: &Paths, mut past: Option<&mut Vec<KeysAndValues<B>>>, asked: usize) -> Tensor<B, 2> {
+        let pass = self.pass(paths, asked, x.dtype());
         for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(x, pass, cache.as_mut().map(|cache| &mut cache.layers[i]));
+            let asking = if i + 1 == self.layers.len() { &pass.last } else { &pass.all };
+            x = layer.forward(x, &pass, asking, past.as_mut().map(|past| &mut past[i]));
         }
         x
     }
 
-    /// Normalised hidden states at `rows` of the positions that [`Self::forward`] was given: `[S·rows, D]`.
-    pub fn hidden(&self, x: Tensor<B, 3>, rows: std::ops::Range<usize>) -> Tensor<B, 2> {
-        let [s, t, d] = x.dims();
-        let hidden = self.forward(x, None).reshape([s, t, d]).narrow(1, rows.start, rows.len());
-        self.norm.forward(hidden.reshape([s * rows.len(), d]))
+    fn pass(&self, paths: &Paths, asked: usize, dtype: DType) -> Pass<B> {
+        let (device, samples, len, fresh) = (self.device(), paths.sequences(), paths.len(), paths.fresh_positions());
+        let places = paths.places(fresh);
+        let positions: Vec<usize> = places.iter().map(|place| place.0).collect();
+        let at_end: Vec<usize> = paths.fresh_ends(asked).collect();
+        let asked_positions: Vec<usize> = at_end.iter().map(|&row| positions[row]).collect();
+        let heads = self.config.num_attention_heads;
+        Pass {
+            samples,
+            len,
+            rotate_k: self.rotation(&positions, self.config.num_key_value_heads, dtype),
+            keys: picked(paths.ends(len), paths.count(), &device),
+            all: Asking {
+                len: fresh,
+                rows: None,
+                rotate: self.rotation(&positions, heads, dtype),
+                spread: picked(paths.fresh_ends(fresh), places.len(), &device),
+                gather: picked(places.iter().map(|place| place.1), samples * fresh, &device),
+                mask: self.causal_mask(fresh, len, dtype),
+            },
+            last: Asking {
+                len: asked,
+                rotate: self.rotation(&asked_positions, heads, dtype),
+                rows: picked(at_end.into_iter(), places.len(), &device),
+                spread: None,
+                gather: None,
+                mask: self.causal_mask(asked, len, dtype),
+            },
+        }
     }
 
     /// Logits of normalised hidden states: `[rows, D]` → `[rows, V]`.
@@ -168,15 +208,15 @@ impl<B: Kernels> Llama<B> {
         hidden.matmul(self.head().transpose())
     }
 
-    pub(super) fn rotation(&self, positions: &[usize], heads: usize, dtype: DType) -> Rotation<B> {
+    fn rotation(&self, positions: &[usize], heads: usize, dtype: DType) -> Rotation<B> {
         self.rotary_emb.rotation(positions, heads, &self.device(), dtype)
     }
 
-    /// `[1, len·(past + len)]`.
-    pub(super) fn causal_mask(&self, len: usize, past: usize, dtype: DType) -> Tensor<B, 2> {
-        let row = |t| (0..past + len).map(move |j| if j <= past + t { 0.0f32 } else { -1e30 });
-        let mask: Vec<f32> = (0..len).flat_map(row).collect();
-        Tensor::from_data(TensorData::new(mask, [1, len * (past + len)]), (&self.device(), dtype))
+    /// What the last `asking` of `len` positions may look at, `[1, asking·len]`.
+    fn causal_mask(&self, asking: usize, len: usize, dtype: DType) -> Tensor<B, 2> {
+        let row = |t| (0..len).map(move |j| if j <= len - asking + t { 0.0f32 } else { -1e30 });
+        let mask: Vec<f32> = (0..asking).flat_map(row).collect();
+        Tensor::from_data(TensorData::new(mask, [1, asking * len]), (&self.device(), dtype))
     }
 }
 

@@ -1,13 +1,13 @@
 //! The frozen language model: a Llama with Hugging Face field names, generic over the backend.
 
 pub mod attention;
-pub mod branches;
+pub mod cache;
 pub mod config;
 pub mod generate;
 pub mod llama;
 pub mod rope;
 
-pub use attention::Cache;
+pub use cache::Cache;
 pub use config::{LlamaConfig, RopeScaling};
 pub use generate::{Generation, greedy};
 pub use llama::{Llama, WeightSource};
@@ -39,7 +39,7 @@ mod tests {
         let ids = golden.ids("input_ids");
         let embedded = llama.embed(ids_tensor(&ids, &llama.device()));
         let [_, t, _] = embedded.dims();
-        let logits = host(llama.logits(llama.hidden(embedded.clone(), 0..t)));
+        let logits = host(llama.logits(llama.hidden(embedded.clone(), t)));
         let difference = golden.largest_difference("logits", &logits);
         assert!(difference < tolerance, "{model}: logits differ by {difference}");
         let written = golden.ids("greedy");
@@ -84,7 +84,7 @@ mod tests {
         for prompt in ["0", "1"] {
             let ids = expected.ids(&format!("{prompt}.input_ids"));
             let embedded = llama.embed(ids_tensor(&ids, &llama.device()));
-            let logits = host(llama.logits(llama.hidden(embedded, 0..ids[0].len())));
+            let logits = host(llama.logits(llama.hidden(embedded, ids[0].len())));
             let rows = logits.chunks_exact(llama.config().vocab_size);
             let slice: Vec<f32> = rows.clone().flat_map(|row| vocabulary.iter().map(|&id| row[id as usize])).collect();
             let difference = expected.largest_difference(&format!("{prompt}.logits"), &slice);
@@ -98,19 +98,37 @@ mod tests {
         }
     }
 
-    /// One sequence at a time, its beginning and its end in separate passes, gives the states of one pass.
+    /// Beginnings and ends in separate passes, and sequences that leave a trunk, give the states of whole sequences in one pass.
     fn cached_passes<B: Kernels>() {
         let llama = load::<B>(&golden("tiny/gqa3-tied"));
         let ids = Golden::open("tiny/gqa3-tied/expected.safetensors").ids("input_ids");
         let whole = llama.embed(ids_tensor(&ids, &llama.device()));
         let [s, t, d] = whole.dims();
-        let all = llama.forward(whole.clone(), None).reshape([s, t, d]);
-        let mut cache = Cache::new(llama.config().num_hidden_layers);
-        let first = llama.forward(whole.clone().narrow(1, 0, 5), Some(&mut cache)).reshape([s, 5, d]);
-        let second = llama.forward(whole.narrow(1, 5, t - 5), Some(&mut cache)).reshape([s, t - 5, d]);
-        let difference = host((burn::tensor::Tensor::cat(vec![first, second], 1) - all).abs().max())[0];
+        let all = llama.hidden(whole.clone(), t).reshape([s, t, d]);
+        let mut cache = Cache::new(llama.config().num_hidden_layers, s);
+        let mut pass = |from: usize, to: usize, asked| {
+            cache.grow(to);
+            let rows = whole.clone().narrow(1, from, to - from).reshape([s * (to - from), d]);
+            llama.hidden_cached(rows, &mut cache, asked).reshape([s, asked, d])
+        };
+        let parts = vec![pass(0, 5, 5), pass(5, t - 1, t - 6), pass(t - 1, t, 1)];
+        let difference = host((burn::tensor::Tensor::cat(parts, 1) - all.clone()).abs().max())[0];
         assert!(difference < 1e-5, "{difference}");
         assert_eq!(cache.len(), t);
+
+        // Three sequences leave the first one after 1, 4 and 2 of its positions, with the rest of it as their own; one is dropped.
+        let row = |from: usize, to: usize| whole.clone().slice([0..1, from..to]).reshape([to - from, d]);
+        let mut cache = Cache::leaving(llama.config().num_hidden_layers, &[1, 4, 2]);
+        cache.grow(6);
+        let first = burn::tensor::Tensor::cat(vec![row(0, 4), row(1, 6), row(4, 6), row(2, 6)], 0);
+        let first = llama.hidden_cached(first, &mut cache, 2).reshape([3, 2, d]);
+        cache.retain(&[true, false, true]);
+        cache.grow(t);
+        let second = burn::tensor::Tensor::cat(vec![row(6, t), row(6, t)], 0);
+        let second = llama.hidden_cached(second, &mut cache, t - 6).reshape([2, t - 6, d]);
+        let expected = |from: usize, to: usize| all.clone().slice([0..1, from..to]);
+        let difference = host((first - expected(4, 6)).abs().max())[0].max(host((second - expected(6, t)).abs().max())[0]);
+        assert!(difference < 1e-5, "{difference}");
     }
 
     each_cpu_backend!(tiny_models, gguf_files, cached_passes, real_model);

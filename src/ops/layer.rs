@@ -1,6 +1,6 @@
-//! The blocks of a decoder layer in plain Burn: the definition that every backend can use, differentiable on autodiff backends.
+//! The blocks of a decoder layer and their backward passes in plain Burn: the definitions that every backend can use.
 
-use burn::tensor::activation::{silu, softmax};
+use burn::tensor::activation::{sigmoid, silu, softmax};
 use burn::tensor::{Tensor, backend::Backend};
 
 /// x / √(mean(x²) + ε) · weight for every row.
@@ -9,9 +9,30 @@ pub(super) fn rms_norm<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 1>, epsilo
     x / (mean_square + epsilon).sqrt() * weight.unsqueeze::<2>()
 }
 
+/// With r = 1/√(mean(x²) + ε) and g = dy·weight: dx = r·(g − x·mean(g·x)·r²).
+pub(super) fn rms_norm_backward<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 1>, epsilon: f64, output: Tensor<B, 2>) -> Tensor<B, 2> {
+    let root = (x.clone().powi_scalar(2).mean_dim(1) + epsilon).sqrt().recip();
+    let g = output * weight.unsqueeze::<2>();
+    let mean = (g.clone() * x.clone()).mean_dim(1) * root.clone().powi_scalar(2);
+    (g - x * mean) * root
+}
+
+/// Gradient of the weight, Σ over the rows of dy·x·r.
+pub(super) fn rms_norm_weight<B: Backend>(x: Tensor<B, 2>, epsilon: f64, output: Tensor<B, 2>) -> Tensor<B, 1> {
+    let root = (x.clone().powi_scalar(2).mean_dim(1) + epsilon).sqrt();
+    (output * x / root).sum_dim(0).squeeze_dim(0)
+}
+
 /// silu(gate) · up.
 pub(super) fn swiglu<B: Backend>(gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
     silu(gate) * up
+}
+
+/// Gradients with respect to (gate, up). With σ = sigmoid(gate): silu' = σ·(1 + gate·(1 − σ)).
+pub(super) fn swiglu_backward<B: Backend>(gate: Tensor<B, 2>, up: Tensor<B, 2>, output: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
+    let sigma = sigmoid(gate.clone());
+    let slope = sigma.clone() * (gate.clone() * (sigma.clone().neg() + 1.0) + 1.0);
+    (output.clone() * up * slope, output * gate * sigma)
 }
 
 /// x·cos + swap(x)·sin, where swap exchanges the halves of every head.
@@ -27,14 +48,38 @@ pub(super) fn rotate<B: Backend>(x: Tensor<B, 2>, cos: Tensor<B, 2>, sin: Tensor
 /// matrix.
 pub(super) fn attention<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, mask: Tensor<B, 2>) -> Tensor<B, 2> {
     let [s, h, t, d] = q.dims();
-    let [_, kv, all, _] = k.dims();
-    let rows = h / kv * t;
-    let scale = (d as f64).powf(-0.5);
-    let scores = matmul_rows(q.reshape([s, kv, rows, d]), k.swap_dims(2, 3)) * scale;
-    let scores = scores.reshape([s * h, t * all]) + mask;
-    let weights = softmax(scores.reshape([s * h, t, all]), 2).reshape([s, kv, rows, all]);
-    let mixed = matmul_rows(weights, v).reshape([s, h, t, d]);
+    let mixed = matmul_rows(attention_weights(q, k, mask), v).reshape([s, h, t, d]);
     mixed.swap_dims(1, 2).reshape([s * t, h * d])
+}
+
+/// softmax(q·kᵀ/√d + mask), `[S, KV, H/KV·T, past + T]`.
+fn attention_weights<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, mask: Tensor<B, 2>) -> Tensor<B, 4> {
+    let ([s, h, t, d], [_, kv, all, _]) = (q.dims(), k.dims());
+    let rows = h / kv * t;
+    let scores = matmul_rows(q.reshape([s, kv, rows, d]), k.swap_dims(2, 3)) * (d as f64).powf(-0.5);
+    let scores = scores.reshape([s * h, t * all]) + mask;
+    softmax(scores.reshape([s * h, t, all]), 2).reshape([s, kv, rows, all])
+}
+
+/// Gradients with respect to (q, k, v) from that of the result `[S·T, H·d]`. With P the weights: dv = Pᵀ·do, dP = do·vᵀ,
+/// dS = P ⊙ (dP − Σ dP ⊙ P)/√d, dq = dS·k, dk = dSᵀ·q.
+pub(super) fn attention_backward<B: Backend>(
+    q: Tensor<B, 4>,
+    k: Tensor<B, 4>,
+    v: Tensor<B, 4>,
+    mask: Tensor<B, 2>,
+    output: Tensor<B, 2>,
+) -> [Tensor<B, 4>; 3] {
+    let ([s, h, t, d], [_, kv, _, _]) = (q.dims(), k.dims());
+    let weights = attention_weights(q.clone(), k.clone(), mask);
+    let output = output.reshape([s, t, h, d]).swap_dims(1, 2).reshape([s, kv, h / kv * t, d]);
+    let dv = weights.clone().swap_dims(2, 3).matmul(output.clone());
+    let dp = matmul_rows(output, v.swap_dims(2, 3));
+    let mean = (dp.clone() * weights.clone()).sum_dim(3);
+    let ds = weights * (dp - mean) * (d as f64).powf(-0.5);
+    let dq = matmul_rows(ds.clone(), k).reshape([s, h, t, d]);
+    let dk = ds.swap_dims(2, 3).matmul(q.reshape([s, kv, h / kv * t, d]));
+    [dq, dk, dv]
 }
 
 /// `a·b`; a single row is doubled first, because CubeCL's vector-matrix kernels reject inner axes that

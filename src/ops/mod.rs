@@ -8,29 +8,41 @@ mod flex;
 mod layer;
 mod soft_embedding;
 mod target_loss;
+mod tracked;
 
-pub use soft_embedding::{Gumbel, SoftPrompt, reference as soft_embedding_reference};
-pub use target_loss::{TargetLoss, margins, reference as target_loss_reference};
+pub use soft_embedding::{Gumbel, SoftEmbeddings, SoftPrompt, reference as soft_embedding_reference};
+pub use target_loss::{TargetLoss, reference as target_loss_reference};
 
 use burn::backend::autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Int, Tensor, TensorPrimitive};
 
 use crate::objective::Objective;
+use crate::optimiser::{self, AdamStep, Moments};
 
 /// Elements with V columns that may be alive at once in one buffer (64 MiB of f32).
 const CHUNK: usize = 16 << 20;
 
 /// The blocks, on a backend without gradients. The defaults are plain Burn.
 pub trait Kernels: Backend {
-    /// Soft embeddings of all samples, `[S·N, D]`; see [`SoftPrompt`].
-    fn soft_embedding(prompt: &SoftPrompt<Self>) -> Tensor<Self, 2> {
+    /// Soft embeddings of all samples; see [`SoftPrompt`].
+    fn soft_embedding(prompt: &SoftPrompt<Self>) -> SoftEmbeddings<Self> {
         soft_embedding::forward(prompt)
     }
 
-    /// Gradients with respect to (Z `[N, V]`, τ `[N, 1]`) from that of the embeddings `[S·N, D]`.
-    fn soft_embedding_backward(prompt: &SoftPrompt<Self>, output: Tensor<Self, 2>) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
-        soft_embedding::backward(prompt, output)
+    /// Gradients with respect to (Z `[N, V]`, τ `[N, 1]`) from the result of [`Kernels::soft_embedding`] and the gradient of its
+    /// embeddings, `[S·N, D]`.
+    fn soft_embedding_backward(
+        prompt: &SoftPrompt<Self>,
+        result: SoftEmbeddings<Self>,
+        output: Tensor<Self, 2>,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
+        soft_embedding::backward(prompt, result, output)
+    }
+
+    /// ℓ_y − max_{v≠y} ℓ_v of every row, `[R]`, from hidden states `[R, D]`, head `[V, D]` and targets `[R]`.
+    fn margins(hidden: Tensor<Self, 2>, head: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
+        target_loss::margins(hidden, head, targets)
     }
 
     /// Losses at the target positions and their gradient with respect to the hidden states; see [`TargetLoss`].
@@ -48,9 +60,19 @@ pub trait Kernels: Backend {
         layer::rms_norm(x, weight, epsilon)
     }
 
+    /// Gradient of [`Kernels::rms_norm`] with respect to x from that of the result.
+    fn rms_norm_backward(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64, output: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        layer::rms_norm_backward(x, weight, epsilon, output)
+    }
+
     /// silu(gate) · up, all `[R, F]`.
     fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
         layer::swiglu(gate, up)
+    }
+
+    /// Gradients of [`Kernels::swiglu`] with respect to (gate, up) from that of the result.
+    fn swiglu_backward(gate: Tensor<Self, 2>, up: Tensor<Self, 2>, output: Tensor<Self, 2>) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
+        layer::swiglu_backward(gate, up, output)
     }
 
     /// Rotates the heads of `x` `[S·T, heads·head_dim]`: x·cos + swap(x)·sin, where swap exchanges the halves of every head and the
@@ -64,10 +86,24 @@ pub trait Kernels: Backend {
     fn causal_attention(q: Tensor<Self, 4>, k: Tensor<Self, 4>, v: Tensor<Self, 4>, mask: Tensor<Self, 2>) -> Tensor<Self, 2> {
         layer::attention(q, k, v, mask)
     }
+
+    /// Gradients of [`Kernels::causal_attention`] with respect to (q, k, v) from that of the result, `[S·T, H·d]`.
+    fn causal_attention_backward(
+        q: Tensor<Self, 4>,
+        k: Tensor<Self, 4>,
+        v: Tensor<Self, 4>,
+        mask: Tensor<Self, 2>,
+        output: Tensor<Self, 2>,
+    ) -> [Tensor<Self, 4>; 3] {
+        layer::attention_backward(q, k, v, mask, output)
+    }
+
+    /// One step of Adam on `value` and its moments, all `[R, C]`; see [`AdamStep`].
+    fn adam(step: AdamStep, value: Tensor<Self, 2>, gradient: Tensor<Self, 2>, moments: &mut Moments<Self>) -> Tensor<Self, 2> {
+        optimiser::adam(step, value, gradient, moments)
+    }
 }
 
-/// With gradients, a layer's blocks are Burn's own operations.
-impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {}
 #[cfg(feature = "ndarray")]
 impl Kernels for burn::backend::NdArray {}
 #[cfg(feature = "wgpu")]
@@ -188,7 +224,61 @@ mod tests {
         }
     }
 
-    each_tracked_cpu_backend!(soft_embedding_agrees_with_its_definition, target_loss_agrees_with_its_definition);
+    /// A layer's block with our backward pass, and by Burn's own differentiation of its definition.
+    fn layers_blocks_agree_with_their_definitions<B: TrackedBackend>() {
+        let leaf = |sample, rows, columns| Tensor::<B, 2>::from_inner(matrix(sample, rows, columns, DType::F32)).require_grad();
+        let compare = |rows: [usize; 3], columns, ours: Block<B>, theirs: Block<B>| {
+            let inputs: [Tensor<B, 2>; 3] = std::array::from_fn(|i| leaf(i as u32, rows[i], columns));
+            let gradients = |block: Block<B>| {
+                let [x, y, z] = inputs.clone();
+                let out = block(x, y, z);
+                let [r, c] = out.dims();
+                let gradients = (out * Tensor::from_inner(matrix(9, r, c, DType::F32))).sum().backward();
+                inputs.clone().map(|input| input.grad(&gradients))
+            };
+            for (ours, theirs) in gradients(ours).into_iter().zip(gradients(theirs)) {
+                assert_eq!(ours.is_some(), theirs.is_some());
+                ours.into_iter().zip(theirs).for_each(|(ours, theirs)| close(ours, theirs));
+            }
+        };
+        compare([6, 1, 1], 8, |x, w, _| B::rms_norm(x, w.squeeze_dim(0), 1e-5), |x, w, _| layer::rms_norm(x, w.squeeze_dim(0), 1e-5));
+        compare([6, 6, 1], 8, |gate, up, _| B::swiglu(gate, up), |gate, up, _| layer::swiglu(gate, up));
+        compare([6, 1, 1], 8, |x, _, _| rotated(x, B::rotate), |x, _, _| rotated(x, layer::rotate));
+        // Two samples of three queries behind two known positions, four heads to two.
+        compare([24, 20, 20], 4, |q, k, v| attended(q, k, v, B::causal_attention), |q, k, v| attended(q, k, v, layer::attention));
+    }
+
+    type Block<B> = fn(Tensor<B, 2>, Tensor<B, 2>, Tensor<B, 2>) -> Tensor<B, 2>;
+
+    fn rotated<B: TrackedBackend>(
+        x: Tensor<B, 2>,
+        rotate: fn(Tensor<B, 2>, Tensor<B, 2>, Tensor<B, 2>, usize) -> Tensor<B, 2>,
+    ) -> Tensor<B, 2> {
+        let angle: Vec<f32> = (0..24).map(|i| (i / 8 + i % 2) as f32 * 0.7).collect();
+        let table = |f: fn(f32, usize) -> f32| {
+            let values: Vec<f32> = angle.iter().enumerate().map(|(i, &x)| f(x, i)).collect();
+            Tensor::from_data(TensorData::new(values, [1, 24]), &B::Device::default())
+        };
+        rotate(x, table(|x, _| x.cos()), table(|x, i| if i % 4 < 2 { -x.sin() } else { x.sin() }), 4)
+    }
+
+    fn attended<B: TrackedBackend>(
+        q: Tensor<B, 2>,
+        k: Tensor<B, 2>,
+        v: Tensor<B, 2>,
+        attention: fn(Tensor<B, 4>, Tensor<B, 4>, Tensor<B, 4>, Tensor<B, 2>) -> Tensor<B, 2>,
+    ) -> Tensor<B, 2> {
+        let heads = |x: Tensor<B, 2>, t, heads| x.reshape([2, t, heads, 4]).swap_dims(1, 2);
+        let mask: Vec<f32> = (0..3).flat_map(|i| (0..5).map(move |j| if j <= 2 + i { 0.0 } else { -1e30 })).collect();
+        let mask = Tensor::from_data(TensorData::new(mask, [1, 15]), &B::Device::default());
+        attention(heads(q, 3, 4), heads(k, 5, 2), heads(v, 5, 2), mask)
+    }
+
+    each_tracked_cpu_backend!(
+        soft_embedding_agrees_with_its_definition,
+        target_loss_agrees_with_its_definition,
+        layers_blocks_agree_with_their_definitions
+    );
 
     type Tracked = Autodiff<Flex>;
 
@@ -227,6 +317,24 @@ mod tests {
     }
 
     #[test]
+    fn layers_blocks_agree_with_central_differences() {
+        let _guard = one_at_a_time();
+        let x = |sample, rows| matrix::<Flex>(sample, rows, 4, DType::F64);
+        let fixed = |sample, rows| Tensor::<Tracked, 2>::from_inner(x(sample, rows));
+        let weigh = |out: Tensor<Tracked, 2>| {
+            let [rows, columns] = out.dims();
+            (out * Tensor::from_inner(matrix::<Flex>(9, rows, columns, DType::F64))).sum()
+        };
+        check_gradient(x(0, 6), |x| weigh(Tracked::rms_norm(x, fixed(1, 1).squeeze_dim(0), 1e-5)));
+        check_gradient(x(0, 6), |gate| weigh(Tracked::swiglu(gate, fixed(1, 6))));
+        check_gradient(x(1, 6), |up| weigh(Tracked::swiglu(fixed(0, 6), up)));
+        let attention = |q, k, v| weigh(attended::<Tracked>(q, k, v, |q, k, v, mask| Tracked::causal_attention(q, k, v, mask.cast(DType::F64))));
+        check_gradient(x(0, 24), |q| attention(q, fixed(1, 20), fixed(2, 20)));
+        check_gradient(x(1, 20), |k| attention(fixed(0, 24), k, fixed(2, 20)));
+        check_gradient(x(2, 20), |v| attention(fixed(0, 24), fixed(1, 20), v));
+    }
+
+    #[test]
     fn target_loss_agrees_with_central_differences() {
         let _guard = one_at_a_time();
         for objective in [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }] {
@@ -241,8 +349,8 @@ mod tests {
         let given: Vec<f32> = (0..S as u32).flat_map(|sample| stream.sample(sample).gumbel(N, V)).collect();
         let mut prompt = soft_prompt::<Flex>(matrix(0, N, V, DType::F32), temperature(DType::F32), DType::F32);
         prompt.noise = Gumbel::Given(Tensor::from_data(TensorData::new(given, [S * N, V]), &Default::default()));
-        let expected = Flex::soft_embedding(&prompt);
+        let expected = Flex::soft_embedding(&prompt).embeddings;
         prompt.noise = Gumbel::Drawn(stream);
-        close(Flex::soft_embedding(&prompt), expected);
+        close(Flex::soft_embedding(&prompt).embeddings, expected);
     }
 }

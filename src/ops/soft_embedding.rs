@@ -40,7 +40,7 @@ pub struct SoftPrompt<B: Backend> {
 
 impl<B: Backend> SoftPrompt<B> {
     /// Groups of samples `(first, count)` whose V-wide buffers stay within [`CHUNK`].
-    fn chunks(&self) -> impl Iterator<Item = (usize, usize)> + use<B> {
+    pub(super) fn chunks(&self) -> impl Iterator<Item = (usize, usize)> + use<B> {
         let [n, v] = self.logits.dims();
         let (samples, size) = (self.samples, (CHUNK / (n * v)).clamp(1, self.samples));
         (0..samples).step_by(size).map(move |first| (first, size.min(samples - first)))
@@ -72,21 +72,47 @@ fn stack<B: Backend>(x: Tensor<B, 2>, count: usize) -> Tensor<B, 2> {
     if count == 1 { x } else { Tensor::cat(vec![x; count], 0) }
 }
 
-/// `[S·N, D]`, a group of samples at a time.
-pub(super) fn forward<B: Backend>(prompt: &SoftPrompt<B>) -> Tensor<B, 2> {
-    let parts = prompt.chunks().map(|(first, count)| softmax(prompt.scaled(first, count), 1).matmul(prompt.embedding.clone()));
-    Tensor::cat(parts.collect(), 0)
+/// e and what the backward pass needs to compute p again.
+#[derive(Debug, Clone)]
+pub struct SoftEmbeddings<B: Backend> {
+    /// e, `[S·N, D]`.
+    pub embeddings: Tensor<B, 2>,
+    /// The largest y of each row, `[S·N, 1]`.
+    pub largest: Tensor<B, 2>,
+    /// Σ exp(y − largest) of each row, `[S·N, 1]`. Apart from `largest`, because a y of a tiny τ is too large for a logarithm beside it.
+    pub sums: Tensor<B, 2>,
+}
+
+/// A group of samples at a time.
+pub(super) fn forward<B: Backend>(prompt: &SoftPrompt<B>) -> SoftEmbeddings<B> {
+    let [mut embeddings, mut largest, mut sums] = [const { Vec::new() }; 3];
+    for (first, count) in prompt.chunks() {
+        let y = prompt.scaled(first, count);
+        let top = y.clone().max_dim(1);
+        let p = (y - top.clone()).exp();
+        let sum = p.clone().sum_dim(1);
+        embeddings.push(p.matmul(prompt.embedding.clone()) / sum.clone());
+        largest.push(top);
+        sums.push(sum);
+    }
+    let [embeddings, largest, sums] = [embeddings, largest, sums].map(|parts| Tensor::cat(parts, 0));
+    SoftEmbeddings { embeddings, largest, sums }
 }
 
 /// With p = softmax(y), y = (Z + g)/τ: ds = p ⊙ (dp − Σ dp ⊙ p), dZ = Σ_samples ds/τ, dτ = −Σ ds ⊙ y / τ.
 /// p is computed again from the same draws, so nothing V-wide outlives the forward pass.
-pub(super) fn backward<B: Backend>(prompt: &SoftPrompt<B>, output: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
+pub(super) fn backward<B: Backend>(
+    prompt: &SoftPrompt<B>,
+    result: SoftEmbeddings<B>,
+    output: Tensor<B, 2>,
+) -> (Tensor<B, 2>, Tensor<B, 2>) {
     let [n, _] = prompt.logits.dims();
     let (mut logits, mut temperature) = (Tensor::zeros_like(&prompt.logits), Tensor::zeros_like(&prompt.temperature));
     for (first, count) in prompt.chunks() {
+        let rows = |x: &Tensor<B, 2>| x.clone().narrow(0, first * n, count * n);
         let y = prompt.scaled(first, count);
-        let p = softmax(y.clone(), 1);
-        let dp = output.clone().narrow(0, first * n, count * n).matmul(prompt.embedding.clone().transpose());
+        let p = (y.clone() - rows(&result.largest)).exp() / rows(&result.sums);
+        let dp = rows(&output).matmul(prompt.embedding.clone().transpose());
         let mean = (dp.clone() * p.clone()).sum_dim(1);
         let ds = p * (dp - mean);
         let dy = (ds.clone() * y).sum_dim(1);
@@ -113,11 +139,12 @@ pub fn reference<B: Backend>(
 struct SoftEmbedding;
 
 impl<B: Kernels> Backward<B, 2> for SoftEmbedding {
-    type State = SoftPrompt<B>;
+    type State = (SoftPrompt<B>, SoftEmbeddings<B>);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let output = Tensor::from_primitive(TensorPrimitive::Float(grads.consume::<B>(&ops.node)));
-        let (logits, temperature) = B::soft_embedding_backward(&ops.state, output);
+        let (prompt, result) = ops.state;
+        let (logits, temperature) = B::soft_embedding_backward(&prompt, result, output);
         for (parent, gradient) in ops.parents.into_iter().zip([logits, temperature]) {
             if let Some(node) = parent {
                 grads.register::<B>(node.id, gradient.into_primitive().tensor());
@@ -133,9 +160,10 @@ pub(super) fn tracked<B: Kernels, C: CheckpointStrategy>(
 ) -> FloatTensor<burn::backend::Autodiff<B, C>> {
     prompt.logits = Tensor::from_primitive(TensorPrimitive::Float(logits.primitive));
     prompt.temperature = Tensor::from_primitive(TensorPrimitive::Float(temperature.primitive));
-    let output = B::soft_embedding(&prompt).into_primitive().tensor();
+    let result = B::soft_embedding(&prompt);
+    let output = result.embeddings.clone().into_primitive().tensor();
     match SoftEmbedding.prepare::<C>([logits.node, temperature.node]).compute_bound().stateful() {
-        OpsKind::Tracked(op) => op.finish(prompt, output),
+        OpsKind::Tracked(op) => op.finish((prompt, result), output),
         OpsKind::UnTracked(op) => op.finish(output),
     }
 }

@@ -27,9 +27,8 @@ fn runner_up<B: Backend>(logits: Tensor<B, 2>, targets: Tensor<B, 2, Int>) -> (T
     (at_target - best, runner)
 }
 
-/// ℓ_y − max_{v≠y} ℓ_v of every row, `[R]`, from hidden states `[R, D]`, head `[V, D]` and targets `[R]`; some rows at a time, so that
-/// no more than 64 MiB of logits are alive.
-pub fn margins<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
+/// ℓ_y − max_{v≠y} ℓ_v of every row; some rows at a time, so that no more than 64 MiB of logits are alive.
+pub(super) fn margins<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
     let (rows, head, targets) = (hidden.dims()[0], head.transpose(), targets.unsqueeze_dim::<2>(1));
     let size = (CHUNK / head.dims()[1]).clamp(1, rows);
     let parts = (0..rows).step_by(size).map(|first| {

@@ -1,0 +1,143 @@
+//! Keys and values of sequences, which may share their beginnings.
+//!
+//! Decoding grows a batch of sequences token by token. A search scores prompts that differ from the current one at a single position:
+//! before that position all of them have the keys and values of the current prompt, from there on each has rows of its own. Both are
+//! the same thing: every position of every sequence is a row, the rows go through the layers under each other, and none is computed
+//! twice.
+
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+
+/// Keys and values of C sequences of T positions.
+#[derive(Debug, Clone)]
+pub struct Cache<B: Backend> {
+    /// Keys and values of each layer, `[P, KV·head_dim]`, of the rows computed so far.
+    pub(super) layers: Vec<Option<(Tensor<B, 2>, Tensor<B, 2>)>>,
+    paths: Paths,
+}
+
+impl<B: Backend> Cache<B> {
+    /// Sequences without a position yet, for a model of `layers` layers.
+    pub fn new(layers: usize, sequences: usize) -> Self {
+        Self::leaving(layers, &vec![0; sequences])
+    }
+
+    /// Sequences that leave a trunk at these positions. Row t of the trunk, up to the last position where a sequence leaves it, is
+    /// row t of all.
+    pub fn leaving(layers: usize, starts: &[usize]) -> Self {
+        Self { layers: vec![None; layers], paths: Paths::leaving(starts) }
+    }
+
+    /// T.
+    pub fn len(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Whether the sequences have no position yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Gives every sequence rows of its own until it has `len` positions, sequence after sequence. They must be computed next.
+    pub fn grow(&mut self, len: usize) {
+        self.paths.grow(len);
+    }
+
+    /// Keeps the sequences for which `keep` is true.
+    pub fn retain(&mut self, keep: &[bool]) {
+        let mut keep = keep.iter();
+        self.paths.rows.retain(|_| *keep.next().expect("one for each sequence"));
+    }
+
+    /// The rows that were added, before they are computed.
+    pub(super) fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// From now on the rows that were added are part of the past.
+    pub(super) fn computed(&mut self) {
+        self.paths.computed = self.paths.count;
+    }
+}
+
+/// Which rows the positions of the sequences are.
+#[derive(Debug, Clone)]
+pub(super) struct Paths {
+    /// Row of every position, one list for each sequence, all of the same length.
+    rows: Vec<Vec<usize>>,
+    /// Rows that stand in the lists, of any sequence ever held.
+    count: usize,
+    /// Rows whose keys and values are known.
+    computed: usize,
+}
+
+impl Paths {
+    fn leaving(starts: &[usize]) -> Self {
+        let trunk = starts.iter().copied().max().unwrap_or(0);
+        Self { rows: starts.iter().map(|&start| (0..start).collect()).collect(), count: trunk, computed: 0 }
+    }
+
+    fn grow(&mut self, len: usize) {
+        for path in &mut self.rows {
+            let own = len - path.len();
+            path.extend(self.count..self.count + own);
+            self.count += own;
+        }
+    }
+
+    /// C.
+    pub fn sequences(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// T.
+    pub fn len(&self) -> usize {
+        self.rows.first().map_or(0, Vec::len)
+    }
+
+    /// All rows, known or to be computed.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// How many positions from the end of the sequences hold all rows that are to be computed.
+    pub fn fresh_positions(&self) -> usize {
+        let known = |path: &Vec<usize>| path.iter().take_while(|row| **row < self.computed).count();
+        self.len() - self.rows.iter().map(known).min().unwrap_or(0)
+    }
+
+    /// (position, index among the last `len` positions of all sequences) of every row that is to be computed. A row that several
+    /// sequences share has the same past in each of them, so any will do.
+    pub fn places(&self, len: usize) -> Vec<(usize, usize)> {
+        let before = self.len() - len;
+        let mut places = vec![(0, 0); self.count - self.computed];
+        for (c, path) in self.rows.iter().enumerate() {
+            for (t, row) in path.iter().enumerate().filter(|(_, row)| **row >= self.computed) {
+                places[row - self.computed] = (t, c * len + t - before);
+            }
+        }
+        places
+    }
+
+    /// Row of each of the last `len` positions of every sequence.
+    pub fn ends(&self, len: usize) -> impl Iterator<Item = usize> + '_ {
+        self.rows.iter().flat_map(move |path| path[path.len() - len..].iter().copied())
+    }
+
+    /// As [`Self::ends`], counted among the rows that are to be computed; 0 for those that are known.
+    pub fn fresh_ends(&self, len: usize) -> impl Iterator<Item = usize> + '_ {
+        self.ends(len).map(|row| row.saturating_sub(self.computed))
+    }
+}
+
+/// Row numbers as a tensor.
+pub fn indices<B: Backend>(rows: &[usize], device: &B::Device) -> Tensor<B, 1, Int> {
+    let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+    let count = rows.len();
+    Tensor::from_data(TensorData::new(rows, [count]), device)
+}
+
+/// Which rows to take of `count`; nothing when it is all of them in their order.
+pub(super) fn picked<B: Backend>(rows: impl Iterator<Item = usize>, count: usize, device: &B::Device) -> Option<Tensor<B, 1, Int>> {
+    let rows: Vec<usize> = rows.collect();
+    (rows.len() != count || rows.iter().enumerate().any(|(i, &row)| i != row)).then(|| indices(&rows, device))
+}

@@ -1,0 +1,160 @@
+//! The CPU's own kernels. Burn's element-wise operations on flex run on one thread and pass over memory once each; the blocks here
+//! are one pass, on all threads, compiled once for each width of vectors. What meets the vocabulary does so some
+//! columns at a time, in buffers that stay in the cache.
+//!
+//! Everything is for f32; other types take the plain definitions.
+
+mod layer;
+mod vector;
+mod vocabulary;
+
+use burn::backend::Flex;
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::tensor::{Bytes, DType, Int, Shape, Tensor, TensorPrimitive};
+use rayon::prelude::*;
+
+use super::{Kernels, SoftEmbeddings, SoftPrompt, TargetLoss};
+use crate::objective::Objective;
+use crate::optimiser::{self, AdamStep, Moments};
+
+/// Elements that one task handles at least, so that small tensors do not pay for threads.
+const TASK: usize = 1 << 14;
+
+impl Kernels for Flex {
+    fn soft_embedding(prompt: &SoftPrompt<Self>) -> SoftEmbeddings<Self> {
+        match prompt.logits.dtype() {
+            DType::F32 => vocabulary::soft_embedding(prompt),
+            _ => super::soft_embedding::forward(prompt),
+        }
+    }
+
+    fn soft_embedding_backward(
+        prompt: &SoftPrompt<Self>,
+        result: SoftEmbeddings<Self>,
+        output: Tensor<Self, 2>,
+    ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
+        match prompt.logits.dtype() {
+            DType::F32 => vocabulary::soft_embedding_backward(prompt, result, output),
+            _ => super::soft_embedding::backward(prompt, result, output),
+        }
+    }
+
+    fn margins(hidden: Tensor<Self, 2>, head: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
+        match hidden.dtype() {
+            DType::F32 => vocabulary::margins(hidden, head, targets),
+            _ => super::target_loss::margins(hidden, head, targets),
+        }
+    }
+
+    fn target_loss(
+        hidden: Tensor<Self, 2>,
+        head: Tensor<Self, 2>,
+        targets: Tensor<Self, 1, Int>,
+        objective: Objective,
+    ) -> TargetLoss<Self> {
+        match hidden.dtype() {
+            DType::F32 => vocabulary::target_loss(hidden, head, targets, objective),
+            _ => super::target_loss::forward(hidden, head, targets, objective),
+        }
+    }
+
+    fn rms_norm(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
+        match x.dtype() {
+            DType::F32 => layer::rms_norm(x, weight, epsilon),
+            _ => super::layer::rms_norm(x, weight, epsilon),
+        }
+    }
+
+    fn rms_norm_backward(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64, output: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        match x.dtype() {
+            DType::F32 => layer::rms_norm_backward(x, weight, epsilon, output),
+            _ => super::layer::rms_norm_backward(x, weight, epsilon, output),
+        }
+    }
+
+    fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        match gate.dtype() {
+            DType::F32 => layer::swiglu(gate, up),
+            _ => super::layer::swiglu(gate, up),
+        }
+    }
+
+    fn swiglu_backward(gate: Tensor<Self, 2>, up: Tensor<Self, 2>, output: Tensor<Self, 2>) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
+        match gate.dtype() {
+            DType::F32 => layer::swiglu_backward(gate, up, output),
+            _ => super::layer::swiglu_backward(gate, up, output),
+        }
+    }
+
+    fn rotate(x: Tensor<Self, 2>, cos: Tensor<Self, 2>, sin: Tensor<Self, 2>, head_dim: usize) -> Tensor<Self, 2> {
+        match x.dtype() {
+            DType::F32 => layer::rotate(x, cos, sin, head_dim),
+            _ => super::layer::rotate(x, cos, sin, head_dim),
+        }
+    }
+
+    fn causal_attention(q: Tensor<Self, 4>, k: Tensor<Self, 4>, v: Tensor<Self, 4>, mask: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        match q.dtype() {
+            DType::F32 => layer::attention(q, k, v),
+            _ => super::layer::attention(q, k, v, mask),
+        }
+    }
+
+    fn causal_attention_backward(
+        q: Tensor<Self, 4>,
+        k: Tensor<Self, 4>,
+        v: Tensor<Self, 4>,
+        mask: Tensor<Self, 2>,
+        output: Tensor<Self, 2>,
+    ) -> [Tensor<Self, 4>; 3] {
+        match q.dtype() {
+            DType::F32 => layer::attention_backward(q, k, v, output),
+            _ => super::layer::attention_backward(q, k, v, mask, output),
+        }
+    }
+
+    fn adam(step: AdamStep, value: Tensor<Self, 2>, gradient: Tensor<Self, 2>, moments: &mut Moments<Self>) -> Tensor<Self, 2> {
+        match value.dtype() {
+            DType::F32 => layer::adam(step, value, gradient, moments),
+            _ => optimiser::adam(step, value, gradient, moments),
+        }
+    }
+}
+
+/// The values of a tensor in row-major order, copied only where it is a view that is not.
+struct Dense(FlexTensor);
+
+impl Dense {
+    fn of<const R: usize>(tensor: &Tensor<Flex, R>) -> Self {
+        Self(tensor.clone().into_primitive().tensor().to_contiguous())
+    }
+}
+
+impl std::ops::Deref for Dense {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // A contiguous view may begin inside a larger buffer.
+        let (start, end) = self.0.layout().contiguous_offsets().expect("made contiguous");
+        &self.0.storage()[start..end]
+    }
+}
+
+fn tensor<const R: usize>(values: Vec<f32>, shape: [usize; R]) -> Tensor<Flex, R> {
+    let tensor = FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(Shape::from(shape)), DType::F32);
+    Tensor::from_primitive(TensorPrimitive::Float(tensor))
+}
+
+/// Applies `work(first element, values, out)` to chunks of whole multiples of `unit`.
+fn map_chunks(x: &Tensor<Flex, 2>, unit: usize, work: impl Fn(usize, &[f32], &mut [f32]) + Sync) -> Tensor<Flex, 2> {
+    let (shape, x) = (x.dims(), Dense::of(x));
+    let chunk = unit * TASK.div_ceil(unit);
+    let mut out = vec![0.0f32; x.len()];
+    out.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).enumerate().for_each(|(i, (out, x))| {
+        work(i * chunk, x, out);
+    });
+    tensor(out, shape)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! Every kernel against its definition in plain Burn.
+
+use burn::tensor::TensorData;
+
+use super::vector::{exp, ln};
+use super::*;
+use crate::model::generate::host;
+use crate::noise::{Purpose, Stream};
+use crate::ops::{Gumbel, layer as plain};
+use crate::testing::largest_difference;
+use proptest::prelude::*;
+
+fn random<const R: usize>(sample: u32, shape: [usize; R]) -> Tensor<Flex, R> {
+    let count = shape.iter().product();
+    tensor(Stream::new(5, 0, 0, Purpose::InitialLogits, sample).normal(1, count), shape)
+}
+
+fn close<const R: usize>(a: Tensor<Flex, R>, b: Tensor<Flex, R>) {
+    close_to(2e-6, a, b);
+}
+
+fn close_to<const R: usize>(tolerance: f32, a: Tensor<Flex, R>, b: Tensor<Flex, R>) {
+    let difference = largest_difference(&host(a), &host(b));
+    assert!(difference < tolerance, "{difference}");
+}
+
+#[test]
+fn layers_blocks_agree_with_their_definitions() {
+    // Rows enough for several tasks, and a view that begins inside a buffer.
+    let x = random(0, [701, 64]).narrow(0, 1, 700);
+    let (weight, gate, up) = (random(1, [64]), random(2, [700, 64]), random(3, [64, 700]).transpose());
+    let output = random(4, [64, 700]).transpose();
+    close(Flex::rms_norm(x.clone(), weight.clone(), 1e-5), plain::rms_norm(x.clone(), weight.clone(), 1e-5));
+    close(
+        Flex::rms_norm_backward(x.clone(), weight.clone(), 1e-5, output.clone()),
+        plain::rms_norm_backward(x.clone(), weight, 1e-5, output.clone()),
+    );
+    close(Flex::swiglu(gate.clone(), up.clone()), plain::swiglu(gate.clone(), up.clone()));
+    let (ours, theirs) =
+        (Flex::swiglu_backward(gate.clone(), up.clone(), output.clone()), plain::swiglu_backward(gate, up, output.clone()));
+    close(ours.0, theirs.0);
+    close(ours.1, theirs.1);
+    let (cos, sin) = (random(4, [1, 7 * 64]), random(5, [1, 7 * 64]));
+    close(Flex::rotate(x.clone(), cos.clone(), sin.clone(), 16), plain::rotate(x, cos, sin, 16));
+}
+
+#[test]
+fn attention_agrees_with_its_definition() {
+    // Head widths that are whole vectors, some, and none; beginnings, continuations and single queries.
+    for (t, past, d) in [(7, 0, 16), (1, 5, 64), (3, 4, 88), (5, 20, 4)] {
+        let all = t + past;
+        let q = random(6, [2, t, 6, d]).swap_dims(1, 2);
+        let k = random(7, [2, all, 2, d]).swap_dims(1, 2);
+        let v = random(8, [2, 2, all, d]);
+        let output = random(9, [2 * t, 6 * d]);
+        let mask: Vec<f32> = (0..t).flat_map(|i| (0..all).map(move |j| if j <= past + i { 0.0 } else { -1e30 })).collect();
+        let mask = tensor(mask, [1, t * all]);
+        let all = || (q.clone(), k.clone(), v.clone(), mask.clone());
+        let (ours, theirs) = {
+            let ((q, k, v, mask), (q2, k2, v2, mask2)) = (all(), all());
+            (Flex::causal_attention(q, k, v, mask), plain::attention(q2, k2, v2, mask2))
+        };
+        close(ours, theirs);
+        let (ours, theirs) = {
+            let ((q, k, v, mask), (q2, k2, v2, mask2)) = (all(), all());
+            let ours = Flex::causal_attention_backward(q, k, v, mask, output.clone());
+            (ours, plain::attention_backward(q2, k2, v2, mask2, output.clone()))
+        };
+        ours.into_iter().zip(theirs).for_each(|(ours, theirs)| close_to(1e-5, ours, theirs));
+    }
+}
+
+/// Vocabularies of several blocks, the last of them ragged.
+const V: usize = 1500;
+
+fn soft_prompt(noise: Gumbel<Flex>, tau: f32) -> SoftPrompt<Flex> {
+    let mask: Vec<f32> = (0..V).map(|id| if id % 7 == 3 || id < 600 { -1e30 } else { 0.0 }).collect();
+    SoftPrompt {
+        logits: random(0, [900, V]),
+        temperature: tensor(vec![tau; 900], [900, 1]) + random(1, [900, 1]).abs() * tau,
+        embedding: random(2, [V, 24]),
+        mask: Some(tensor(mask, [1, V])),
+        noise,
+        samples: 2,
+    }
+}
+
+#[test]
+fn soft_embeddings_agree_with_their_definition() {
+    let drawn = Gumbel::Drawn(Stream::new(3, 0, 5, Purpose::PromptNoise, 0));
+    for (noise, tau) in [(drawn.clone(), 1.0), (drawn, 0.05), (Gumbel::Given(random(3, [1800, V])), 3.0), (Gumbel::Silent, 100.0)] {
+        let (prompt, output) = (soft_prompt(noise, tau), random(4, [1800, 24]));
+        let (ours, theirs) = (Flex::soft_embedding(&prompt), crate::ops::soft_embedding::forward(&prompt));
+        // An exponent y of some hundreds has an ulp of 3e-5.
+        close_to(1e-4, ours.embeddings.clone(), theirs.embeddings.clone());
+        let ours = Flex::soft_embedding_backward(&prompt, ours, output.clone());
+        let theirs = crate::ops::soft_embedding::backward(&prompt, theirs, output);
+        for (ours, theirs) in [(ours.0, theirs.0), (ours.1, theirs.1)] {
+            let scale = theirs.clone().abs().max().into_scalar();
+            close_to(1e-4, ours / scale, theirs / scale);
+        }
+    }
+}
+
+#[test]
+fn objectives_agree_with_their_definitions() {
+    let (hidden, head) = (random(5, [1100, 24]), random(6, [V, 24]));
+    let targets = Tensor::<Flex, 1, Int>::from_data(TensorData::new((0..1100i64).map(|row| row * 977 % V as i64).collect::<Vec<_>>(), [1100]), &Default::default());
+    for objective in [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }] {
+        let ours = Flex::target_loss(hidden.clone(), head.clone(), targets.clone(), objective);
+        let theirs = crate::ops::target_loss::forward(hidden.clone(), head.clone(), targets.clone(), objective);
+        close_to(2e-5, ours.losses, theirs.losses);
+        close_to(2e-5, ours.hidden, theirs.hidden);
+    }
+    close_to(
+        2e-5,
+        Flex::margins(hidden.clone(), head.clone(), targets.clone()),
+        crate::ops::target_loss::margins(hidden, head, targets),
+    );
+}
+
+#[test]
+fn adam_agrees_with_its_definition() {
+    let moments = || Moments { first: random(1, [300, 70]), second: random(2, [300, 70]).abs() };
+    let step = AdamStep { rule: crate::optimiser::Adam::new(0.1), unbias: (0.271, 0.003) };
+    let (mut a, mut b) = (moments(), moments());
+    let (value, gradient) = (random(3, [300, 70]), random(4, [300, 70]));
+    close_to(1e-5, Flex::adam(step, value.clone(), gradient.clone(), &mut a), optimiser::adam(step, value, gradient, &mut b));
+    close(a.first, b.first);
+    close(a.second, b.second);
+}
+
+#[test]
+fn exp_keeps_its_ends() {
+    assert!(exp(f32::NEG_INFINITY) == 0.0 && exp(-1e30) == 0.0 && exp(f32::NAN).is_nan());
+    assert!(exp(1e30) > 1e38 && exp(1e30).is_finite());
+    assert_eq!(exp(0.0), 1.0);
+}
+
+proptest! {
+    #[test]
+    fn exp_is_exp(x in -87f32..88.0) {
+        prop_assert!((exp(x) / x.exp() - 1.0).abs() < 3e-7, "{} {}", exp(x), x.exp());
+    }
+
+    #[test]
+    fn ln_is_ln(x in prop_oneof![1e-30f32..1e30, 0.5f32..2.0, 0.999f32..1.001]) {
+        let expected = f64::from(x).ln();
+        prop_assert!((f64::from(ln(x)) - expected).abs() <= 3e-7 * expected.abs(), "{} {}", ln(x), expected);
+    }
+}

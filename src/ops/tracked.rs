@@ -1,0 +1,110 @@
+//! A decoder layer's blocks with gradients: one node of the graph each, which keeps the block's inputs and computes all else again.
+
+use std::fmt::Debug;
+
+use burn::backend::autodiff::{
+    Autodiff,
+    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
+    grads::Gradients,
+    ops::{Backward, Ops, OpsKind},
+};
+use burn::tensor::{Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
+
+use super::{Kernels, layer};
+
+/// Turns what was saved and the output's gradient into gradients of N inputs.
+type Pull<B, S, const N: usize> = fn(S, FloatTensor<B>) -> [Option<FloatTensor<B>>; N];
+
+#[derive(Debug)]
+struct ByHand<B: Backend, S, const N: usize>(Pull<B, S, N>);
+
+impl<B: Backend, S: Clone + Send + Debug + 'static, const N: usize> Backward<B, N> for ByHand<B, S, N> {
+    type State = S;
+
+    fn backward(self, ops: Ops<S, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let output = grads.consume::<B>(&ops.node);
+        for (parent, gradient) in ops.parents.into_iter().zip(self.0(ops.state, output)) {
+            if let (Some(node), Some(gradient)) = (parent, gradient) {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+/// One node: `forward` gives the output of the inputs and what `pull` needs to go back.
+fn by_hand<B: Backend, C: CheckpointStrategy, S: Clone + Send + Debug + 'static, const N: usize, const R: usize>(
+    inputs: [FloatTensor<Autodiff<B, C>>; N],
+    forward: impl FnOnce([FloatTensor<B>; N]) -> (Tensor<B, R>, S),
+    pull: Pull<B, S, N>,
+) -> Tensor<Autodiff<B, C>, R> {
+    let nodes = std::array::from_fn(|i| inputs[i].node.clone());
+    let (output, saved) = forward(inputs.map(|input| input.primitive));
+    let output = match ByHand(pull).prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(op) => op.finish(saved, unwrap(output)),
+        OpsKind::UnTracked(op) => op.finish(unwrap(output)),
+    };
+    wrap(output)
+}
+
+fn wrap<B: Backend, const R: usize>(x: FloatTensor<B>) -> Tensor<B, R> {
+    Tensor::from_primitive(TensorPrimitive::Float(x))
+}
+
+fn unwrap<B: Backend, const R: usize>(x: Tensor<B, R>) -> FloatTensor<B> {
+    x.into_primitive().tensor()
+}
+
+impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
+    fn rms_norm(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
+        let (x, weight) = (unwrap(x), unwrap(weight));
+        let trained = weight.is_tracked();
+        by_hand::<B, C, _, 2, 2>(
+            [x, weight],
+            |[x, weight]| {
+                let (x, weight): (Tensor<B, 2>, Tensor<B, 1>) = (wrap(x), wrap(weight));
+                (B::rms_norm(x.clone(), weight.clone(), epsilon), (x, weight, epsilon, trained))
+            },
+            |(x, weight, epsilon, trained), output| {
+                let output: Tensor<B, 2> = wrap(output);
+                let of_weight = trained.then(|| unwrap(layer::rms_norm_weight(x.clone(), epsilon, output.clone())));
+                [Some(unwrap(B::rms_norm_backward(x, weight, epsilon, output))), of_weight]
+            },
+        )
+    }
+
+    fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        by_hand::<B, C, _, 2, 2>(
+            [unwrap(gate), unwrap(up)],
+            |[gate, up]| {
+                let (gate, up): (Tensor<B, 2>, Tensor<B, 2>) = (wrap(gate), wrap(up));
+                (B::swiglu(gate.clone(), up.clone()), (gate, up))
+            },
+            |(gate, up), output| {
+                let (gate, up) = B::swiglu_backward(gate, up, wrap(output));
+                [Some(unwrap(gate)), Some(unwrap(up))]
+            },
+        )
+    }
+
+    fn rotate(x: Tensor<Self, 2>, cos: Tensor<Self, 2>, sin: Tensor<Self, 2>, head_dim: usize) -> Tensor<Self, 2> {
+        let (cos, sin) = (cos.inner(), sin.inner());
+        by_hand::<B, C, _, 1, 2>(
+            [unwrap(x)],
+            |[x]| (B::rotate(wrap(x), cos.clone(), sin.clone(), head_dim), (cos, sin, head_dim)),
+            // The inverse of a rotation is the one by the opposite angle.
+            |(cos, sin, head_dim), output| [Some(unwrap(B::rotate(wrap(output), cos, sin.neg(), head_dim)))],
+        )
+    }
+
+    fn causal_attention(q: Tensor<Self, 4>, k: Tensor<Self, 4>, v: Tensor<Self, 4>, mask: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let mask = mask.inner();
+        by_hand::<B, C, _, 3, 2>(
+            [unwrap(q), unwrap(k), unwrap(v)],
+            |inputs| {
+                let [q, k, v]: [Tensor<B, 4>; 3] = inputs.map(wrap);
+                (B::causal_attention(q.clone(), k.clone(), v.clone(), mask.clone()), (q, k, v, mask))
+            },
+            |(q, k, v, mask), output| B::causal_attention_backward(q, k, v, mask, wrap(output)).map(|x| Some(unwrap(x))),
+        )
+    }
+}
