@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell};
+use std::ops::Range;
 
 use burn::backend::Flex;
 use burn::module::AutodiffModule;
@@ -46,46 +47,81 @@ pub struct Swap {
     pub token: u32,
 }
 
-/// A prompt's neighbours by one swap each, scored along the target a part at a time. What they share is computed once.
+/// A prompt's neighbours by one swap each, scored along the target a part at a time. What they share is computed once in each group
+/// of them; the groups are computed side by side.
 pub struct Neighbours<'a, B: TrackedBackend> {
     subject: &'a Subject<B>,
     prompt: &'a [u32],
     target: &'a [u32],
-    swaps: Vec<Swap>,
-    cache: Cache<Plain<B>>,
+    groups: Vec<Group<Plain<B>>>,
     /// Target tokens scored so far.
     scored: usize,
 }
 
+/// Some neighbours and their keys and values.
+struct Group<B: Kernels> {
+    model: Llama<B>,
+    /// (number among all neighbours still kept, what it swaps).
+    swaps: Vec<(usize, Swap)>,
+    cache: Cache<B>,
+}
+
+/// Neighbours of a group: enough rows for a matrix product, and the same number whatever the number of threads.
+const GROUP: usize = 12;
+
 impl<B: TrackedBackend> Neighbours<'_, B> {
     /// How far each of the next `count` target tokens is ahead of the best other one, `[swaps][count]`, the target's own tokens fed.
     pub fn margins(&mut self, count: usize) -> Vec<Vec<f32>> {
-        let (subject, model) = (self.subject, &self.subject.plain);
-        let next = self.scored..self.scored + count;
-        let fed = &self.target[self.scored.saturating_sub(1)..next.end - 1];
-        let trunk = self.swaps.iter().map(|swap| swap.position).max().unwrap_or(0);
-        let mut ids = if self.scored == 0 { self.prompt[..trunk].to_vec() } else { Vec::new() };
-        for swap in &self.swaps {
-            if self.scored == 0 {
-                ids.push(swap.token);
-                ids.extend(&self.prompt[swap.position + 1..]);
-            }
-            ids.extend(fed);
+        let (prompt, target, scored) = (self.prompt, self.target, self.scored);
+        let jobs = self.groups.iter_mut().map(|group| move || group.margins(prompt, target, scored..scored + count));
+        let (mut all, mut pushed) = (Vec::new(), 0);
+        for (rows, margins) in Plain::<B>::side_by_side(jobs.collect()) {
+            pushed += rows;
+            all.extend(margins);
         }
-        self.cache.grow(self.prompt.len() + next.end - 1);
-        subject.charge(ids.len(), 0, self.swaps.len() * count);
-        let rows = subject.embed(&[&ids]).reshape([ids.len(), model.config().hidden_size]);
-        let hidden = model.hidden_cached(rows, &mut self.cache, count);
-        let targets = repeat::<Plain<B>>(&self.target[next.clone()], self.swaps.len(), &subject.device());
-        self.scored = next.end;
-        host(Plain::<B>::margins(hidden, model.head(), targets)).chunks_exact(count).map(<[f32]>::to_vec).collect()
+        self.subject.charge(pushed, 0, all.len() * count);
+        self.scored += count;
+        all.sort_unstable_by_key(|(number, _)| *number);
+        all.into_iter().map(|(_, margins)| margins).collect()
     }
 
     /// Keeps the neighbours for which `keep` is true.
     pub fn retain(&mut self, keep: &[bool]) {
-        let mut each = keep.iter();
-        self.swaps.retain(|_| *each.next().expect("one for each swap"));
-        self.cache.retain(keep);
+        let kept_before: Vec<usize> = keep.iter().scan(0, |kept, &keep| Some(std::mem::replace(kept, *kept + usize::from(keep)))).collect();
+        for group in &mut self.groups {
+            let mask: Vec<bool> = group.swaps.iter().map(|(number, _)| keep[*number]).collect();
+            group.cache.retain(&mask);
+            group.swaps.retain(|(number, _)| keep[*number]);
+            group.swaps.iter_mut().for_each(|(number, _)| *number = kept_before[*number]);
+        }
+        self.groups.retain(|group| !group.swaps.is_empty());
+    }
+}
+
+impl<B: Kernels> Group<B> {
+    /// Rows pushed through the layers, and the margins at the target tokens `next` of each neighbour, by number.
+    fn margins(&mut self, prompt: &[u32], target: &[u32], next: Range<usize>) -> (usize, Vec<(usize, Vec<f32>)>) {
+        let fed = &target[next.start.saturating_sub(1)..next.end - 1];
+        let mut ids = Vec::new();
+        if next.start == 0 {
+            let trunk = self.swaps.iter().map(|(_, swap)| swap.position).max().unwrap_or(0);
+            ids.extend(&prompt[..trunk]);
+        }
+        for (_, swap) in &self.swaps {
+            if next.start == 0 {
+                ids.push(swap.token);
+                ids.extend(&prompt[swap.position + 1..]);
+            }
+            ids.extend(fed);
+        }
+        self.cache.grow(prompt.len() + next.end - 1);
+        let device = self.model.device();
+        let rows = self.model.embed(ids_tensor(&[&ids], &device)).reshape([ids.len(), self.model.config().hidden_size]);
+        let hidden = self.model.hidden_cached(rows, &mut self.cache, next.len());
+        let targets = repeat::<B>(&target[next.clone()], self.swaps.len(), &device);
+        let margins = host(B::margins(hidden, self.model.head(), targets));
+        let numbers = self.swaps.iter().map(|(number, _)| *number);
+        (ids.len(), numbers.zip(margins.chunks_exact(next.len()).map(<[f32]>::to_vec)).collect())
     }
 }
 
@@ -188,9 +224,16 @@ impl<B: TrackedBackend> Subject<B> {
 
     /// `prompt` with one token swapped at a time, to be scored along `target`.
     pub fn neighbours<'a>(&'a self, prompt: &'a [u32], swaps: &[Swap], target: &'a [u32]) -> Neighbours<'a, B> {
-        let starts: Vec<usize> = swaps.iter().map(|swap| swap.position).collect();
-        let cache = Cache::leaving(self.plain.config().num_hidden_layers, &starts);
-        Neighbours { subject: self, prompt, target, swaps: swaps.to_vec(), cache, scored: 0 }
+        // Dealt by position, so that the groups have about the same number of rows.
+        let mut order: Vec<(usize, Swap)> = swaps.iter().copied().enumerate().collect();
+        order.sort_by_key(|(_, swap)| swap.position);
+        let count = swaps.len().div_ceil(GROUP);
+        let groups = (0..count).map(|first| {
+            let swaps: Vec<(usize, Swap)> = order.iter().copied().skip(first).step_by(count).collect();
+            let starts: Vec<usize> = swaps.iter().map(|(_, swap)| swap.position).collect();
+            Group { model: self.plain.clone(), swaps, cache: Cache::leaving(self.plain.config().num_hidden_layers, &starts) }
+        });
+        Neighbours { subject: self, prompt, target, groups: groups.collect(), scored: 0 }
     }
 
     /// The model's argmax at every target position, `[S][M]`, the target's own tokens fed.

@@ -68,8 +68,6 @@ struct Position {
     stalled: bool,
     /// Random prompts that the search began with, before this one.
     begun: u32,
-    /// Share of the candidates that survived the target's first half when that was last looked at.
-    kept: f32,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -85,24 +83,27 @@ impl SearchMethod {
         Self { search, at: Position::default(), order: Vec::new() }
     }
 
-    /// The best of `swaps`, scored exactly, if its hinge is below `bound`.
+    /// The best of `swaps`, scored exactly, if its hinge is below `bound`; one that leads to the target before all others, however
+    /// narrowly it does.
     ///
     /// A hinge only grows along the target, so whatever reaches the bound on a first part of the target is dropped there.
     fn best_below<B: TrackedBackend>(
-        &mut self,
+        &self,
         bound: f32,
         mut swaps: Vec<Swap>,
         parts: &[usize],
         subject: &Subject<B>,
         problem: &Problem,
     ) -> Option<Candidate> {
+        let hinge = |margins: &[f32]| Objective::hinge(self.search.margin, margins);
+        let leads = |margins: &[f32]| margins.iter().all(|&margin| margin > 0.0);
         let prompt = problem.prompt.search_ids(&self.at.current.free);
         let mut neighbours = subject.neighbours(&prompt, &swaps, &problem.target.ids);
         let mut margins = vec![Vec::new(); swaps.len()];
         for &part in parts {
             let mut next = neighbours.margins(part).into_iter();
             margins.iter_mut().for_each(|margins| margins.extend(next.next().expect("one for each swap")));
-            let keep: Vec<bool> = margins.iter().map(|margins| Objective::hinge(self.search.margin, margins) < bound).collect();
+            let keep: Vec<bool> = margins.iter().map(|margins| leads(margins) || hinge(margins) < bound).collect();
             neighbours.retain(&keep);
             retain(&mut swaps, &keep);
             retain(&mut margins, &keep);
@@ -110,11 +111,15 @@ impl SearchMethod {
                 return None;
             }
         }
-        let scored = swaps.iter().zip(margins).map(|(swap, margins)| (Objective::hinge(self.search.margin, &margins), swap, margins));
-        let (hinge, swap, margins) = scored.min_by(|(a, ..), (b, ..)| a.total_cmp(b))?;
+        let rank = |margins: &[f32]| (!leads(margins), hinge(margins));
+        let by_rank = |(_, a): &(_, Vec<f32>), (_, b): &(_, Vec<f32>)| {
+            let (a, b) = (rank(a), rank(b));
+            a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+        };
+        let (swap, margins) = swaps.into_iter().zip(margins).min_by(by_rank)?;
         let mut free = self.at.current.free.clone();
         free[swap.position - problem.prompt.head().len()] = swap.token;
-        Some(Candidate { free, margins, hinge })
+        Some(Candidate { free, hinge: hinge(&margins), margins })
     }
 
     /// The head of the ranking of every position, with this step's gradient mixed in.
@@ -164,6 +169,20 @@ impl SearchMethod {
         batch
     }
 
+    /// The target in parts, at the end of each of which candidates are dropped: it is cut where the current prompt has nearly all of
+    /// its hinge behind it, because what does worse there does not catch up; a late cut saves less than another pass costs.
+    fn parts(&self) -> Vec<usize> {
+        let (mut sum, len) = (0.0, self.at.current.margins.len());
+        let sums = self.at.current.margins.iter().map(|&margin| {
+            sum += Objective::hinge(self.search.margin, &[margin]);
+            sum
+        });
+        match sums.take(len * 7 / 10).position(|sum| sum >= 0.9 * self.at.current.hinge) {
+            Some(last) => vec![last + 1, len - last - 1],
+            None => vec![len],
+        }
+    }
+
     /// What a candidate's hinge must stay below to be taken: better than the current prompt, or worse by Δ with probability
     /// exp(−Δ/T), drawn before anything is scored.
     fn bound(&self, luck: f32) -> f32 {
@@ -183,7 +202,7 @@ impl SearchMethod {
         let free = initial(&problem.prompt, clock, begun)?;
         let margins = subject.margins(&[problem.prompt.search_ids(&free)], &problem.target.ids).remove(0);
         let current = Candidate { hinge: Objective::hinge(self.search.margin, &margins), free, margins };
-        self.at = Position { best: current.clone(), current, batch: self.search.batch, waited: 0, stalled: false, begun, kept: 1.0 };
+        self.at = Position { best: current.clone(), current, batch: self.search.batch, waited: 0, stalled: false, begun };
         self.order = Vec::new();
         Ok(())
     }
@@ -248,7 +267,7 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
         let (ranking, gradient_norm) = self.ranking(subject, problem);
         let batch = self.propose(self.at.batch, &ranking, &problem.prompt, &mut draws);
         if !batch.is_empty() {
-            let best = self.best_below(self.bound(luck), batch, &[problem.target.ids.len()], subject, problem);
+            let best = self.best_below(self.bound(luck), batch, &self.parts(), subject, problem);
             best.into_iter().for_each(|candidate| self.take(candidate));
         }
         self.widen();

@@ -54,6 +54,15 @@ fn select<B: Backend>(x: Tensor<B, 2>, rows: &Option<Tensor<B, 1, Int>>) -> Tens
     }
 }
 
+/// x·W + b, `[R, in]` → `[R, out]`.
+pub(super) fn linear<B: Kernels>(layer: &Linear<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let out = B::matmul(x, layer.weight.val());
+    match &layer.bias {
+        Some(bias) => out + bias.val().unsqueeze::<2>(),
+        None => out,
+    }
+}
+
 /// `self_attn` of a decoder layer.
 #[derive(Module, Debug)]
 pub struct LlamaAttention<B: Backend> {
@@ -81,9 +90,9 @@ impl<B: Kernels> LlamaAttention<B> {
         asking: &Asking<B>,
         past: Option<&mut Option<(Tensor<B, 2>, Tensor<B, 2>)>>,
     ) -> Tensor<B, 2> {
-        let mut q = self.q_proj.forward(asking.of(x.clone()));
-        let mut k = self.k_proj.forward(x.clone());
-        let mut v = self.v_proj.forward(x);
+        let mut q = linear(&self.q_proj, asking.of(x.clone()));
+        let mut k = linear(&self.k_proj, x.clone());
+        let mut v = linear(&self.v_proj, x);
         if self.use_rope {
             q = asking.rotate.apply(q, self.head_dim);
             k = pass.rotate_k.apply(k, self.head_dim);
@@ -98,7 +107,7 @@ impl<B: Kernels> LlamaAttention<B> {
         let q = self.heads(select(q, &asking.spread), pass.samples, asking.len);
         let [k, v] = [k, v].map(|x| self.heads(select(x, &pass.keys), pass.samples, pass.len));
         let mixed = B::causal_attention(q, k, v, asking.mask.clone());
-        self.o_proj.forward(select(mixed, &asking.gather))
+        linear(&self.o_proj, select(mixed, &asking.gather))
     }
 
     /// `[S·T, heads·head_dim]` → `[S, heads, T, head_dim]`.

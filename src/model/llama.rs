@@ -4,7 +4,7 @@ use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
-use super::attention::{Asking, LlamaAttention, Pass};
+use super::attention::{Asking, LlamaAttention, Pass, linear};
 use super::cache::{Cache, Paths, picked};
 use super::config::LlamaConfig;
 use super::rope::{RotaryEmbedding, Rotation};
@@ -51,8 +51,8 @@ pub struct LlamaMLP<B: Backend> {
 impl<B: Kernels> LlamaMLP<B> {
     /// `[rows, D]` → `[rows, D]`.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let gate = self.gate_proj.forward(x.clone());
-        self.down_proj.forward(B::swiglu(gate, self.up_proj.forward(x)))
+        let gate = linear(&self.gate_proj, x.clone());
+        linear(&self.down_proj, B::swiglu(gate, linear(&self.up_proj, x)))
     }
 }
 
@@ -205,7 +205,7 @@ impl<B: Kernels> Llama<B> {
 
     /// Logits of normalised hidden states: `[rows, D]` → `[rows, V]`.
     pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
-        hidden.matmul(self.head().transpose())
+        B::matmul(hidden, self.head().transpose())
     }
 
     fn rotation(&self, positions: &[usize], heads: usize, dtype: DType) -> Rotation<B> {

@@ -55,6 +55,16 @@ pub trait Kernels: Backend {
         target_loss::forward(hidden, head, targets, objective)
     }
 
+    /// Runs jobs that do not depend on each other, at once where it is the calling thread that computes. In order of the jobs.
+    fn side_by_side<T: Send, J: FnOnce() -> T + Send>(jobs: Vec<J>) -> Vec<T> {
+        jobs.into_iter().map(|job| job()).collect()
+    }
+
+    /// x·W, `[R, K]`·`[K, N]`.
+    fn matmul(x: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        x.matmul(weight)
+    }
+
     /// x / √(mean(x²) + ε) · weight for every row of `x` `[R, D]`; `weight` is `[D]`.
     fn rms_norm(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
         layer::rms_norm(x, weight, epsilon)

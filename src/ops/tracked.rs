@@ -55,6 +55,24 @@ fn unwrap<B: Backend, const R: usize>(x: Tensor<B, R>) -> FloatTensor<B> {
 }
 
 impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
+    fn matmul(x: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        let (x, weight) = (unwrap(x), unwrap(weight));
+        let (trained, tracked) = (weight.is_tracked(), x.is_tracked());
+        by_hand::<B, C, _, 2, 2>(
+            [x, weight],
+            |[x, weight]| {
+                let (x, weight): (Tensor<B, 2>, Tensor<B, 2>) = (wrap(x), wrap(weight));
+                // Only a weight that learns needs to know its input.
+                (B::matmul(x.clone(), weight.clone()), (trained.then_some(x), tracked.then_some(weight)))
+            },
+            |(x, weight), output| {
+                let output: Tensor<B, 2> = wrap(output);
+                let of_x = weight.map(|weight| unwrap(B::matmul(output.clone(), weight.transpose())));
+                [of_x, x.map(|x| unwrap(B::matmul(x.transpose(), output)))]
+            },
+        )
+    }
+
     fn rms_norm(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
         let (x, weight) = (unwrap(x), unwrap(weight));
         let trained = weight.is_tracked();

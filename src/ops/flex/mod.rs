@@ -5,6 +5,8 @@
 //! Everything is for f32; other types take the plain definitions.
 
 mod layer;
+mod matmul;
+mod threads;
 mod vector;
 mod vocabulary;
 
@@ -21,6 +23,10 @@ use crate::optimiser::{self, AdamStep, Moments};
 const TASK: usize = 1 << 14;
 
 impl Kernels for Flex {
+    fn side_by_side<T: Send, J: FnOnce() -> T + Send>(jobs: Vec<J>) -> Vec<T> {
+        threads::side_by_side(jobs)
+    }
+
     fn soft_embedding(prompt: &SoftPrompt<Self>) -> SoftEmbeddings<Self> {
         match prompt.logits.dtype() {
             DType::F32 => vocabulary::soft_embedding(prompt),
@@ -55,6 +61,13 @@ impl Kernels for Flex {
         match hidden.dtype() {
             DType::F32 => vocabulary::target_loss(hidden, head, targets, objective),
             _ => super::target_loss::forward(hidden, head, targets, objective),
+        }
+    }
+
+    fn matmul(x: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        match x.dtype() {
+            DType::F32 => matmul::matmul(x, weight),
+            _ => x.matmul(weight),
         }
     }
 

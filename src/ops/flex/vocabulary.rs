@@ -7,6 +7,7 @@ use burn::tensor::{Int, Tensor};
 use pulp::Simd;
 use rayon::prelude::*;
 
+use super::matmul::matmul;
 use super::vector::{dot, exp, largest, ln};
 use super::{Dense, tensor};
 use crate::model::generate::host;
@@ -153,7 +154,7 @@ pub fn soft_embedding(prompt: &SoftPrompt<Flex>) -> SoftEmbeddings<Flex> {
         p.par_chunks_mut(at.len()).zip(&mut running).enumerate().for_each(|(row, (p, running))| {
             weigh(&inputs, row, &at, p, running);
         });
-        let product = tensor(p, [rows, at.len()]).matmul(columns(&prompt.embedding, &at));
+        let product = matmul(tensor(p, [rows, at.len()]), columns(&prompt.embedding, &at));
         accumulate(&mut sums, &running, product);
     }
     for (sums, running) in sums.chunks_exact_mut(d).zip(&running) {
@@ -180,7 +181,7 @@ pub fn soft_embedding_backward(prompt: &SoftPrompt<Flex>, result: SoftEmbeddings
     let (mut dz, mut dtau) = (vec![0.0f32; n * v], vec![0.0f32; n]);
     for (first, count) in prompt.chunks() {
         let rows = first * n..(first + count) * n;
-        let dp = Dense::of(&output.clone().narrow(0, rows.start, rows.len()).matmul(prompt.embedding.clone().transpose()));
+        let dp = Dense::of(&matmul(output.clone().narrow(0, rows.start, rows.len()), prompt.embedding.clone().transpose()));
         dz.par_chunks_mut(v).zip(&mut dtau).enumerate().for_each(|(position, (dz, dtau))| {
             let (mut y, mut ds) = (vec![0.0f32; v], vec![0.0f32; v]);
             for (row, dp) in rows.clone().zip(dp.chunks_exact(v)).skip(position).step_by(n) {
@@ -229,7 +230,7 @@ fn each_block<T: Send>(
 ) {
     for at in blocks(rows.len(), head.dims()[0]) {
         let shape = [rows.len(), at.len()];
-        let mut logits = host(hidden.clone().matmul(columns(head, &at).transpose()));
+        let mut logits = host(matmul(hidden.clone(), columns(head, &at).transpose()));
         logits.par_chunks_mut(at.len()).zip(&mut *rows).for_each(|(logits, row)| take(row, &at, logits));
         then(rows, &at, tensor(logits, shape));
     }
@@ -299,7 +300,7 @@ fn cross_entropy(hidden: Matrix, head: Matrix, targets: Tensor<Flex, 1, Int>) ->
     };
     each_block(&hidden, &head, &mut rows, take, |rows, at, weights| {
         let running: Vec<Running> = rows.iter().map(|row| row.running).collect();
-        accumulate(&mut sums, &running, weights.matmul(columns(&head, at)));
+        accumulate(&mut sums, &running, matmul(weights, columns(&head, at)));
     });
     for (sums, row) in sums.chunks_exact_mut(d).zip(&rows) {
         sums.iter_mut().for_each(|sum| *sum /= row.running.sum);
