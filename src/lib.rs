@@ -42,6 +42,7 @@
 //! ```
 
 pub mod backend;
+pub mod bench;
 pub mod checkpoint;
 pub mod cli;
 pub mod doctor;

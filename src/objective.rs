@@ -23,6 +23,7 @@ impl Objective {
 
     /// The hinge loss of a prompt from its logit margins.
     pub fn hinge(margin: f32, margins: &[f32]) -> f32 {
-        margins.iter().map(|m| (margin - m).max(0.0)).sum()
+        // A NaN stays one, where `max` would take it for 0.
+        margins.iter().map(|&m| if m >= margin { 0.0 } else { margin - m }).sum()
     }
 }

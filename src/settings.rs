@@ -76,6 +76,7 @@ pub struct Settings {
     pub backend: BackendName,
     pub device: Option<usize>,
     pub model: String,
+    pub max_memory: Option<u64>,
     pub batch: usize,
     pub batch_max: usize,
     pub top: usize,
@@ -110,6 +111,7 @@ impl Default for Settings {
             backend: BackendName::Auto,
             device: None,
             model: "bard".into(),
+            max_memory: None,
             batch: 24,
             batch_max: 96,
             top: 128,
@@ -169,6 +171,9 @@ pub const KEYS: &[Key] = &[
     key("backend", "What computes", |s, v| put(&mut s.backend, v.choice())),
     key("device", "Row of `dlmi doctor`, or `none`", |s, v| put(&mut s.device, v.optional(|v| v.whole(0..=1023)))),
     key("model", "Bundled name, folder, .gguf or .safetensors file, or org/name[@revision]", |s, v| put(&mut s.model, v.string())),
+    key("max_memory", "MiB that weights and a step should stay within, or `none`: less at once, the same result", |s, v| {
+        put(&mut s.max_memory, v.optional(|v| v.whole(1..=1 << 30)))
+    }),
     key("batch", "snap: candidates scored in a step while progress is easy", |s, v| put(&mut s.batch, v.whole(1..=65_536))),
     key("batch_max", "snap: candidates scored in a step when it stalls", |s, v| put(&mut s.batch_max, v.whole(1..=65_536))),
     key("top", "snap: ranks of a position that swaps are drawn from", |s, v| put(&mut s.top, v.whole(1..=MANY))),

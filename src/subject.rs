@@ -1,24 +1,23 @@
 //! The frozen model as the methods see it. It counts every position that it is asked for.
 
 use std::any::Any;
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ops::Range;
 
 use burn::backend::Flex;
-use burn::module::AutodiffModule;
 use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
 use crate::model::generate::{argmax, host, ids_tensor};
 use crate::model::{Cache, Generation, Llama, LlamaConfig, greedy};
 use crate::objective::Objective;
-use crate::ops::{Kernels, TrackedBackend};
+use crate::ops::{Kernels, TargetLoss, TrackedBackend};
 use crate::prompt::Prompt;
 use crate::target::Target;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
-/// What was asked of the model, in positions: padding counted, cached ones not.
+/// What was asked of the model, in positions, cached ones not counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
     /// Positions pushed through the layers.
@@ -63,11 +62,10 @@ struct Group<B: Kernels> {
     model: Llama<B>,
     /// (number among all neighbours still kept, what it swaps).
     swaps: Vec<(usize, Swap)>,
+    /// Positions of the prompt that were known before.
+    known: usize,
     cache: Cache<B>,
 }
-
-/// Neighbours of a group: enough rows for a matrix product, and the same number whatever the number of threads.
-const GROUP: usize = 12;
 
 impl<B: TrackedBackend> Neighbours<'_, B> {
     /// How far each of the next `count` target tokens is ahead of the best other one, `[swaps][count]`, the target's own tokens fed.
@@ -75,7 +73,7 @@ impl<B: TrackedBackend> Neighbours<'_, B> {
         let (prompt, target, scored) = (self.prompt, self.target, self.scored);
         let jobs = self.groups.iter_mut().map(|group| move || group.margins(prompt, target, scored..scored + count));
         let (mut all, mut pushed) = (Vec::new(), 0);
-        for (rows, margins) in Plain::<B>::side_by_side(jobs.collect()) {
+        for (rows, margins) in Plain::<B>::side_by_side(jobs.collect(), usize::MAX) {
             pushed += rows;
             all.extend(margins);
         }
@@ -105,7 +103,7 @@ impl<B: Kernels> Group<B> {
         let mut ids = Vec::new();
         if next.start == 0 {
             let trunk = self.swaps.iter().map(|(_, swap)| swap.position).max().unwrap_or(0);
-            ids.extend(&prompt[..trunk]);
+            ids.extend(&prompt[self.known..trunk]);
         }
         for (_, swap) in &self.swaps {
             if next.start == 0 {
@@ -125,26 +123,50 @@ impl<B: Kernels> Group<B> {
     }
 }
 
+/// Rows of a group of samples, about: fewer are slow to multiply, more are slow to wait for.
+const SAMPLE_ROWS: usize = 128;
+
+/// Rows of a group of swaps, about: each group computes its trunk by itself.
+const SWAP_ROWS: usize = 256;
+
 type Plain<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
 
 /// The frozen model with its tokenizer.
 pub struct Subject<B: TrackedBackend> {
-    /// Shares storage with `plain`; no weight is tracked.
-    tracked: Llama<B>,
     plain: Llama<Plain<B>>,
     tokenizer: Tokenizer,
     /// ‖E_v‖², `[1, V]`, once it was asked for.
     norms: OnceCell<Tensor<Plain<B>, 2>>,
+    /// Keys and values of the tokens that stood before the free ones last time.
+    prefix: RefCell<(Vec<u32>, Cache<Plain<B>>)>,
+    /// Rows of a pass that may be alive at once.
+    most: usize,
     cost: Cell<Cost>,
 }
 
 impl<B: TrackedBackend> Subject<B> {
     /// Takes a loaded model.
     pub fn new(plain: Llama<Plain<B>>, tokenizer: Tokenizer) -> Self {
-        use burn::module::Module;
-        // `from_inner` switches gradient tracking of parameters back on.
-        let tracked = <Llama<B> as AutodiffModule<B>>::from_inner(plain.clone()).no_grad();
-        Self { tracked, plain, tokenizer, norms: OnceCell::new(), cost: Cell::default() }
+        let prefix = RefCell::new((Vec::new(), Cache::new(plain.config().num_hidden_layers, 1)));
+        Self { plain, tokenizer, norms: OnceCell::new(), prefix, most: usize::MAX, cost: Cell::default() }
+    }
+
+    /// Keeps weights and a step on `problem` within `mib` MiB, by computing less at once.
+    ///
+    /// # Errors
+    /// That is too little for a single sample.
+    pub fn within(mut self, mib: Option<u64>, problem: &Problem) -> Result<Self> {
+        let Some(mib) = mib else { return Ok(self) };
+        let (config, positions) = (self.plain.config(), problem.prompt.len() + problem.target.ids.len());
+        let row = trace_bytes(config);
+        // Old and new Z and its moments, its gradient, and buffers as wide as the vocabulary.
+        let fixed = 4 * (config.parameters() + 7 * problem.prompt.tokens() * config.vocab_size) + (128 << 20);
+        let least = (fixed + SAMPLE_ROWS.max(positions) * row).div_ceil(1 << 20) as u64;
+        if mib < least {
+            return Err(Error::input(format!("--max-memory: {mib} MiB are too few, this model and prompt need {least}; allow more")));
+        }
+        self.most = (((mib << 20) as usize - fixed) / row).max(1);
+        Ok(self)
     }
 
     /// The model on the backend without gradients.
@@ -191,19 +213,31 @@ impl<B: TrackedBackend> Subject<B> {
         self.cost.set(cost);
     }
 
+    /// Computes what all steps on `problem` share.
+    pub fn prepare(&self, problem: &Problem) {
+        self.prefix(problem.prompt.head());
+    }
+
+    /// Keys and values of the fixed tokens before the free ones; computed when they are other than last time.
+    fn prefix(&self, head: &[u32]) -> Cache<Plain<B>> {
+        if head.is_empty() {
+            return Cache::new(self.plain.config().num_hidden_layers, 1);
+        }
+        let mut known = self.prefix.borrow_mut();
+        if known.0 != head {
+            let mut cache = Cache::new(self.plain.config().num_hidden_layers, 1);
+            self.charge(head.len(), 0, 0);
+            cache.grow(head.len());
+            let rows = self.embed(&[head]).reshape([head.len(), self.plain.config().hidden_size]);
+            self.plain.hidden_cached(rows, &mut cache, 1);
+            *known = (head.to_vec(), cache);
+        }
+        known.1.clone()
+    }
+
     /// Embeddings of hard prompts of equal length, `[S, T, D]`.
     pub fn embed(&self, prompts: &[impl AsRef<[u32]>]) -> Tensor<Plain<B>, 3> {
         self.plain.embed(ids_tensor(prompts, &self.device()))
-    }
-
-    /// `[S, T, D]` prompts followed by the target's first M − 1 tokens.
-    fn with_target<K: Backend<Device = B::Device>>(model: &Llama<K>, prompts: Tensor<K, 3>, target: &[u32]) -> Tensor<K, 3> {
-        let [samples, _, d] = prompts.dims();
-        if target.len() == 1 {
-            return prompts;
-        }
-        let fed = model.embed(ids_tensor(&[&target[..target.len() - 1]], &model.device()));
-        Tensor::cat(vec![prompts, fed.expand([samples, target.len() - 1, d])], 1)
     }
 
     /// Normalised hidden states `[S·M, D]` that predict the target after `prompts` `[S, T, D]`, the target's own tokens fed.
@@ -211,7 +245,7 @@ impl<B: TrackedBackend> Subject<B> {
         let [samples, t, _] = prompts.dims();
         let rows = target.len();
         self.charge(samples * (t + rows - 1), 0, samples * rows);
-        self.plain.hidden(Self::with_target(&self.plain, prompts, target), rows)
+        self.plain.hidden(with_target(&self.plain, prompts, target), rows)
     }
 
     /// How far each target token is ahead of the best other one, `[S][M]`, the target's own tokens fed.
@@ -222,16 +256,18 @@ impl<B: TrackedBackend> Subject<B> {
         margins.chunks_exact(target.len()).map(<[f32]>::to_vec).collect()
     }
 
-    /// `prompt` with one token swapped at a time, to be scored along `target`.
-    pub fn neighbours<'a>(&'a self, prompt: &'a [u32], swaps: &[Swap], target: &'a [u32]) -> Neighbours<'a, B> {
+    /// `prompt` with one token swapped at a time, behind its first `fixed` tokens, which no swap touches; to be scored along `target`.
+    pub fn neighbours<'a>(&'a self, prompt: &'a [u32], fixed: usize, swaps: &[Swap], target: &'a [u32]) -> Neighbours<'a, B> {
+        let prefix = self.prefix(&prompt[..fixed]);
         // Dealt by position, so that the groups have about the same number of rows.
         let mut order: Vec<(usize, Swap)> = swaps.iter().copied().enumerate().collect();
         order.sort_by_key(|(_, swap)| swap.position);
-        let count = swaps.len().div_ceil(GROUP);
+        let rows: usize = swaps.iter().map(|swap| prompt.len() - swap.position + target.len() / 2).sum();
+        let count = Plain::<B>::groups(rows, SWAP_ROWS, self.most).min(swaps.len());
         let groups = (0..count).map(|first| {
             let swaps: Vec<(usize, Swap)> = order.iter().copied().skip(first).step_by(count).collect();
             let starts: Vec<usize> = swaps.iter().map(|(_, swap)| swap.position).collect();
-            Group { model: self.plain.clone(), swaps, cache: Cache::leaving(self.plain.config().num_hidden_layers, &starts) }
+            Group { model: self.plain.clone(), swaps, known: fixed, cache: prefix.fork(&starts) }
         });
         Neighbours { subject: self, prompt, target, groups: groups.collect(), scored: 0 }
     }
@@ -252,52 +288,43 @@ impl<B: TrackedBackend> Subject<B> {
     }
 
     /// Head, free part `[S·N, D]` and tail as one batch of prompts `[S, T, D]`.
-    pub fn assemble<K: Backend<Device = B::Device>>(model: &Llama<K>, free: Tensor<K, 2>, prompt: &Prompt) -> Tensor<K, 3> {
-        let [rows, d] = free.dims();
-        let samples = rows / prompt.tokens();
-        let fixed = |ids: &[u32]| {
-            let part = model.embed(ids_tensor(&[ids], &model.device()));
-            part.expand([samples, ids.len(), d])
-        };
-        let mut parts = vec![free.reshape([samples, prompt.tokens(), d])];
-        if !prompt.head().is_empty() {
-            parts.insert(0, fixed(prompt.head()));
-        }
-        if !prompt.tail().is_empty() {
-            parts.push(fixed(prompt.tail()));
-        }
-        Tensor::cat(parts, 1)
-    }
-
-    /// The same, on the backend without gradients.
     pub fn relaxed_prompts(&self, free: Tensor<Plain<B>, 2>, prompt: &Prompt) -> Tensor<Plain<B>, 3> {
-        Self::assemble(&self.plain, free, prompt)
+        let [rows, d] = free.dims();
+        let free = free.reshape([rows / prompt.tokens(), prompt.tokens(), d]);
+        assemble(&self.plain, free, prompt.head(), prompt.tail())
     }
 
     /// The objective of a batch of free parts `[S·N, D]` under teacher forcing, averaged over the samples and ready for
     /// `backward`, and its value.
-    pub fn loss(&self, free: Tensor<B, 2>, problem: &Problem, objective: Objective) -> (Tensor<B, 1>, f32) {
-        let target = &problem.target.ids;
-        let samples = free.dims()[0] / problem.prompt.tokens();
-        let prompts = Self::assemble(&self.tracked, free, &problem.prompt);
-        let t = prompts.dims()[1];
-        let positions = samples * (t + target.len() - 1);
-        self.charge(positions, positions, samples * target.len());
-        let input = Self::with_target(&self.tracked, prompts, target);
-        let hidden = self.tracked.hidden(input, target.len());
-        let targets = repeat::<Plain<B>>(target, samples, &self.device());
-        let (total, losses) = B::track_target_loss(hidden, self.plain.head(), targets, objective);
+    pub fn loss(&self, free: Tensor<B, 2>, problem: &Problem, objective: Objective) -> (Tensor<B, 1>, f64) {
+        let (value, gradient) = self.value_and_gradient(free.clone().inner(), problem, objective);
+        (B::track_loss(free, value, gradient), value)
+    }
+
+    /// The same objective and its gradient with respect to the free parts, `[S·N, D]`: the model's own way back, which computes no
+    /// gradient of a weight, groups of samples side by side.
+    pub fn value_and_gradient(&self, free: Tensor<Plain<B>, 2>, problem: &Problem, objective: Objective) -> (f64, Tensor<Plain<B>, 2>) {
+        let (prompt, target) = (&problem.prompt, &problem.target.ids);
+        let (n, samples) = (prompt.tokens(), free.dims()[0] / prompt.tokens());
+        let prefix = self.prefix(prompt.head());
+        let positions = prompt.len() - prompt.head().len() + target.len() - 1;
+        self.charge(samples * positions, samples * positions, samples * target.len());
         let weight = objective.weight(target.len()) / samples as f64;
-        (total * weight, host(losses.sum())[0] * weight as f32)
+        let groups = Plain::<B>::groups(samples * positions, SAMPLE_ROWS, self.most).min(samples);
+        let at_once = self.most / (samples.div_ceil(groups) * positions);
+        let jobs = (0..groups).map(|group| {
+            let (first, end) = (group * samples / groups, (group + 1) * samples / groups);
+            let (model, prefix, free) = (self.plain.clone(), prefix.clone(), free.clone().narrow(0, first * n, (end - first) * n));
+            move || group_gradient(&model, &prefix, free, problem, objective, weight)
+        });
+        let (losses, gradients): (Vec<Vec<f64>>, Vec<_>) = Plain::<B>::side_by_side(jobs.collect(), at_once).into_iter().unzip();
+        (losses.iter().flatten().sum::<f64>() * weight, Tensor::cat(gradients, 0))
     }
 
     /// The objective at one hard prompt and its gradient with respect to the embeddings of the free part, `[N, D]`.
-    pub fn gradient(&self, free: &[u32], problem: &Problem, objective: Objective) -> (f32, Tensor<Plain<B>, 2>) {
+    pub fn gradient(&self, free: &[u32], problem: &Problem, objective: Objective) -> (f64, Tensor<Plain<B>, 2>) {
         let d = self.plain.config().hidden_size;
-        let leaf = Tensor::<B, 2>::from_inner(self.embed(&[free]).reshape([free.len(), d])).require_grad();
-        let (loss, value) = self.loss(leaf.clone(), problem, objective);
-        let gradient = leaf.grad(&loss.backward()).expect("the free part is tracked");
-        (value, gradient)
+        self.value_and_gradient(self.embed(&[free]).reshape([free.len(), d]), problem, objective)
     }
 
     /// How promising each swap of one free token is, `[N, V]`, lowest first: the change predicted by the gradient `[N, D]` over
@@ -305,12 +332,59 @@ impl<B: TrackedBackend> Subject<B> {
     pub fn swap_order(&self, free: &[u32], gradient: Tensor<Plain<B>, 2>) -> Vec<f32> {
         let embedding = self.plain.embed_tokens.val();
         let current = self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]);
-        let change = gradient.clone().matmul(embedding.clone().transpose()) - (gradient * current.clone()).sum_dim(1);
+        let change = Plain::<B>::matmul(gradient.clone(), embedding.clone().transpose()) - (gradient * current.clone()).sum_dim(1);
         let norms = self.norms.get_or_init(|| embedding.clone().powi_scalar(2).sum_dim(1).transpose()).clone();
         let own = current.clone().powi_scalar(2).sum_dim(1);
-        let distance = current.matmul(embedding.transpose()) * -2.0 + norms + own;
+        let distance = Plain::<B>::matmul(current, embedding.transpose()) * -2.0 + norms + own;
         host(change / distance.clamp_min(1e-3))
     }
+}
+
+/// What a row of a pass keeps for the way back, in all layers.
+fn trace_bytes(config: &LlamaConfig) -> usize {
+    let heads = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
+    4 * config.num_hidden_layers * (2 * config.hidden_size + heads + 2 * config.intermediate_size)
+}
+
+/// The losses of some samples' target positions, and the gradient of their weighted sum with respect to the free parts.
+fn group_gradient<B: Kernels>(
+    model: &Llama<B>,
+    prefix: &Cache<B>,
+    free: Tensor<B, 2>,
+    problem: &Problem,
+    objective: Objective,
+    weight: f64,
+) -> (Vec<f64>, Tensor<B, 2>) {
+    let (prompt, target) = (&problem.prompt, &problem.target.ids);
+    let [rows, d] = free.dims();
+    let samples = rows / prompt.tokens();
+    let input = with_target(model, assemble(model, free.reshape([samples, prompt.tokens(), d]), &[], prompt.tail()), target);
+    let positions = input.dims()[1];
+    let (hidden, trace) = model.trace(input, prefix, target.len());
+    let targets = repeat::<B>(target, samples, &model.device());
+    let TargetLoss { losses, hidden } = B::target_loss(hidden, model.head(), targets, objective);
+    let gradient = model.backward(hidden * weight, trace).reshape([samples, positions, d]);
+    (losses.into_data().iter().collect(), gradient.narrow(1, 0, prompt.tokens()).reshape([rows, d]))
+}
+
+/// `[S, T, D]` prompts followed by the target's first M − 1 tokens.
+fn with_target<B: Kernels>(model: &Llama<B>, prompts: Tensor<B, 3>, target: &[u32]) -> Tensor<B, 3> {
+    let [samples, _, d] = prompts.dims();
+    if target.len() == 1 {
+        return prompts;
+    }
+    let fed = model.embed(ids_tensor(&[&target[..target.len() - 1]], &model.device()));
+    Tensor::cat(vec![prompts, fed.expand([samples, target.len() - 1, d])], 1)
+}
+
+/// Head, free part `[S, N, D]` and tail as one batch of prompts `[S, T, D]`.
+fn assemble<B: Kernels>(model: &Llama<B>, free: Tensor<B, 3>, head: &[u32], tail: &[u32]) -> Tensor<B, 3> {
+    let [samples, _, d] = free.dims();
+    let fixed = |ids: &[u32]| {
+        let part = (!ids.is_empty()).then(|| model.embed(ids_tensor(&[ids], &model.device())));
+        part.map(|part| part.expand([samples, ids.len(), d]))
+    };
+    Tensor::cat([fixed(head), Some(free), fixed(tail)].into_iter().flatten().collect(), 1)
 }
 
 /// The target once for each sample, `[S·M]`.

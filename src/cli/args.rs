@@ -84,6 +84,9 @@ pub enum Verb {
     /// Models: what is here, fetch one, describe one
     #[command(subcommand)]
     Models(Models),
+    /// Time a step, a batch of candidates, a continuation or loading
+    #[command(subcommand)]
+    Bench(Bench),
     /// What this machine can compute on, and what is missing
     Doctor,
     /// Settings
@@ -121,6 +124,8 @@ pub struct Invert {
     max_seconds: Option<String>,
     #[arg(long, value_name = "N", help = help("restarts"), allow_negative_numbers = true)]
     restarts: Option<String>,
+    #[arg(long, value_name = "MIB", help = help("max_memory"), allow_negative_numbers = true)]
+    max_memory: Option<String>,
     #[arg(long, value_name = "N", help = help("samples"), allow_negative_numbers = true)]
     samples: Option<String>,
     #[arg(long, value_name = "TEXT", help = help("prefix"))]
@@ -209,6 +214,62 @@ pub enum Models {
     },
 }
 
+/// `bench`.
+#[derive(Subcommand, Debug, Clone)]
+pub enum Bench {
+    /// One step of a method, without taking scores
+    #[command(after_help = "Example:\n  dlmi bench step --method dlmi --prompt-tokens 80 --set all_tokens=true --json")]
+    Step(BenchOptions),
+    /// A batch of candidates that differ from a prompt at one position
+    Score {
+        #[command(flatten)]
+        options: BenchOptions,
+        /// Candidates of a batch
+        #[arg(long, value_name = "C", default_value_t = 64, value_parser = value_parser!(u32).range(1..=65_536))]
+        candidates: u32,
+    },
+    /// A greedy continuation
+    Generate(BenchOptions),
+    /// Opening the model and reading its weights
+    Load(BenchOptions),
+}
+
+/// What the kinds of `bench` share.
+#[derive(Args, Debug, Clone)]
+pub struct BenchOptions {
+    #[arg(long, value_name = "NAME", help = help("method"), value_parser = Names::of::<Method>())]
+    method: Option<String>,
+    #[arg(long, value_name = "N", help = help("prompt_tokens"), allow_negative_numbers = true)]
+    prompt_tokens: Option<String>,
+    #[arg(long, value_name = "N", help = help("samples"), allow_negative_numbers = true)]
+    samples: Option<String>,
+    /// Tokens of the target, or of the continuation (M)
+    #[arg(long, value_name = "M", default_value_t = 20, value_parser = value_parser!(u32).range(1..))]
+    pub target_tokens: u32,
+    /// Rounds to measure, after a first one
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = value_parser!(u32).range(1..=100_000))]
+    pub rounds: u32,
+}
+
+impl Bench {
+    /// What it is called.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Step(_) => "step",
+            Self::Score { .. } => "score",
+            Self::Generate(_) => "generate",
+            Self::Load(_) => "load",
+        }
+    }
+
+    /// What they share.
+    pub fn options(&self) -> &BenchOptions {
+        match self {
+            Self::Step(options) | Self::Score { options, .. } | Self::Generate(options) | Self::Load(options) => options,
+        }
+    }
+}
+
 /// `config`.
 #[derive(Subcommand, Debug)]
 pub enum Config {
@@ -267,12 +328,17 @@ impl Cli {
             Verb::Invert(verb) => {
                 flags.text("method", &verb.method).text("prompt_tokens", &verb.prompt_tokens).text("steps", &verb.steps);
                 flags.text("max_seconds", &verb.max_seconds).text("restarts", &verb.restarts).text("samples", &verb.samples);
+                flags.text("max_memory", &verb.max_memory);
                 flags.os_text("prefix", &verb.prefix)?.os_text("suffix", &verb.suffix)?;
                 flags.switch("allow_target_tokens", verb.allow_target_tokens).switch("allow_special", verb.allow_special);
                 flags.switch("bos", verb.bos);
             }
             Verb::Complete(verb) => drop(flags.switch("bos", verb.bos)),
             Verb::Score(verb) => drop(flags.switch("bos", verb.bos)),
+            Verb::Bench(verb) => {
+                let BenchOptions { method, prompt_tokens, samples, .. } = verb.options();
+                flags.text("method", method).text("prompt_tokens", prompt_tokens).text("samples", samples);
+            }
             Verb::Models(Models::Show { spec }) => drop(flags.os_text("model", spec)?),
             Verb::Models(_) | Verb::Doctor | Verb::Config(_) | Verb::Completions { .. } => (),
         }

@@ -8,15 +8,14 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::args::{Cli, Invert, read_text};
+use super::methods::method;
 use super::session::Session;
 use crate::backend::{self, Choice, Job};
-use crate::method::{Method, dlmi, echo, random, relaxed, search, snap};
 use crate::ops::TrackedBackend;
 use crate::prompt::{Prompt, PromptOptions};
 use crate::run::folder::Folder;
 use crate::run::record::{Circumstances, Inversion};
 use crate::run::{Budget, Observer, Report, Snapshot, Stopped, Trial};
-use crate::settings::{self, Settings};
 use crate::subject::{Problem, Subject, check_context};
 use crate::target::Target;
 use crate::ui::{Paint, Policy, Progress, Status, paint, print_result, visible};
@@ -83,38 +82,13 @@ fn problem(session: &Session, verb: &Invert) -> Result<Problem> {
 fn run_identity(session: &Session, problem: &Problem, choice: &Choice) -> serde_json::Value {
     let mut identity = serde_json::to_value(session.settings()).expect("plain data");
     let map = identity.as_object_mut().expect("a struct");
-    for budget in ["steps", "max_seconds", "restarts", "device", "model"] {
+    for budget in ["steps", "max_seconds", "restarts", "max_memory", "device", "model"] {
         map.remove(budget);
     }
     map.insert("backend".into(), choice.device.backend.to_string().into());
     map.insert("model_digest".into(), session.checkpoint.digest.clone().into());
     map.insert("target_ids".into(), problem.target.ids.clone().into());
     identity
-}
-
-/// The method that the settings name.
-fn method<B: TrackedBackend>(settings: &Settings) -> Box<dyn Method<B>> {
-    let margin = settings.margin as f32;
-    match settings.method {
-        settings::Method::Dlmi => {
-            let row = dlmi::dlmi(settings.learning_rate, settings.tau0, settings.per_position, settings.samples);
-            Box::new(relaxed::RelaxedMethod::new(row))
-        }
-        settings::Method::Snap => {
-            let snap = snap::Snap {
-                batch: (settings.batch, settings.batch_max),
-                top: settings.top,
-                momentum: settings.momentum as f32,
-                margin,
-                temperature: settings.temperature as f32,
-                patience: settings.patience,
-                begin_anew: settings.begin_anew,
-            };
-            Box::new(search::SearchMethod::new(snap.search()))
-        }
-        settings::Method::Random => Box::new(search::SearchMethod::new(random::random(settings.batch, margin))),
-        settings::Method::Echo => Box::new(echo::Echo::default()),
-    }
 }
 
 /// Everything the run needs, on its way to the backend.
@@ -133,6 +107,7 @@ impl Job for Task {
 
     fn run<B: TrackedBackend>(mut self, device: B::Device) -> Result<Inversion> {
         let subject = Subject::<B>::new(self.session.load(&device)?, self.session.checkpoint.tokenizer.clone());
+        let subject = subject.within(self.session.settings().max_memory, &self.problem)?;
         let judge = self.session.judge(&subject)?;
         let circumstances = self.circumstances()?;
         let settings = self.session.settings();

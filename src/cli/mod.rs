@@ -1,10 +1,12 @@
 //! The command line: one thin file for each verb.
 
 pub mod args;
+mod bench;
 mod complete;
 mod config;
 mod doctor;
 mod invert;
+mod methods;
 mod models;
 mod score;
 mod session;
@@ -66,6 +68,7 @@ fn run(cli: &Cli, policy: Policy) -> Result<ExitCode> {
         Verb::Invert(verb) => invert::run(cli, verb, policy),
         Verb::Complete(verb) => done(complete::run(cli, verb, policy)),
         Verb::Score(verb) => done(score::run(cli, verb, policy)),
+        Verb::Bench(verb) => done(bench::run(cli, verb, policy)),
         Verb::Models(verb) => done(models::run(cli, verb, policy)),
         Verb::Doctor => done(doctor::run(cli)),
         Verb::Config(verb) => done(config::run(cli, verb, policy)),

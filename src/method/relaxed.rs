@@ -85,7 +85,7 @@ impl<B: TrackedBackend> RelaxedMethod<B> {
     }
 
     /// One step with this noise: the loss, and the gradients of Z and Φ that moved them.
-    pub fn step_with(&mut self, subject: &Subject<B>, problem: &Problem, noise: Gumbel<Plain<B>>) -> (f32, Matrix<B>, Matrix<B>) {
+    pub fn step_with(&mut self, subject: &Subject<B>, problem: &Problem, noise: Gumbel<Plain<B>>) -> (f64, Matrix<B>, Matrix<B>) {
         let at = self.variables.take().expect("the method was started");
         let z = Tensor::<B, 2>::from_inner(at.z.clone()).require_grad();
         let phi = Tensor::<B, 2>::from_inner(at.phi.clone()).require_grad();
@@ -159,7 +159,7 @@ impl<B: TrackedBackend> Method<B> for RelaxedMethod<B> {
         let tau = temperature(self.row.temperature, self.at().phi.clone(), problem.prompt.tokens());
         let norm = host(dz.powi_scalar(2).sum_dim(1)).iter().map(|x| f64::from(*x)).sum::<f64>().sqrt();
         Ok(Progress {
-            objective: value,
+            objective: value as f32,
             gradient_norm: Some(norm as f32),
             temperature: Some(host(tau).iter().sum::<f32>() / problem.prompt.tokens() as f32),
             stalled: false,
@@ -261,7 +261,8 @@ mod tests {
                 let given = Gumbel::Given(matrix(noise.to_vec(), [s * n, v], DType::F32));
                 let (loss, dz, dphi) = method.step_with(&subject, &problem(n), given);
                 let (z, phi) = method.variables();
-                let found = [("loss", vec![loss]), ("z_grad", host(dz)), ("phi_grad", host(dphi)), ("z", host(z)), ("phi", host(phi))];
+                let found =
+                    [("loss", vec![loss as f32]), ("z_grad", host(dz)), ("phi_grad", host(dphi)), ("z", host(z)), ("phi", host(phi))];
                 for (what, found) in found {
                     let all = golden.floats(&format!("{name}.{what}"));
                     let expected = &all[step * found.len()..][..found.len()];

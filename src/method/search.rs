@@ -84,7 +84,7 @@ impl SearchMethod {
     }
 
     /// The best of `swaps`, scored exactly, if its hinge is below `bound`; one that leads to the target before all others, however
-    /// narrowly it does.
+    /// narrowly it does, unless the current prompt does so too.
     ///
     /// A hinge only grows along the target, so whatever reaches the bound on a first part of the target is dropped there.
     fn best_below<B: TrackedBackend>(
@@ -96,9 +96,10 @@ impl SearchMethod {
         problem: &Problem,
     ) -> Option<Candidate> {
         let hinge = |margins: &[f32]| Objective::hinge(self.search.margin, margins);
-        let leads = |margins: &[f32]| margins.iter().all(|&margin| margin > 0.0);
+        let ahead = |margins: &[f32]| margins.iter().all(|&margin| margin > 0.0);
+        let leads = |margins: &[f32]| !ahead(&self.at.current.margins) && ahead(margins);
         let prompt = problem.prompt.search_ids(&self.at.current.free);
-        let mut neighbours = subject.neighbours(&prompt, &swaps, &problem.target.ids);
+        let mut neighbours = subject.neighbours(&prompt, problem.prompt.head().len(), &swaps, &problem.target.ids);
         let mut margins = vec![Vec::new(); swaps.len()];
         for &part in parts {
             let mut next = neighbours.margins(part).into_iter();
@@ -385,7 +386,7 @@ mod tests {
             .collect();
         let expected = subject.margins(&whole, &problem.target.ids);
         let before = subject.cost();
-        let mut neighbours = subject.neighbours(&prompt, &swaps, &problem.target.ids);
+        let mut neighbours = subject.neighbours(&prompt, problem.prompt.head().len(), &swaps, &problem.target.ids);
         let found = neighbours.margins(5);
         for (found, expected) in found.iter().zip(&expected) {
             assert!(crate::testing::largest_difference(found, expected) < 1e-4);

@@ -2,8 +2,9 @@
 
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::{Int, Tensor, backend::Backend};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, backend::Backend};
 
+use super::cache::KeysAndValues;
 use super::rope::Rotation;
 use crate::ops::Kernels;
 
@@ -21,6 +22,13 @@ pub struct Pass<B: Backend> {
     pub all: Asking<B>,
     /// The rows that the result is wanted of, in the last.
     pub last: Asking<B>,
+}
+
+impl<B: Backend> Pass<B> {
+    /// What asks in layer `i` of `layers`.
+    pub fn asking(&self, i: usize, layers: usize) -> &Asking<B> {
+        if i + 1 == layers { &self.last } else { &self.all }
+    }
 }
 
 /// The rows of a pass that look at others.
@@ -44,6 +52,14 @@ impl<B: Backend> Asking<B> {
     pub fn of(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         select(x, &self.rows)
     }
+
+    /// The way back: `x` `[R', D]` added to its rows of `all` `[R, D]`.
+    pub fn add_to(&self, all: Tensor<B, 2>, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        match &self.rows {
+            Some(rows) => all.select_assign(0, rows.clone(), x, IndexingUpdateOp::Add),
+            None => all + x,
+        }
+    }
 }
 
 /// The rows of `x` that `rows` names, all without a name.
@@ -63,6 +79,11 @@ pub(super) fn linear<B: Kernels>(layer: &Linear<B>, x: Tensor<B, 2>) -> Tensor<B
     }
 }
 
+/// The gradient of x from that of [`linear`]'s result.
+pub(super) fn linear_backward<B: Kernels>(layer: &Linear<B>, output: Tensor<B, 2>) -> Tensor<B, 2> {
+    B::matmul(output, layer.weight.val().transpose())
+}
+
 /// `self_attn` of a decoder layer.
 #[derive(Module, Debug)]
 pub struct LlamaAttention<B: Backend> {
@@ -80,6 +101,9 @@ pub struct LlamaAttention<B: Backend> {
     pub(super) use_rope: bool,
 }
 
+/// Queries, keys and values `[S, heads, T, head_dim]` as attention saw them, for the way back.
+pub struct AttentionTrace<B: Backend>([Tensor<B, 4>; 3]);
+
 impl<B: Kernels> LlamaAttention<B> {
     /// Attends from the rows that ask, `[R', D]` the result, to all positions of their sequences so far. `x` is `[R, D]`; its keys and
     /// values are added to those of the `past`.
@@ -88,8 +112,8 @@ impl<B: Kernels> LlamaAttention<B> {
         x: Tensor<B, 2>,
         pass: &Pass<B>,
         asking: &Asking<B>,
-        past: Option<&mut Option<(Tensor<B, 2>, Tensor<B, 2>)>>,
-    ) -> Tensor<B, 2> {
+        past: Option<&mut KeysAndValues<B>>,
+    ) -> (Tensor<B, 2>, AttentionTrace<B>) {
         let mut q = linear(&self.q_proj, asking.of(x.clone()));
         let mut k = linear(&self.k_proj, x.clone());
         let mut v = linear(&self.v_proj, x);
@@ -106,8 +130,27 @@ impl<B: Kernels> LlamaAttention<B> {
         }
         let q = self.heads(select(q, &asking.spread), pass.samples, asking.len);
         let [k, v] = [k, v].map(|x| self.heads(select(x, &pass.keys), pass.samples, pass.len));
-        let mixed = B::causal_attention(q, k, v, asking.mask.clone());
-        linear(&self.o_proj, select(mixed, &asking.gather))
+        let mixed = B::causal_attention(q.clone(), k.clone(), v.clone(), asking.mask.clone());
+        (linear(&self.o_proj, select(mixed, &asking.gather)), AttentionTrace([q, k, v]))
+    }
+
+    /// The gradient of `x` `[R, D]` from that of the result `[R', D]`, of a pass whose sequences all have the same positions computed.
+    pub fn backward(&self, output: Tensor<B, 2>, trace: AttentionTrace<B>, pass: &Pass<B>, asking: &Asking<B>) -> Tensor<B, 2> {
+        let mixed = linear_backward(&self.o_proj, output);
+        let [q, k, v] = trace.0;
+        let [dq, dk, dv] = B::causal_attention_backward(q, k, v, asking.mask.clone(), mixed);
+        // What lies before the pass has no gradient.
+        let own = |x: Tensor<B, 4>, positions: usize| {
+            let [s, heads, t, d] = x.dims();
+            x.narrow(2, t - positions, positions).swap_dims(1, 2).reshape([s * positions, heads * d])
+        };
+        let (mut dq, mut dk, dv) = (own(dq, asking.len), own(dk, pass.all.len), own(dv, pass.all.len));
+        if self.use_rope {
+            dq = asking.rotate.undo(dq, self.head_dim);
+            dk = pass.rotate_k.undo(dk, self.head_dim);
+        }
+        let known = linear_backward(&self.k_proj, dk) + linear_backward(&self.v_proj, dv);
+        asking.add_to(known, linear_backward(&self.q_proj, dq))
     }
 
     /// `[S·T, heads·head_dim]` → `[S, heads, T, head_dim]`.

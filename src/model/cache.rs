@@ -7,24 +7,29 @@
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 
+/// Keys and values of one layer's rows, `[P, KV·head_dim]` each, once there are some.
+pub type KeysAndValues<B> = Option<(Tensor<B, 2>, Tensor<B, 2>)>;
+
 /// Keys and values of C sequences of T positions.
 #[derive(Debug, Clone)]
 pub struct Cache<B: Backend> {
-    /// Keys and values of each layer, `[P, KV·head_dim]`, of the rows computed so far.
-    pub(super) layers: Vec<Option<(Tensor<B, 2>, Tensor<B, 2>)>>,
+    /// Those of each layer.
+    pub(super) layers: Vec<KeysAndValues<B>>,
     paths: Paths,
 }
 
 impl<B: Backend> Cache<B> {
     /// Sequences without a position yet, for a model of `layers` layers.
     pub fn new(layers: usize, sequences: usize) -> Self {
-        Self::leaving(layers, &vec![0; sequences])
+        Self { layers: vec![None; layers], paths: Paths { rows: vec![Vec::new(); sequences], count: 0, computed: 0 } }
     }
 
-    /// Sequences that leave a trunk at these positions. Row t of the trunk, up to the last position where a sequence leaves it, is
-    /// row t of all.
-    pub fn leaving(layers: usize, starts: &[usize]) -> Self {
-        Self { layers: vec![None; layers], paths: Paths::leaving(starts) }
+    /// Sequences that leave the only sequence of `self` at these positions. Where some leave it beyond its end, the rows from there to
+    /// the last of these positions are added to it, in order, and must be computed next, before those that [`Self::grow`] adds.
+    pub fn fork(&self, starts: &[usize]) -> Self {
+        let trunk = starts.iter().copied().max().unwrap_or(0).max(self.len());
+        let paths = Paths { rows: starts.iter().map(|&start| (0..start).collect()).collect(), count: trunk, computed: self.paths.computed };
+        Self { layers: self.layers.clone(), paths }
     }
 
     /// T.
@@ -71,11 +76,6 @@ pub(super) struct Paths {
 }
 
 impl Paths {
-    fn leaving(starts: &[usize]) -> Self {
-        let trunk = starts.iter().copied().max().unwrap_or(0);
-        Self { rows: starts.iter().map(|&start| (0..start).collect()).collect(), count: trunk, computed: 0 }
-    }
-
     fn grow(&mut self, len: usize) {
         for path in &mut self.rows {
             let own = len - path.len();

@@ -4,8 +4,8 @@ use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
-use super::attention::{Asking, LlamaAttention, Pass, linear};
-use super::cache::{Cache, Paths, picked};
+use super::attention::{Asking, AttentionTrace, LlamaAttention, Pass, linear, linear_backward};
+use super::cache::{Cache, KeysAndValues, Paths, picked};
 use super::config::LlamaConfig;
 use super::rope::{RotaryEmbedding, Rotation};
 use crate::Result;
@@ -32,10 +32,11 @@ impl<B: Kernels> LlamaRMSNorm<B> {
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         B::rms_norm(x, self.weight.val(), self.epsilon)
     }
-}
 
-/// Keys and values of one layer's rows, once there are some.
-type KeysAndValues<B> = Option<(Tensor<B, 2>, Tensor<B, 2>)>;
+    fn backward(&self, x: Tensor<B, 2>, output: Tensor<B, 2>) -> Tensor<B, 2> {
+        B::rms_norm_backward(x, self.weight.val(), self.epsilon, output)
+    }
+}
 
 /// SwiGLU: down(silu(gate(x)) · up(x)).
 #[derive(Module, Debug)]
@@ -48,11 +49,23 @@ pub struct LlamaMLP<B: Backend> {
     pub down_proj: Linear<B>,
 }
 
+/// What the MLP's gates were, `[rows, intermediate]` each.
+struct MlpTrace<B: Backend> {
+    gate: Tensor<B, 2>,
+    up: Tensor<B, 2>,
+}
+
 impl<B: Kernels> LlamaMLP<B> {
     /// `[rows, D]` → `[rows, D]`.
-    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    fn forward(&self, x: Tensor<B, 2>) -> (Tensor<B, 2>, MlpTrace<B>) {
         let gate = linear(&self.gate_proj, x.clone());
-        linear(&self.down_proj, B::swiglu(gate, linear(&self.up_proj, x)))
+        let up = linear(&self.up_proj, x);
+        (linear(&self.down_proj, B::swiglu(gate.clone(), up.clone())), MlpTrace { gate, up })
+    }
+
+    fn backward(&self, output: Tensor<B, 2>, trace: MlpTrace<B>) -> Tensor<B, 2> {
+        let (gate, up) = B::swiglu_backward(trace.gate, trace.up, linear_backward(&self.down_proj, output));
+        linear_backward(&self.gate_proj, gate) + linear_backward(&self.up_proj, up)
     }
 }
 
@@ -69,6 +82,16 @@ pub struct LlamaDecoderLayer<B: Backend> {
     pub post_attention_layernorm: LlamaRMSNorm<B>,
 }
 
+/// What a layer's way back needs.
+struct LayerTrace<B: Backend> {
+    /// `[R, D]`.
+    input: Tensor<B, 2>,
+    attention: AttentionTrace<B>,
+    /// Between attention and MLP, `[R', D]`.
+    middle: Tensor<B, 2>,
+    mlp: MlpTrace<B>,
+}
+
 impl<B: Kernels> LlamaDecoderLayer<B> {
     /// The rows that ask, `[R', D]`.
     fn forward(
@@ -76,12 +99,29 @@ impl<B: Kernels> LlamaDecoderLayer<B> {
         x: Tensor<B, 2>,
         pass: &Pass<B>,
         asking: &Asking<B>,
-        past: Option<&mut Option<(Tensor<B, 2>, Tensor<B, 2>)>>,
-    ) -> Tensor<B, 2> {
-        let mixed = self.self_attn.forward(self.input_layernorm.forward(x.clone()), pass, asking, past);
-        let x = asking.of(x) + mixed;
-        x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
+        past: Option<&mut KeysAndValues<B>>,
+    ) -> (Tensor<B, 2>, LayerTrace<B>) {
+        let (mixed, attention) = self.self_attn.forward(self.input_layernorm.forward(x.clone()), pass, asking, past);
+        let middle = asking.of(x.clone()) + mixed;
+        let (change, mlp) = self.mlp.forward(self.post_attention_layernorm.forward(middle.clone()));
+        (middle.clone() + change, LayerTrace { input: x, attention, middle, mlp })
     }
+
+    /// The gradient of the input `[R, D]` from that of the output `[R', D]`.
+    fn backward(&self, output: Tensor<B, 2>, trace: LayerTrace<B>, pass: &Pass<B>, asking: &Asking<B>) -> Tensor<B, 2> {
+        let change = self.mlp.backward(output.clone(), trace.mlp);
+        let middle = output + self.post_attention_layernorm.backward(trace.middle, change);
+        let mixed = self.self_attn.backward(middle.clone(), trace.attention, pass, asking);
+        asking.add_to(self.input_layernorm.backward(trace.input, mixed), middle)
+    }
+}
+
+/// What [`Llama::backward`] needs of a pass.
+pub struct Trace<B: Backend> {
+    layers: Vec<LayerTrace<B>>,
+    /// Before [`Llama::norm`].
+    last: Tensor<B, 2>,
+    pass: Pass<B>,
 }
 
 /// A frozen causal language model.
@@ -166,8 +206,36 @@ impl<B: Kernels> Llama<B> {
     fn layers(&self, mut x: Tensor<B, 2>, paths: &Paths, mut past: Option<&mut Vec<KeysAndValues<B>>>, asked: usize) -> Tensor<B, 2> {
         let pass = self.pass(paths, asked, x.dtype());
         for (i, layer) in self.layers.iter().enumerate() {
-            let asking = if i + 1 == self.layers.len() { &pass.last } else { &pass.all };
-            x = layer.forward(x, &pass, asking, past.as_mut().map(|past| &mut past[i]));
+            x = layer.forward(x, &pass, pass.asking(i, self.layers.len()), past.as_mut().map(|past| &mut past[i])).0;
+        }
+        x
+    }
+
+    /// As [`Self::hidden`], behind the one sequence in `prefix`, and with what [`Self::backward`] needs: for each layer about as much
+    /// memory as `x` takes ten times.
+    pub fn trace(&self, x: Tensor<B, 3>, prefix: &Cache<B>, asked: usize) -> (Tensor<B, 2>, Trace<B>) {
+        let [s, t, d] = x.dims();
+        let mut cache = prefix.fork(&vec![prefix.len(); s]);
+        cache.grow(prefix.len() + t);
+        let pass = self.pass(cache.paths(), asked, x.dtype());
+        let mut x = x.reshape([s * t, d]);
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for (i, layer) in self.layers.iter().enumerate() {
+            let (next, trace) = layer.forward(x, &pass, pass.asking(i, self.layers.len()), Some(&mut cache.layers[i]));
+            // The trace holds what the way back needs of it.
+            cache.layers[i] = None;
+            layers.push(trace);
+            x = next;
+        }
+        (self.norm.forward(x.clone()), Trace { layers, last: x, pass })
+    }
+
+    /// The gradient of the input, `[S·T, D]`, from that of the result of [`Self::trace`]. That of the weights is never computed.
+    pub fn backward(&self, output: Tensor<B, 2>, trace: Trace<B>) -> Tensor<B, 2> {
+        let Trace { layers, last, pass } = trace;
+        let mut x = self.norm.backward(last, output);
+        for (i, (layer, trace)) in self.layers.iter().zip(layers).enumerate().rev() {
+            x = layer.backward(x, trace, &pass, pass.asking(i, self.layers.len()));
         }
         x
     }

@@ -18,13 +18,14 @@ mod tests {
 
     use std::path::Path;
 
-    use burn::tensor::{DType, backend::Backend};
+    use burn::module::{AutodiffModule, Module};
+    use burn::tensor::{DType, Tensor, backend::Backend};
 
     use super::generate::{argmax, greedy, host, ids_tensor};
     use super::*;
     use crate::checkpoint::Checkpoint;
-    use crate::ops::Kernels;
-    use crate::testing::{Golden, each_cpu_backend, golden, real_smollm2};
+    use crate::ops::{Kernels, TrackedBackend};
+    use crate::testing::{Golden, each_cpu_backend, each_tracked_cpu_backend, golden, real_smollm2};
 
     fn load<B: Backend>(path: &Path) -> Llama<B> {
         let mut checkpoint = Checkpoint::open(path).unwrap();
@@ -112,19 +113,19 @@ mod tests {
             llama.hidden_cached(rows, &mut cache, asked).reshape([s, asked, d])
         };
         let parts = vec![pass(0, 5, 5), pass(5, t - 1, t - 6), pass(t - 1, t, 1)];
-        let difference = host((burn::tensor::Tensor::cat(parts, 1) - all.clone()).abs().max())[0];
+        let difference = host((Tensor::cat(parts, 1) - all.clone()).abs().max())[0];
         assert!(difference < 1e-5, "{difference}");
         assert_eq!(cache.len(), t);
 
         // Three sequences leave the first one after 1, 4 and 2 of its positions, with the rest of it as their own; one is dropped.
         let row = |from: usize, to: usize| whole.clone().slice([0..1, from..to]).reshape([to - from, d]);
-        let mut cache = Cache::leaving(llama.config().num_hidden_layers, &[1, 4, 2]);
+        let mut cache = Cache::new(llama.config().num_hidden_layers, 1).fork(&[1, 4, 2]);
         cache.grow(6);
-        let first = burn::tensor::Tensor::cat(vec![row(0, 4), row(1, 6), row(4, 6), row(2, 6)], 0);
+        let first = Tensor::cat(vec![row(0, 4), row(1, 6), row(4, 6), row(2, 6)], 0);
         let first = llama.hidden_cached(first, &mut cache, 2).reshape([3, 2, d]);
         cache.retain(&[true, false, true]);
         cache.grow(t);
-        let second = burn::tensor::Tensor::cat(vec![row(6, t), row(6, t)], 0);
+        let second = Tensor::cat(vec![row(6, t), row(6, t)], 0);
         let second = llama.hidden_cached(second, &mut cache, t - 6).reshape([2, t - 6, d]);
         let expected = |from: usize, to: usize| all.clone().slice([0..1, from..to]);
         let difference = host((first - expected(4, 6)).abs().max())[0].max(host((second - expected(6, t)).abs().max())[0]);
@@ -143,5 +144,55 @@ mod tests {
         for name in TINY {
             compare::<burn::backend::Vulkan>(&format!("tiny/{name}"), &format!("tiny/{name}/expected.safetensors"), 1e-2);
         }
+    }
+
+    mod back {
+        use super::*;
+
+        /// The model's own way back is what Burn's autodiff finds for the same pass, with and without a known prefix, which both
+        /// sequences share.
+        fn ways_back<B: TrackedBackend>() {
+            for name in TINY {
+                let plain = load::<B::InnerBackend>(&golden(&format!("tiny/{name}")));
+                let mut ids = Golden::open(&format!("tiny/{name}/expected.safetensors")).ids("input_ids");
+                let shared = ids[0][..3].to_vec();
+                ids[1][..3].copy_from_slice(&shared);
+                let x = plain.embed(ids_tensor(&ids, &plain.device()));
+                for (known, asked) in [(0, x.dims()[1]), (0, 3), (3, 3), (3, x.dims()[1] - 3)] {
+                    way_back::<B>(&plain, x.clone(), known, asked).unwrap_or_else(|error| panic!("{name}, {known} known: {error}"));
+                }
+            }
+        }
+
+        fn way_back<B: TrackedBackend>(
+            plain: &Llama<B::InnerBackend>,
+            x: Tensor<B::InnerBackend, 3>,
+            known: usize,
+            asked: usize,
+        ) -> Result<(), String> {
+            let [s, t, d] = x.dims();
+            let mut prefix = Cache::new(plain.config().num_hidden_layers, 1);
+            if known > 0 {
+                prefix.grow(known);
+                plain.hidden_cached(x.clone().slice([0..1, 0..known]).reshape([known, d]), &mut prefix, 1);
+            }
+            let own = |x: Tensor<B::InnerBackend, 3>| host(x.narrow(1, known, t - known));
+            let (hidden, trace) = plain.trace(x.clone().narrow(1, known, t - known), &prefix, asked);
+            let tracked = <Llama<B> as AutodiffModule<B>>::from_inner(plain.clone()).no_grad();
+            let leaf = Tensor::<B, 3>::from_inner(x).require_grad();
+            let output = tracked.hidden(leaf.clone(), asked);
+            let gradients = output.clone().powi_scalar(3).sum().backward();
+            let found = plain.backward(hidden.clone().powi_scalar(2) * 3.0, trace);
+            for (expected, found) in [(host(output.inner()), host(hidden)), (own(leaf.grad(&gradients).unwrap()), host(found))] {
+                let scale = expected.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+                let difference = crate::testing::largest_difference(&expected, &found);
+                if expected.len() != found.len() || difference > 1e-5 * scale {
+                    return Err(format!("{difference} of {scale} in {s} sequences"));
+                }
+            }
+            Ok(())
+        }
+
+        each_tracked_cpu_backend!(ways_back);
     }
 }

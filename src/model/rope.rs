@@ -65,4 +65,9 @@ impl<B: Kernels> Rotation<B> {
     pub fn apply(&self, x: Tensor<B, 2>, head_dim: usize) -> Tensor<B, 2> {
         B::rotate(x, self.cos.clone(), self.sin.clone(), head_dim)
     }
+
+    /// Rotates by the opposite angles: the way back, of values and of gradients.
+    pub fn undo(&self, x: Tensor<B, 2>, head_dim: usize) -> Tensor<B, 2> {
+        B::rotate(x, self.cos.clone(), self.sin.clone().neg(), head_dim)
+    }
 }

@@ -4,13 +4,13 @@ use burn::tensor::activation::{sigmoid, silu, softmax};
 use burn::tensor::{Tensor, backend::Backend};
 
 /// x / √(mean(x²) + ε) · weight for every row.
-pub(super) fn rms_norm<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 1>, epsilon: f64) -> Tensor<B, 2> {
+pub fn rms_norm<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 1>, epsilon: f64) -> Tensor<B, 2> {
     let mean_square = x.clone().powi_scalar(2).mean_dim(1);
     x / (mean_square + epsilon).sqrt() * weight.unsqueeze::<2>()
 }
 
 /// With r = 1/√(mean(x²) + ε) and g = dy·weight: dx = r·(g − x·mean(g·x)·r²).
-pub(super) fn rms_norm_backward<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 1>, epsilon: f64, output: Tensor<B, 2>) -> Tensor<B, 2> {
+pub fn rms_norm_backward<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 1>, epsilon: f64, output: Tensor<B, 2>) -> Tensor<B, 2> {
     let root = (x.clone().powi_scalar(2).mean_dim(1) + epsilon).sqrt().recip();
     let g = output * weight.unsqueeze::<2>();
     let mean = (g.clone() * x.clone()).mean_dim(1) * root.clone().powi_scalar(2);
@@ -24,19 +24,19 @@ pub(super) fn rms_norm_weight<B: Backend>(x: Tensor<B, 2>, epsilon: f64, output:
 }
 
 /// silu(gate) · up.
-pub(super) fn swiglu<B: Backend>(gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
+pub fn swiglu<B: Backend>(gate: Tensor<B, 2>, up: Tensor<B, 2>) -> Tensor<B, 2> {
     silu(gate) * up
 }
 
 /// Gradients with respect to (gate, up). With σ = sigmoid(gate): silu' = σ·(1 + gate·(1 − σ)).
-pub(super) fn swiglu_backward<B: Backend>(gate: Tensor<B, 2>, up: Tensor<B, 2>, output: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
+pub fn swiglu_backward<B: Backend>(gate: Tensor<B, 2>, up: Tensor<B, 2>, output: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
     let sigma = sigmoid(gate.clone());
     let slope = sigma.clone() * (gate.clone() * (sigma.clone().neg() + 1.0) + 1.0);
     (output.clone() * up * slope, output * gate * sigma)
 }
 
 /// x·cos + swap(x)·sin, where swap exchanges the halves of every head.
-pub(super) fn rotate<B: Backend>(x: Tensor<B, 2>, cos: Tensor<B, 2>, sin: Tensor<B, 2>, head_dim: usize) -> Tensor<B, 2> {
+pub fn rotate<B: Backend>(x: Tensor<B, 2>, cos: Tensor<B, 2>, sin: Tensor<B, 2>, head_dim: usize) -> Tensor<B, 2> {
     let ([rows, width], half, line) = (x.dims(), head_dim / 2, cos.dims()[1]);
     let heads = x.clone().reshape([rows * width / head_dim, head_dim]);
     let swapped = Tensor::cat(vec![heads.clone().narrow(1, half, half), heads.narrow(1, 0, half)], 1);
@@ -46,7 +46,7 @@ pub(super) fn rotate<B: Backend>(x: Tensor<B, 2>, cos: Tensor<B, 2>, sin: Tensor
 
 /// softmax(q·kᵀ/√d + mask)·v without repeating keys or values: the query heads that share a key head stand under each other in one
 /// matrix.
-pub(super) fn attention<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, mask: Tensor<B, 2>) -> Tensor<B, 2> {
+pub fn attention<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, mask: Tensor<B, 2>) -> Tensor<B, 2> {
     let [s, h, t, d] = q.dims();
     let mixed = matmul_rows(attention_weights(q, k, mask), v).reshape([s, h, t, d]);
     mixed.swap_dims(1, 2).reshape([s * t, h * d])
@@ -63,7 +63,7 @@ fn attention_weights<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, mask: Tensor<
 
 /// Gradients with respect to (q, k, v) from that of the result `[S·T, H·d]`. With P the weights: dv = Pᵀ·do, dP = do·vᵀ,
 /// dS = P ⊙ (dP − Σ dP ⊙ P)/√d, dq = dS·k, dk = dSᵀ·q.
-pub(super) fn attention_backward<B: Backend>(
+pub fn attention_backward<B: Backend>(
     q: Tensor<B, 4>,
     k: Tensor<B, 4>,
     v: Tensor<B, 4>,
@@ -73,12 +73,12 @@ pub(super) fn attention_backward<B: Backend>(
     let ([s, h, t, d], [_, kv, _, _]) = (q.dims(), k.dims());
     let weights = attention_weights(q.clone(), k.clone(), mask);
     let output = output.reshape([s, t, h, d]).swap_dims(1, 2).reshape([s, kv, h / kv * t, d]);
-    let dv = weights.clone().swap_dims(2, 3).matmul(output.clone());
+    let dv = matmul_rows(weights.clone().swap_dims(2, 3), output.clone());
     let dp = matmul_rows(output, v.swap_dims(2, 3));
     let mean = (dp.clone() * weights.clone()).sum_dim(3);
     let ds = weights * (dp - mean) * (d as f64).powf(-0.5);
     let dq = matmul_rows(ds.clone(), k).reshape([s, h, t, d]);
-    let dk = ds.swap_dims(2, 3).matmul(q.reshape([s, kv, h / kv * t, d]));
+    let dk = matmul_rows(ds.swap_dims(2, 3), q.reshape([s, kv, h / kv * t, d]));
     [dq, dk, dv]
 }
 

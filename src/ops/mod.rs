@@ -1,8 +1,8 @@
 //! Differentiable building blocks with hand-written backward passes.
 //!
 //! Burn's pattern for own kernels: [`Kernels`] has a plain-Burn default for every block, each backend may replace it, and
-//! [`TrackedBackend`] is the autodiff twin through which the methods use them. No tensor with V columns enters the autodiff
-//! graph: the vocabulary is only touched inside a block, whose backward recomputes what it needs.
+//! [`TrackedBackend`] is the autodiff twin through which the methods use them. No tensor with V columns but Z itself
+//! enters the autodiff graph: the vocabulary is only touched inside a block, whose backward recomputes what it needs.
 
 mod flex;
 mod layer;
@@ -12,6 +12,14 @@ mod tracked;
 
 pub use soft_embedding::{Gumbel, SoftEmbeddings, SoftPrompt, reference as soft_embedding_reference};
 pub use target_loss::{TargetLoss, reference as target_loss_reference};
+
+/// The definitions in plain Burn, for benchmarks to run beside a backend's own.
+pub mod plain {
+    pub use super::layer::{attention, attention_backward, rms_norm, rms_norm_backward, rotate, swiglu, swiglu_backward};
+    pub use super::soft_embedding::{backward as soft_embedding_backward, forward as soft_embedding};
+    pub use super::target_loss::{forward as target_loss, margins};
+    pub use crate::optimiser::adam;
+}
 
 use burn::backend::autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use burn::tensor::backend::{AutodiffBackend, Backend};
@@ -55,8 +63,14 @@ pub trait Kernels: Backend {
         target_loss::forward(hidden, head, targets, objective)
     }
 
-    /// Runs jobs that do not depend on each other, at once where it is the calling thread that computes. In order of the jobs.
-    fn side_by_side<T: Send, J: FnOnce() -> T + Send>(jobs: Vec<J>) -> Vec<T> {
+    /// Groups that a pass of `rows` rows is divided into: of about `each` rows where groups are computed side by side, else one, or as many
+    /// as keep it to `most` rows at once.
+    fn groups(rows: usize, _each: usize, most: usize) -> usize {
+        rows.div_ceil(most).max(1)
+    }
+
+    /// Runs jobs that do not depend on each other, at most `at_once` at a time. Results in the order of the jobs.
+    fn side_by_side<T: Send, J: FnOnce() -> T + Send>(jobs: Vec<J>, _at_once: usize) -> Vec<T> {
         jobs.into_iter().map(|job| job()).collect()
     }
 
@@ -131,13 +145,8 @@ pub trait TrackedBackend: AutodiffBackend<InnerBackend: Kernels> + Kernels {
         prompt: SoftPrompt<Self::InnerBackend>,
     ) -> Tensor<Self, 2>;
 
-    /// The sum of the losses of all rows, `[1]`, differentiable in `hidden` `[R, D]`, and the losses themselves `[R]`.
-    fn track_target_loss(
-        hidden: Tensor<Self, 2>,
-        head: Tensor<Self::InnerBackend, 2>,
-        targets: Tensor<Self::InnerBackend, 1, Int>,
-        objective: Objective,
-    ) -> (Tensor<Self, 1>, Tensor<Self::InnerBackend, 1>);
+    /// `value`, `[1]`, differentiable in `input` `[R, D]`: its gradient there is known already.
+    fn track_loss(input: Tensor<Self, 2>, value: f64, gradient: Tensor<Self::InnerBackend, 2>) -> Tensor<Self, 1>;
 }
 
 impl<B: Kernels, C: CheckpointStrategy> TrackedBackend for Autodiff<B, C> {
@@ -147,14 +156,8 @@ impl<B: Kernels, C: CheckpointStrategy> TrackedBackend for Autodiff<B, C> {
         Tensor::from_primitive(TensorPrimitive::Float(out))
     }
 
-    fn track_target_loss(
-        hidden: Tensor<Self, 2>,
-        head: Tensor<B, 2>,
-        targets: Tensor<B, 1, Int>,
-        objective: Objective,
-    ) -> (Tensor<Self, 1>, Tensor<B, 1>) {
-        let (out, losses) = target_loss::tracked::<B, C>(hidden.into_primitive().tensor(), head, targets, objective);
-        (Tensor::from_primitive(TensorPrimitive::Float(out)), losses)
+    fn track_loss(input: Tensor<Self, 2>, value: f64, gradient: Tensor<B, 2>) -> Tensor<Self, 1> {
+        tracked::loss::<B, C>(input, value, gradient)
     }
 }
 
@@ -226,7 +229,8 @@ mod tests {
             let head = matrix::<B::InnerBackend>(2, V, D, DType::F32);
             let leaf = || Tensor::<B, 2>::from_inner(hidden.clone()).require_grad();
             let (h1, h2) = (leaf(), leaf());
-            let (ours, losses) = B::track_target_loss(h1.clone(), head.clone(), targets(), objective);
+            let TargetLoss { losses, hidden: gradient } = B::InnerBackend::target_loss(hidden.clone(), head.clone(), targets(), objective);
+            let ours = B::track_loss(h1.clone(), crate::model::generate::host(losses.clone().sum())[0].into(), gradient);
             let theirs = target_loss_reference(h2.clone(), Tensor::from_inner(head), targets::<B>(), objective);
             close(losses.unsqueeze(), theirs.clone().inner().unsqueeze());
             let (g1, g2) = (ours.backward(), theirs.sum().backward());
@@ -338,7 +342,8 @@ mod tests {
         check_gradient(x(0, 6), |x| weigh(Tracked::rms_norm(x, fixed(1, 1).squeeze_dim(0), 1e-5)));
         check_gradient(x(0, 6), |gate| weigh(Tracked::swiglu(gate, fixed(1, 6))));
         check_gradient(x(1, 6), |up| weigh(Tracked::swiglu(fixed(0, 6), up)));
-        let attention = |q, k, v| weigh(attended::<Tracked>(q, k, v, |q, k, v, mask| Tracked::causal_attention(q, k, v, mask.cast(DType::F64))));
+        let attention =
+            |q, k, v| weigh(attended::<Tracked>(q, k, v, |q, k, v, mask| Tracked::causal_attention(q, k, v, mask.cast(DType::F64))));
         check_gradient(x(0, 24), |q| attention(q, fixed(1, 20), fixed(2, 20)));
         check_gradient(x(1, 20), |k| attention(fixed(0, 24), k, fixed(2, 20)));
         check_gradient(x(2, 20), |v| attention(fixed(0, 24), fixed(1, 20), v));
@@ -349,7 +354,19 @@ mod tests {
         let _guard = one_at_a_time();
         for objective in [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }] {
             let head = matrix::<Flex>(2, V, D, DType::F64);
-            check_gradient(matrix(5, S * N, D, DType::F64), |h| Tracked::track_target_loss(h, head.clone(), targets(), objective).0);
+            let loss = |h: Tensor<Flex, 2>| Flex::target_loss(h, head.clone(), targets(), objective);
+            let hidden = matrix::<Flex>(5, S * N, D, DType::F64);
+            let gradient = f64s(loss(hidden.clone()).hidden);
+            let at = |i: usize, shift: f64| {
+                let mut moved = f64s(hidden.clone());
+                moved[i] += shift;
+                let moved = Tensor::from_data(TensorData::new(moved, hidden.dims()), (&Default::default(), DType::F64));
+                f64s(loss(moved).losses.sum().unsqueeze())[0]
+            };
+            for (i, found) in gradient.iter().enumerate() {
+                let expected = (at(i, 1e-6) - at(i, -1e-6)) / 2e-6;
+                assert!((found - expected).abs() < 1e-7 * (1.0 + expected.abs()), "element {i}: {found}, by differences {expected}");
+            }
         }
     }
 

@@ -83,8 +83,8 @@ pub struct SoftEmbeddings<B: Backend> {
     pub sums: Tensor<B, 2>,
 }
 
-/// A group of samples at a time.
-pub(super) fn forward<B: Backend>(prompt: &SoftPrompt<B>) -> SoftEmbeddings<B> {
+/// See [`super::Kernels::soft_embedding`]; a group of samples at a time.
+pub fn forward<B: Backend>(prompt: &SoftPrompt<B>) -> SoftEmbeddings<B> {
     let [mut embeddings, mut largest, mut sums] = [const { Vec::new() }; 3];
     for (first, count) in prompt.chunks() {
         let y = prompt.scaled(first, count);
@@ -101,11 +101,7 @@ pub(super) fn forward<B: Backend>(prompt: &SoftPrompt<B>) -> SoftEmbeddings<B> {
 
 /// With p = softmax(y), y = (Z + g)/τ: ds = p ⊙ (dp − Σ dp ⊙ p), dZ = Σ_samples ds/τ, dτ = −Σ ds ⊙ y / τ.
 /// p is computed again from the same draws, so nothing V-wide outlives the forward pass.
-pub(super) fn backward<B: Backend>(
-    prompt: &SoftPrompt<B>,
-    result: SoftEmbeddings<B>,
-    output: Tensor<B, 2>,
-) -> (Tensor<B, 2>, Tensor<B, 2>) {
+pub fn backward<B: Backend>(prompt: &SoftPrompt<B>, result: SoftEmbeddings<B>, output: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
     let [n, _] = prompt.logits.dims();
     let (mut logits, mut temperature) = (Tensor::zeros_like(&prompt.logits), Tensor::zeros_like(&prompt.temperature));
     for (first, count) in prompt.chunks() {

@@ -1,13 +1,8 @@
 //! The LM head and the objective at the target positions. Only here do hidden states meet the vocabulary.
 
-use burn::backend::autodiff::{
-    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-    grads::Gradients,
-    ops::{Backward, Ops, OpsKind, unary},
-};
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorPrimitive, activation::log_softmax, backend::Backend, ops::FloatTensor};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, activation::log_softmax, backend::Backend};
 
-use super::{CHUNK, Kernels};
+use super::CHUNK;
 use crate::objective::Objective;
 
 /// Losses of R rows and what the backward pass needs of them.
@@ -28,7 +23,7 @@ fn runner_up<B: Backend>(logits: Tensor<B, 2>, targets: Tensor<B, 2, Int>) -> (T
 }
 
 /// ℓ_y − max_{v≠y} ℓ_v of every row; some rows at a time, so that no more than 64 MiB of logits are alive.
-pub(super) fn margins<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
+pub fn margins<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
     let (rows, head, targets) = (hidden.dims()[0], head.transpose(), targets.unsqueeze_dim::<2>(1));
     let size = (CHUNK / head.dims()[1]).clamp(1, rows);
     let parts = (0..rows).step_by(size).map(|first| {
@@ -39,12 +34,8 @@ pub(super) fn margins<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targ
     Tensor::cat(parts.collect(), 0)
 }
 
-pub(super) fn forward<B: Backend>(
-    hidden: Tensor<B, 2>,
-    head: Tensor<B, 2>,
-    targets: Tensor<B, 1, Int>,
-    objective: Objective,
-) -> TargetLoss<B> {
+/// See [`super::Kernels::target_loss`].
+pub fn forward<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>, objective: Objective) -> TargetLoss<B> {
     let logits = hidden.matmul(head.clone().transpose());
     let at_target = head.clone().select(0, targets.clone());
     let column = targets.unsqueeze_dim(1);
@@ -76,34 +67,4 @@ pub fn reference<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: 
             (hidden.max_dim(1) - at_target + margin).clamp_min(0.0).squeeze_dim(1)
         }
     }
-}
-
-#[derive(Debug)]
-struct SummedLoss;
-
-impl<B: Backend> Backward<B, 1> for SummedLoss {
-    type State = Tensor<B, 2>;
-
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        unary::<B, _>(ops.parents, ops.node, grads, |output| {
-            let output: Tensor<B, 1> = Tensor::from_primitive(TensorPrimitive::Float(output));
-            (ops.state * output.unsqueeze::<2>()).into_primitive().tensor()
-        });
-    }
-}
-
-pub(super) fn tracked<B: Kernels, C: CheckpointStrategy>(
-    hidden: FloatTensor<burn::backend::Autodiff<B, C>>,
-    head: Tensor<B, 2>,
-    targets: Tensor<B, 1, Int>,
-    objective: Objective,
-) -> (FloatTensor<burn::backend::Autodiff<B, C>>, Tensor<B, 1>) {
-    let rows = Tensor::from_primitive(TensorPrimitive::Float(hidden.primitive));
-    let TargetLoss { losses, hidden: gradient } = B::target_loss(rows, head, targets, objective);
-    let total = losses.clone().sum().into_primitive().tensor();
-    let output = match SummedLoss.prepare::<C>([hidden.node]).compute_bound().stateful() {
-        OpsKind::Tracked(op) => op.finish(gradient, total),
-        OpsKind::UnTracked(op) => op.finish(total),
-    };
-    (output, losses)
 }

@@ -1,4 +1,4 @@
-//! A decoder layer's blocks with gradients: one node of the graph each, which keeps the block's inputs and computes all else again.
+//! Blocks with gradients: one node of the graph each, which keeps the block's inputs and computes all else again.
 
 use std::fmt::Debug;
 
@@ -52,6 +52,23 @@ fn wrap<B: Backend, const R: usize>(x: FloatTensor<B>) -> Tensor<B, R> {
 
 fn unwrap<B: Backend, const R: usize>(x: Tensor<B, R>) -> FloatTensor<B> {
     x.into_primitive().tensor()
+}
+
+/// See [`super::TrackedBackend::track_loss`].
+pub(super) fn loss<B: Kernels, C: CheckpointStrategy>(
+    input: Tensor<Autodiff<B, C>, 2>,
+    value: f64,
+    gradient: Tensor<B, 2>,
+) -> Tensor<Autodiff<B, C>, 1> {
+    let value = Tensor::from_data([value], (&gradient.device(), gradient.dtype()));
+    by_hand::<B, C, _, 1, 1>(
+        [unwrap(input)],
+        |_| (value, gradient),
+        |gradient, output| {
+            let output: Tensor<B, 1> = wrap(output);
+            [Some(unwrap(gradient * output.unsqueeze::<2>()))]
+        },
+    )
 }
 
 impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {

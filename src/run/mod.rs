@@ -152,6 +152,7 @@ impl<B: TrackedBackend> Trial<'_, B> {
     pub fn run(&self, method: &mut dyn Method<B>, resume: Option<Snapshot>, observer: &mut dyn Observer) -> Result<Outcome> {
         let at = Standing { step: 0, restart: 0, step_of_start: 0, seconds: 0.0, cost: Cost::default(), best: None };
         let mut run = Run { trial: self, method, began: Instant::now(), seconds_before: 0.0, at, scored: None };
+        self.subject.prepare(self.problem);
         match resume {
             Some(snapshot) => run.resume(snapshot)?,
             None => run.method.start(self.subject, self.problem, run.clock())?,

@@ -242,3 +242,19 @@ fn the_plain_path_judges_whatever_searched() {
         stands_up(&record, &["--model", TINY, "--backend", "flex"]);
     }
 }
+
+#[test]
+fn less_memory_gives_the_same_result() {
+    let bard = |memory: &[&str]| {
+        let mut command = dlmi(["invert", "--backend", "flex", "--method", "dlmi", "--prompt-tokens", "9", "--steps", "2"]);
+        command.args(memory);
+        command
+    };
+    let sentence = refusal(&mut bard(&["--max-memory", "1"]), 2);
+    let least = sentence.split("need ").nth(1).and_then(|rest| rest.split(';').next()).unwrap_or_else(|| panic!("{sentence}"));
+    let bare = |mut record: Value| {
+        record["settings"]["max_memory"] = Value::Null;
+        untimed(&record)
+    };
+    assert_eq!(bare(inversion(&mut bard(&["--max-memory", least]))), bare(inversion(&mut bard(&[]))));
+}

@@ -1,6 +1,7 @@
 //! The program as its users meet it: the real binary, driven through its command line.
 
 mod backends;
+mod bench;
 mod flags;
 mod invert;
 mod output;

@@ -165,15 +165,7 @@ pub fn attention_backward(q: Tensor<Flex, 4>, k: Tensor<Flex, 4>, v: Tensor<Flex
 /// One sample's gradients, `[T, H, d]` and twice `[past + T, KV, d]`.
 #[pulp::with_simd(attend_backward = pulp::Arch::new())]
 #[inline(always)]
-fn attend_backward_on<S: Simd>(
-    _: S,
-    heads: &Heads,
-    output: &Rows,
-    sample: usize,
-    dq: &mut [f32],
-    dk: &mut [f32],
-    dv: &mut [f32],
-) {
+fn attend_backward_on<S: Simd>(_: S, heads: &Heads, output: &Rows, sample: usize, dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
     let (h, kv, t, all, d) = heads.sizes();
     let (mut p, mut ds) = (vec![0.0f32; t * all], vec![0.0f32; t * all]);
     for group in 0..kv {
@@ -272,8 +264,8 @@ pub fn adam(step: AdamStep, value: Matrix, gradient: Matrix, moments: &mut Momen
     let (value, gradient) = (Dense::of(&value), Dense::of(&gradient));
     let (first, second) = (Dense::of(&moments.first), Dense::of(&moments.second));
     let [mut new, mut m, mut v] = [(); 3].map(|()| vec![0.0f32; value.len()]);
-    let rates =
-        [rule.beta1, rule.beta2, rule.learning_rate / unbias.0, 1.0 / unbias.1, rule.epsilon].map(|x| x as f32);
+    let rates = [rule.beta1, 1.0 - rule.beta1, rule.beta2, 1.0 - rule.beta2, rule.learning_rate / unbias.0, 1.0 / unbias.1, rule.epsilon];
+    let rates = rates.map(|x| x as f32);
     let outputs = new.par_chunks_mut(TASK).zip(m.par_chunks_mut(TASK)).zip(v.par_chunks_mut(TASK));
     outputs.enumerate().for_each(|(i, ((new, m), v))| {
         let at = i * TASK..i * TASK + new.len();
@@ -286,11 +278,11 @@ pub fn adam(step: AdamStep, value: Matrix, gradient: Matrix, moments: &mut Momen
 
 #[pulp::with_simd(adam_values = pulp::Arch::new())]
 #[inline(always)]
-fn adam_values_on<S: Simd>(_: S, rates: &[f32; 5], inputs: [&[f32]; 4], new: &mut [f32], m: &mut [f32], v: &mut [f32]) {
-    let ([beta1, beta2, rate, root, epsilon], [value, gradient, first, second]) = (*rates, inputs);
+fn adam_values_on<S: Simd>(_: S, rates: &[f32; 7], inputs: [&[f32]; 4], new: &mut [f32], m: &mut [f32], v: &mut [f32]) {
+    let ([beta1, rest1, beta2, rest2, rate, root, epsilon], [value, gradient, first, second]) = (*rates, inputs);
     for j in 0..new.len() {
-        m[j] = beta1 * first[j] + (1.0 - beta1) * gradient[j];
-        v[j] = beta2 * second[j] + (1.0 - beta2) * gradient[j] * gradient[j];
+        m[j] = beta1 * first[j] + rest1 * gradient[j];
+        v[j] = beta2 * second[j] + rest2 * gradient[j] * gradient[j];
         new[j] = value[j] - rate * m[j] / ((v[j] * root).sqrt() + epsilon);
     }
 }

@@ -23,8 +23,12 @@ use crate::optimiser::{self, AdamStep, Moments};
 const TASK: usize = 1 << 14;
 
 impl Kernels for Flex {
-    fn side_by_side<T: Send, J: FnOnce() -> T + Send>(jobs: Vec<J>) -> Vec<T> {
-        threads::side_by_side(jobs)
+    fn groups(rows: usize, each: usize, _: usize) -> usize {
+        threads::groups(rows, each)
+    }
+
+    fn side_by_side<T: Send, J: FnOnce() -> T + Send>(jobs: Vec<J>, at_once: usize) -> Vec<T> {
+        threads::side_by_side(jobs, at_once)
     }
 
     fn soft_embedding(prompt: &SoftPrompt<Self>) -> SoftEmbeddings<Self> {
@@ -139,7 +143,8 @@ struct Dense(FlexTensor);
 
 impl Dense {
     fn of<const R: usize>(tensor: &Tensor<Flex, R>) -> Self {
-        Self(tensor.clone().into_primitive().tensor().to_contiguous())
+        let tensor = tensor.clone().into_primitive().tensor();
+        Self(if tensor.layout().is_contiguous() { tensor } else { tensor.to_contiguous() })
     }
 }
 
@@ -158,7 +163,7 @@ fn tensor<const R: usize>(values: Vec<f32>, shape: [usize; R]) -> Tensor<Flex, R
     Tensor::from_primitive(TensorPrimitive::Float(tensor))
 }
 
-/// Applies `work(first element, values, out)` to chunks of whole multiples of `unit`.
+/// Applies `work(first element, values, out)` to chunks of `x` `[R, C]` that are whole multiples of `unit`; the result is `[R, C]`.
 fn map_chunks(x: &Tensor<Flex, 2>, unit: usize, work: impl Fn(usize, &[f32], &mut [f32]) + Sync) -> Tensor<Flex, 2> {
     let (shape, x) = (x.dims(), Dense::of(x));
     let chunk = unit * TASK.div_ceil(unit);

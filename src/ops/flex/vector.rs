@@ -14,14 +14,27 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
+/// Sixteen running sums, added in a fixed order.
+#[inline(always)]
+pub fn sum(values: &[f32]) -> f32 {
+    let (chunks, rest) = values.as_chunks::<16>();
+    let mut lanes = [0.0f32; 16];
+    for chunk in chunks {
+        for i in 0..16 {
+            lanes[i] += chunk[i];
+        }
+    }
+    lanes.iter().sum::<f32>() + rest.iter().sum::<f32>()
+}
+
 /// In place, shifted by the largest value.
 #[inline(always)]
 pub fn softmax(row: &mut [f32]) {
-    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let top = largest(row);
     for x in row.iter_mut() {
-        *x = exp(*x - largest);
+        *x = exp(*x - top);
     }
-    let total: f32 = row.iter().sum();
+    let total = sum(row);
     for x in row.iter_mut() {
         *x /= total;
     }
@@ -53,16 +66,8 @@ pub fn ln(x: f32) -> f32 {
     let e = (shifted as i32 >> 23) as f32;
     let f = f32::from_bits((shifted & 0x007f_ffff) + HALF_ROOT) - 1.0;
     let square = f * f;
-    let p = [
-        -1.151_461_e-1,
-        1.167_699_9e-1,
-        -1.242_014_1e-1,
-        1.424_932_3e-1,
-        -1.666_805_8e-1,
-        2.000_071_5e-1,
-        -2.499_999_4e-1,
-        3.333_333_1e-1,
-    ];
+    let p =
+        [-1.151_461_e-1, 1.167_699_9e-1, -1.242_014_1e-1, 1.424_932_3e-1, -1.666_805_8e-1, 2.000_071_5e-1, -2.499_999_4e-1, 3.333_333_1e-1];
     let p = p.into_iter().fold(7.037_684e-2, |p, c| p * f + c);
     f + (p * f * square + e * LN_2_LOW - 0.5 * square) + e * LN_2_HIGH
 }
@@ -83,11 +88,16 @@ pub fn largest(values: &[f32]) -> f32 {
 /// out += Σ_j weights_j·rows_j; row j begins at `j·stride`.
 #[inline(always)]
 pub fn add_mixed(weights: impl Iterator<Item = f32> + Clone, rows: &[f32], stride: usize, out: &mut [f32]) {
-    let (blocks, rest) = out.as_chunks_mut::<64>();
-    let done = blocks.len() * 64;
+    let (blocks, rest) = out.as_chunks_mut::<256>();
     for (c, block) in blocks.iter_mut().enumerate() {
-        add_mixed_block(weights.clone(), rows, stride, c * 64, block);
+        add_mixed_block(weights.clone(), rows, stride, c * 256, block);
     }
+    let mut done = blocks.len() * 256;
+    let (blocks, rest) = rest.as_chunks_mut::<64>();
+    for (c, block) in blocks.iter_mut().enumerate() {
+        add_mixed_block(weights.clone(), rows, stride, done + c * 64, block);
+    }
+    done += blocks.len() * 64;
     let (blocks, rest) = rest.as_chunks_mut::<16>();
     for (c, block) in blocks.iter_mut().enumerate() {
         add_mixed_block(weights.clone(), rows, stride, done + c * 16, block);

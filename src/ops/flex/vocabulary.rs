@@ -8,7 +8,7 @@ use pulp::Simd;
 use rayon::prelude::*;
 
 use super::matmul::matmul;
-use super::vector::{dot, exp, largest, ln};
+use super::vector::{dot, exp, largest, ln, sum};
 use super::{Dense, tensor};
 use crate::model::generate::host;
 use crate::noise::Stream;
@@ -17,10 +17,13 @@ use crate::ops::{Gumbel, SoftEmbeddings, SoftPrompt, TargetLoss};
 
 type Matrix = Tensor<Flex, 2>;
 
-/// Blocks of columns so that a buffer `[rows, columns]` takes about 4 MiB.
-fn blocks(rows: usize, columns: usize) -> impl Iterator<Item = Range<usize>> {
-    let width = ((1 << 20) / rows).next_multiple_of(64).clamp(512, 8192);
-    (0..columns).step_by(width).map(move |first| first..(first + width).min(columns))
+/// Columns of a block: a few hundred rows of them stay in the cache. The same for any number of rows, so that sums are formed alike
+/// however the rows are divided among threads.
+const WIDTH: usize = 2048;
+
+/// All columns, block after block.
+fn blocks(columns: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..columns).step_by(WIDTH).map(move |first| first..(first + WIDTH).min(columns))
 }
 
 /// Columns of W_E or the head, `[columns, D]`.
@@ -120,19 +123,6 @@ fn largest_of_on<S: Simd>(_: S, values: &[f32]) -> f32 {
     largest(values)
 }
 
-/// Sixteen running sums, added in a fixed order.
-#[inline(always)]
-fn sum(values: &[f32]) -> f32 {
-    let (chunks, rest) = values.as_chunks::<16>();
-    let mut lanes = [0.0f32; 16];
-    for chunk in chunks {
-        for i in 0..16 {
-            lanes[i] += chunk[i];
-        }
-    }
-    lanes.iter().sum::<f32>() + rest.iter().sum::<f32>()
-}
-
 /// Adds `block` to `sums` `[rows, D]`, each row of which is rescaled first.
 fn accumulate(sums: &mut [f32], running: &[Running], block: Matrix) {
     let d = block.dims()[1];
@@ -149,7 +139,7 @@ pub fn soft_embedding(prompt: &SoftPrompt<Flex>) -> SoftEmbeddings<Flex> {
     let inputs = Inputs::of(prompt);
     let (rows, d) = (prompt.samples * inputs.n, prompt.embedding.dims()[1]);
     let (mut running, mut sums) = (vec![Running::NOTHING; rows], vec![0.0f32; rows * d]);
-    for at in blocks(rows, inputs.v) {
+    for at in blocks(inputs.v) {
         let mut p = vec![0.0f32; rows * at.len()];
         p.par_chunks_mut(at.len()).zip(&mut running).enumerate().for_each(|(row, (p, running))| {
             weigh(&inputs, row, &at, p, running);
@@ -228,7 +218,7 @@ fn each_block<T: Send>(
     take: impl Fn(&mut T, &Range<usize>, &mut [f32]) + Sync,
     mut then: impl FnMut(&[T], &Range<usize>, Matrix),
 ) {
-    for at in blocks(rows.len(), head.dims()[0]) {
+    for at in blocks(head.dims()[0]) {
         let shape = [rows.len(), at.len()];
         let mut logits = host(matmul(hidden.clone(), columns(head, &at).transpose()));
         logits.par_chunks_mut(at.len()).zip(&mut *rows).for_each(|(logits, row)| take(row, &at, logits));

@@ -1,0 +1,241 @@
+//! What a step, a scored candidate or a written token costs on this machine, beside what its matrix products alone would cost.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::Result;
+use crate::method::{Clock, Method};
+use crate::model::generate::ids_tensor;
+use crate::model::{Llama, LlamaConfig, greedy};
+use crate::noise::{Draws, Purpose, Stream};
+use crate::ops::{Kernels, TrackedBackend};
+use crate::prompt::Prompt;
+use crate::subject::{Cost, Problem, Subject, Swap};
+
+/// Seconds of the rounds of one measurement, the first of which was left out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Seconds {
+    /// The middle one.
+    pub seconds_median: f64,
+    /// The fastest.
+    pub seconds_min: f64,
+    /// The slowest.
+    pub seconds_max: f64,
+}
+
+impl Seconds {
+    fn of(mut seconds: Vec<f64>) -> Self {
+        seconds.sort_by(f64::total_cmp);
+        let (last, middle) = (seconds.len() - 1, seconds.len() / 2);
+        let median = if seconds.len() % 2 == 1 { seconds[middle] } else { (seconds[middle - 1] + seconds[middle]) / 2.0 };
+        Self { seconds_median: median, seconds_min: seconds[0], seconds_max: seconds[last] }
+    }
+}
+
+/// What the matrix products of one round take, and how fast they were.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Arithmetic {
+    /// Floating-point operations in products with weights; attention, norms, softmax and the ranking of swaps are not counted.
+    pub flops: f64,
+    /// `flops` over the median time, in 10⁹ a second.
+    pub achieved_gflops: f64,
+    /// What products of the model's own shapes, one after the other and nothing else, reach.
+    pub ceiling_gflops: f64,
+}
+
+impl Arithmetic {
+    fn of(flops: f64, seconds: Seconds, ceiling_gflops: f64) -> Self {
+        Self { flops, achieved_gflops: flops / seconds.seconds_median / 1e9, ceiling_gflops }
+    }
+}
+
+/// Steps of a method.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepBench {
+    /// Time of a step, without taking scores.
+    #[serde(flatten)]
+    pub seconds: Seconds,
+    /// The objective of the first steps, three at most.
+    pub losses: Vec<f32>,
+    /// What a step multiplies.
+    #[serde(flatten)]
+    pub arithmetic: Arithmetic,
+}
+
+/// Times `rounds` steps after a first one.
+///
+/// # Errors
+/// Those of the method.
+pub fn step<B: TrackedBackend>(
+    subject: &Subject<B>,
+    method: &mut dyn Method<B>,
+    problem: &Problem,
+    seed: u32,
+    rounds: usize,
+    samples: usize,
+) -> Result<StepBench> {
+    let clock = |step| Clock { seed, restart: 0, step };
+    method.start(subject, problem, clock(0))?;
+    let (mut losses, mut seconds, mut before) = (Vec::new(), Vec::new(), Cost::default());
+    for number in 0..=rounds as u32 {
+        if number == 1 {
+            before = subject.cost();
+        }
+        let began = Instant::now();
+        losses.push(method.step(subject, problem, clock(number))?.objective);
+        seconds.push(began.elapsed().as_secs_f64());
+    }
+    losses.truncate(3);
+    let (seconds, config) = (Seconds::of(seconds.split_off(1)), subject.model().config());
+    let relaxed = method.relaxed(subject, problem, clock(0)).is_some();
+    let soft_rows = if relaxed { samples * problem.prompt.tokens() } else { 0 };
+    let flops = flops(config, before, subject.cost(), relaxed) / rounds as f64 + 4.0 * (soft_rows * head(config)) as f64;
+    let rows = (if relaxed { samples } else { 1 }) * (problem.prompt.len() + problem.target.ids.len() - 1);
+    Ok(StepBench { seconds, losses, arithmetic: Arithmetic::of(flops, seconds, ceiling(subject.model(), rows)) })
+}
+
+/// Candidates of a search.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ScoreBench {
+    /// Time of a batch, none of it abandoned.
+    #[serde(flatten)]
+    pub seconds: Seconds,
+    /// Candidates over the median time.
+    pub candidates_per_second: f64,
+    /// Where the candidates differ from the prompt, in the order of the last batch.
+    pub positions: Vec<usize>,
+    /// What a batch multiplies, on average.
+    #[serde(flatten)]
+    pub arithmetic: Arithmetic,
+}
+
+/// Times `rounds` batches of `candidates` single-token swaps at random positions of a random prompt, after a first one.
+pub fn score<B: TrackedBackend>(subject: &Subject<B>, problem: &Problem, seed: u32, rounds: usize, candidates: usize) -> ScoreBench {
+    let mut draws = Draws::new(Stream::new(seed, 0, 0, Purpose::SearchDraws, 0));
+    let tokens = |draws: &mut Draws, prompt: &Prompt| prompt.readable()[draws.below(prompt.readable().len())];
+    let prompt: Vec<u32> = (0..problem.prompt.tokens()).map(|_| tokens(&mut draws, &problem.prompt)).collect();
+    let (mut seconds, mut positions, mut before) = (Vec::new(), Vec::new(), Cost::default());
+    for number in 0..=rounds {
+        if number == 1 {
+            before = subject.cost();
+        }
+        let swap = |_| Swap { position: draws.below(prompt.len()), token: tokens(&mut draws, &problem.prompt) };
+        let swaps: Vec<Swap> = (0..candidates).map(swap).collect();
+        let began = Instant::now();
+        let margins = subject.neighbours(&prompt, 0, &swaps, &problem.target.ids).margins(problem.target.ids.len());
+        seconds.push(began.elapsed().as_secs_f64());
+        debug_assert_eq!(margins.len(), candidates);
+        positions = swaps.iter().map(|swap| swap.position).collect();
+    }
+    let seconds = Seconds::of(seconds.split_off(1));
+    let flops = flops(subject.model().config(), before, subject.cost(), false) / rounds as f64;
+    let rows = candidates * (prompt.len() / 2 + problem.target.ids.len());
+    ScoreBench {
+        seconds,
+        candidates_per_second: candidates as f64 / seconds.seconds_median,
+        positions,
+        arithmetic: Arithmetic::of(flops, seconds, ceiling(subject.model(), rows)),
+    }
+}
+
+/// Times `rounds` greedy continuations of `prompt` by `tokens` tokens, after a first one.
+pub fn generate<B: Kernels>(model: &Llama<B>, prompt: &[u32], tokens: usize, rounds: usize) -> Seconds {
+    let seconds = (0..=rounds).map(|_| {
+        let began = Instant::now();
+        greedy(model, model.embed(ids_tensor(&[prompt], &model.device())), tokens, &[]);
+        began.elapsed().as_secs_f64()
+    });
+    Seconds::of(seconds.skip(1).collect())
+}
+
+/// Times `rounds` calls of `load`, after a first one, which fills the system's file cache.
+///
+/// # Errors
+/// Those of `load`.
+pub fn load<T>(rounds: usize, mut load: impl FnMut() -> Result<T>) -> Result<Seconds> {
+    let mut seconds = Vec::new();
+    for _ in 0..=rounds {
+        let began = Instant::now();
+        let loaded = load()?;
+        seconds.push(began.elapsed().as_secs_f64());
+        drop(loaded);
+    }
+    Ok(Seconds::of(seconds.split_off(1)))
+}
+
+/// Weights that meet every position.
+fn layers(config: &LlamaConfig) -> usize {
+    let (d, heads) = (config.hidden_size, config.num_attention_heads * config.head_dim);
+    let attention = 2 * d * heads + 2 * d * config.num_key_value_heads * config.head_dim;
+    config.num_hidden_layers * (attention + 3 * d * config.intermediate_size)
+}
+
+/// Weights of the LM head.
+fn head(config: &LlamaConfig) -> usize {
+    config.vocab_size * config.hidden_size
+}
+
+/// Operations between two states of the account. The gradient of a cross-entropy passes the head once more; that of a hinge does not.
+fn flops(config: &LlamaConfig, before: Cost, after: Cost, cross_entropy: bool) -> f64 {
+    let positions = after.forward_tokens - before.forward_tokens + after.backward_tokens - before.backward_tokens;
+    let rows = (after.head_rows - before.head_rows) * (1 + u64::from(cross_entropy));
+    2.0 * (positions as f64 * layers(config) as f64 + rows as f64 * head(config) as f64)
+}
+
+/// 10⁹ operations a second of products `[rows, D]`·`[D, F]` and back with the weights of the first layer's MLP, the best of five tries.
+fn ceiling<B: Kernels>(model: &Llama<B>, rows: usize) -> f64 {
+    let (config, device, mlp) = (model.config(), model.device(), &model.layers[0].mlp);
+    let (d, inner) = (config.hidden_size, config.intermediate_size);
+    let rows = rows.min(4096);
+    let ids = vec![0u32; rows];
+    let x = model.embed(ids_tensor(&[&ids], &device)).reshape([rows, d]);
+    let repeats = (2e10 / (4 * rows * d * inner) as f64).ceil().min(200.0) as usize;
+    let attempt = |_| {
+        let began = Instant::now();
+        for _ in 0..repeats {
+            B::matmul(B::matmul(x.clone(), mlp.up_proj.weight.val()), mlp.down_proj.weight.val());
+        }
+        // Only a GPU has something to wait for.
+        B::sync(&device).ok();
+        (repeats * 4 * rows * d * inner) as f64 / began.elapsed().as_secs_f64() / 1e9
+    };
+    (0..5).map(attempt).fold(0.0, f64::max)
+}
+
+/// The most memory this process ever held, in MiB; nothing where the system does not say.
+pub fn peak_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        let odd = Seconds::of(vec![3.0, 1.0, 2.0]);
+        assert_eq!((odd.seconds_min, odd.seconds_median, odd.seconds_max), (1.0, 2.0, 3.0));
+        assert_eq!(Seconds::of(vec![4.0, 1.0, 2.0, 3.0]).seconds_median, 2.5);
+    }
+
+    #[test]
+    fn weights_are_counted_as_the_model_has_them() {
+        let checkpoint = crate::testing::tiny();
+        let config = &checkpoint.config;
+        // A tiny Llama of 3 query heads to 1, tied: all weights but norms and embeddings.
+        let (d, f, kv) = (config.hidden_size, config.intermediate_size, config.num_key_value_heads * config.head_dim);
+        assert_eq!(layers(config), config.num_hidden_layers * (2 * d * d + 2 * d * kv + 3 * d * f));
+        let (one, two) = (Cost::default(), Cost { forward_tokens: 3, backward_tokens: 2, head_rows: 1 });
+        assert_eq!(flops(config, one, two, true), (2 * (5 * layers(config) + 2 * head(config))) as f64);
+    }
+
+    #[test]
+    fn a_process_has_held_some_memory() {
+        if cfg!(target_os = "linux") {
+            assert!(peak_mib().unwrap() > 1);
+        }
+    }
+}

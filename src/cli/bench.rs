@@ -1,0 +1,154 @@
+//! `dlmi bench`: what things cost on this machine.
+
+use burn::tensor::backend::Backend;
+use serde_json::{Map, Value, json};
+
+use super::args::{Bench, BenchOptions, Cli};
+use super::methods::method;
+use super::session::Session;
+use crate::Result;
+use crate::backend::{self, BackendName, Choice, Job};
+use crate::bench::{self, peak_mib};
+use crate::ops::TrackedBackend;
+use crate::prompt::{Prompt, PromptOptions};
+use crate::subject::{Problem, Subject, check_context};
+use crate::target::Target;
+use crate::ui::{Policy, print_result};
+
+#[inline]
+pub(super) fn run(cli: &Cli, what: &Bench, policy: Policy) -> Result<()> {
+    let session = Session::open(cli, policy)?;
+    let config = &session.checkpoint.config;
+    check_context(config, session.settings().prompt_tokens, what.options().target_tokens as usize)?;
+    let choice = session.device()?;
+    let device = choice.device.clone();
+    let measured = backend::dispatch(&device, Measurement { session, what: what.clone(), choice, offline: cli.global.offline })?;
+    match cli.global.json {
+        true => print_result(&Value::Object(measured).to_string()),
+        false => print_result(&readable(&measured)),
+    }
+}
+
+/// One measurement, on its way to the backend.
+struct Measurement {
+    session: Session,
+    what: Bench,
+    choice: Choice,
+    offline: bool,
+}
+
+impl Job for Measurement {
+    type Output = Result<Map<String, Value>>;
+
+    fn run<B: TrackedBackend>(mut self, device: B::Device) -> Self::Output {
+        let options = self.what.options().clone();
+        let (m, rounds, seed) = (options.target_tokens as usize, options.rounds as usize, self.session.settings().seed);
+        let measured = match self.what {
+            Bench::Load(_) => {
+                let (spec, offline) = (self.session.settings().model.clone(), self.offline);
+                let load = || {
+                    let mut checkpoint = crate::spec::open(&spec, offline, false)?;
+                    let config = checkpoint.config.clone();
+                    let model = crate::model::Llama::<B::InnerBackend>::load(&config, &mut checkpoint, &device, burn::tensor::DType::F32)?;
+                    B::InnerBackend::sync(&device).ok();
+                    Ok(model)
+                };
+                json!(bench::load(rounds, load)?)
+            }
+            Bench::Generate(_) => {
+                let model = self.session.load::<B::InnerBackend>(&device)?;
+                json!(bench::generate(&model, &tokens(&self.session, self.session.settings().prompt_tokens), m, rounds))
+            }
+            Bench::Score { candidates, .. } => {
+                let problem = problem(&self.session, m)?;
+                let subject = self.subject::<B>(&device)?;
+                json!(bench::score(&subject, &problem, seed, rounds, candidates as usize))
+            }
+            Bench::Step(_) => {
+                let problem = problem(&self.session, m)?;
+                let subject = self.subject::<B>(&device)?;
+                let settings = self.session.settings();
+                let samples = settings.samples;
+                let mut method = method::<B>(settings);
+                json!(bench::step(&subject, &mut *method, &problem, seed, rounds, samples)?)
+            }
+        };
+        Ok(self.circumstances(&options, measured))
+    }
+}
+
+impl Measurement {
+    fn subject<B: TrackedBackend>(&mut self, device: &B::Device) -> Result<Subject<B>> {
+        Ok(Subject::new(self.session.load(device)?, self.session.checkpoint.tokenizer.clone()))
+    }
+
+    /// What was measured and where, before the figures.
+    fn circumstances(&self, options: &BenchOptions, measured: Value) -> Map<String, Value> {
+        let settings = self.session.settings();
+        let mut all = Map::new();
+        let mut put = |name: &str, value: Value| drop(all.insert(name.into(), value));
+        put("bench", self.what.name().into());
+        match self.what {
+            Bench::Step(_) => {
+                put("method", json!(settings.method));
+                put("prompt_tokens", settings.prompt_tokens.into());
+                put("target_tokens", options.target_tokens.into());
+                put("samples", settings.samples.into());
+            }
+            Bench::Score { candidates, .. } => {
+                put("prompt_tokens", settings.prompt_tokens.into());
+                put("target_tokens", options.target_tokens.into());
+                put("candidates", candidates.into());
+            }
+            Bench::Generate(_) => {
+                put("prompt_tokens", settings.prompt_tokens.into());
+                put("target_tokens", options.target_tokens.into());
+            }
+            Bench::Load(_) => (),
+        }
+        put("model_digest", self.session.checkpoint.digest.clone().into());
+        put("backend", self.choice.device.backend.to_string().into());
+        put("device", self.choice.device.name.clone().into());
+        put("dtype", "f32".into());
+        put("threads", rayon::current_num_threads().into());
+        put("rounds", options.rounds.into());
+        let on_cpu = matches!(self.choice.device.backend, BackendName::Flex | BackendName::Ndarray);
+        put("peak_mib", json!(peak_mib().filter(|_| on_cpu)));
+        if let Value::Object(measured) = measured {
+            all.extend(measured);
+        }
+        all
+    }
+}
+
+/// Ids that no tokenizer is needed for, spread over the vocabulary.
+fn tokens(session: &Session, count: usize) -> Vec<u32> {
+    let v = session.checkpoint.config.vocab_size;
+    (0..count).map(|i| ((i * 37 + 100) % v) as u32).collect()
+}
+
+/// A target of M tokens. It means nothing: a step costs the same whatever it says.
+fn problem(session: &Session, m: usize) -> Result<Problem> {
+    let (settings, tokenizer) = (session.settings(), &session.checkpoint.tokenizer);
+    let ids = tokens(session, m);
+    let target = Target { text: tokenizer.decode(&ids), ids };
+    let options = PromptOptions {
+        tokens: settings.prompt_tokens,
+        allow_everything: settings.all_tokens,
+        allow_target_tokens: true,
+        ..PromptOptions::default()
+    };
+    Ok(Problem { prompt: Prompt::new(options, &target, tokenizer, session.checkpoint.config.vocab_size)?, target })
+}
+
+/// A line for each figure.
+fn readable(measured: &Map<String, Value>) -> String {
+    let width = measured.keys().map(String::len).max().unwrap_or(0);
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) if number.is_f64() => format!("{:.4}", number.as_f64().unwrap_or_default()),
+        other => other.to_string(),
+    };
+    let lines = measured.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| format!("{name:width$}  {}", text(value)));
+    lines.collect::<Vec<_>>().join("\n")
+}
