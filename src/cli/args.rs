@@ -76,7 +76,7 @@ pub enum Dtype {
 #[derive(Subcommand, Debug)]
 pub enum Verb {
     /// Find a prompt that makes the model write TARGET
-    Invert(Invert),
+    Invert(Box<Invert>),
     /// Continue a prompt, always with the likeliest token
     Complete(Complete),
     /// Judge a given prompt: how much of TARGET the model writes, overlaps, perplexities

@@ -264,10 +264,9 @@ mod tests {
 
     type Block<B> = fn(Tensor<B, 2>, Tensor<B, 2>, Tensor<B, 2>) -> Tensor<B, 2>;
 
-    fn rotated<B: TrackedBackend>(
-        x: Tensor<B, 2>,
-        rotate: fn(Tensor<B, 2>, Tensor<B, 2>, Tensor<B, 2>, usize) -> Tensor<B, 2>,
-    ) -> Tensor<B, 2> {
+    type Rotate<B> = fn(Tensor<B, 2>, Tensor<B, 2>, Tensor<B, 2>, usize) -> Tensor<B, 2>;
+
+    fn rotated<B: TrackedBackend>(x: Tensor<B, 2>, rotate: Rotate<B>) -> Tensor<B, 2> {
         let angle: Vec<f32> = (0..24).map(|i| (i / 8 + i % 2) as f32 * 0.7).collect();
         let table = |f: fn(f32, usize) -> f32| {
             let values: Vec<f32> = angle.iter().enumerate().map(|(i, &x)| f(x, i)).collect();
@@ -276,12 +275,9 @@ mod tests {
         rotate(x, table(|x, _| x.cos()), table(|x, i| if i % 4 < 2 { -x.sin() } else { x.sin() }), 4)
     }
 
-    fn attended<B: TrackedBackend>(
-        q: Tensor<B, 2>,
-        k: Tensor<B, 2>,
-        v: Tensor<B, 2>,
-        attention: fn(Tensor<B, 4>, Tensor<B, 4>, Tensor<B, 4>, Tensor<B, 2>) -> Tensor<B, 2>,
-    ) -> Tensor<B, 2> {
+    type Attention<B> = fn(Tensor<B, 4>, Tensor<B, 4>, Tensor<B, 4>, Tensor<B, 2>) -> Tensor<B, 2>;
+
+    fn attended<B: TrackedBackend>(q: Tensor<B, 2>, k: Tensor<B, 2>, v: Tensor<B, 2>, attention: Attention<B>) -> Tensor<B, 2> {
         let heads = |x: Tensor<B, 2>, t, heads| x.reshape([2, t, heads, 4]).swap_dims(1, 2);
         let mask: Vec<f32> = (0..3).flat_map(|i| (0..5).map(move |j| if j <= 2 + i { 0.0 } else { -1e30 })).collect();
         let mask = Tensor::from_data(TensorData::new(mask, [1, 15]), &B::Device::default());

@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// Divisions that were asked for so far, by the number of threads that are divided and the number of pools.
-static DIVISIONS: Mutex<BTreeMap<(usize, usize), Arc<Vec<ThreadPool>>>> = Mutex::new(BTreeMap::new());
+/// Pools by the number of threads that are divided and the number of pools.
+type Divisions = BTreeMap<(usize, usize), Arc<Vec<ThreadPool>>>;
+
+/// Divisions that were asked for so far.
+static DIVISIONS: Mutex<Divisions> = Mutex::new(BTreeMap::new());
 
 /// Groups of about `each` rows, a power of two of them, which threads divide well. It depends on nothing but the rows: so do results.
 pub fn groups(rows: usize, each: usize) -> usize {
