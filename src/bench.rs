@@ -77,18 +77,18 @@ pub fn step<B: TrackedBackend>(
 ) -> Result<StepBench> {
     let clock = |step| Clock { seed, restart: 0, step };
     method.start(subject, problem, clock(0))?;
-    let (mut losses, mut seconds, mut before) = (Vec::new(), Vec::new(), Cost::default());
-    for number in 0..=rounds as u32 {
+    let (mut losses, mut relaxed, mut before) = (Vec::new(), false, Cost::default());
+    let seconds = timed(rounds, |number| {
         if number == 1 {
             before = subject.cost();
         }
-        let began = Instant::now();
-        losses.push(method.step(subject, problem, clock(number))?.objective);
-        seconds.push(began.elapsed().as_secs_f64());
-    }
+        let progress = method.step(subject, problem, clock(number as u32))?;
+        losses.push(progress.objective);
+        relaxed = progress.temperature.is_some();
+        Ok(())
+    })?;
     losses.truncate(3);
-    let (seconds, config) = (Seconds::of(seconds.split_off(1)), subject.model().config());
-    let relaxed = method.relaxed(subject, problem, clock(0)).is_some();
+    let config = subject.model().config();
     let soft_rows = if relaxed { samples * problem.prompt.tokens() } else { 0 };
     let flops = flops(config, before, subject.cost(), relaxed) / rounds as f64 + 4.0 * (soft_rows * head(config)) as f64;
     let rows = (if relaxed { samples } else { 1 }) * (problem.prompt.len() + problem.target.ids.len() - 1);
@@ -111,64 +111,63 @@ pub struct ScoreBench {
 }
 
 /// Times `rounds` batches of `candidates` single-token swaps at random positions of a random prompt, after a first one.
-pub fn score<B: TrackedBackend>(subject: &Subject<B>, problem: &Problem, seed: u32, rounds: usize, candidates: usize) -> ScoreBench {
+pub fn score<B: TrackedBackend>(
+    subject: &Subject<B>,
+    problem: &Problem,
+    seed: u32,
+    rounds: usize,
+    candidates: usize,
+) -> Result<ScoreBench> {
     let mut draws = Draws::new(Stream::new(seed, 0, 0, Purpose::SearchDraws, 0));
     let tokens = |draws: &mut Draws, prompt: &Prompt| prompt.readable()[draws.below(prompt.readable().len())];
     let prompt: Vec<u32> = (0..problem.prompt.tokens()).map(|_| tokens(&mut draws, &problem.prompt)).collect();
-    let (mut seconds, mut positions, mut before) = (Vec::new(), Vec::new(), Cost::default());
-    for number in 0..=rounds {
+    let swap = |draws: &mut Draws| Swap { position: draws.below(prompt.len()), token: tokens(draws, &problem.prompt) };
+    let batches: Vec<Vec<Swap>> = (0..=rounds).map(|_| (0..candidates).map(|_| swap(&mut draws)).collect()).collect();
+    let mut before = Cost::default();
+    let seconds = timed(rounds, |number| {
         if number == 1 {
             before = subject.cost();
         }
-        let swap = |_| Swap { position: draws.below(prompt.len()), token: tokens(&mut draws, &problem.prompt) };
-        let swaps: Vec<Swap> = (0..candidates).map(swap).collect();
-        let began = Instant::now();
-        let margins = subject.neighbours(&prompt, 0, &swaps, &problem.target.ids).margins(problem.target.ids.len());
-        seconds.push(began.elapsed().as_secs_f64());
-        debug_assert_eq!(margins.len(), candidates);
-        positions = swaps.iter().map(|swap| swap.position).collect();
-    }
-    let seconds = Seconds::of(seconds.split_off(1));
+        Ok(subject.neighbours(&prompt, 0, &batches[number], &problem.target.ids).margins(problem.target.ids.len()))
+    })?;
     let flops = flops(subject.model().config(), before, subject.cost(), false) / rounds as f64;
     let rows = candidates * (prompt.len() / 2 + problem.target.ids.len());
-    ScoreBench {
+    Ok(ScoreBench {
         seconds,
         candidates_per_second: candidates as f64 / seconds.seconds_median,
-        positions,
+        positions: batches[rounds].iter().map(|swap| swap.position).collect(),
         arithmetic: Arithmetic::of(flops, seconds, ceiling(subject.model(), rows)),
-    }
+    })
 }
 
 /// Times `rounds` greedy continuations of `prompt` by `tokens` tokens, after a first one.
-pub fn generate<B: Kernels>(model: &Llama<B>, prompt: &[u32], tokens: usize, rounds: usize) -> Seconds {
-    let seconds = (0..=rounds).map(|_| {
-        let began = Instant::now();
-        greedy(model, model.embed(ids_tensor(&[prompt], &model.device())), tokens, &[]);
-        began.elapsed().as_secs_f64()
-    });
-    Seconds::of(seconds.skip(1).collect())
+pub fn generate<B: Kernels>(model: &Llama<B>, prompt: &[u32], tokens: usize, rounds: usize) -> Result<Seconds> {
+    timed(rounds, |_| Ok(greedy(model, model.embed(ids_tensor(&[prompt], &model.device())), tokens, &[])))
 }
 
-/// Times `rounds` calls of `load`, after a first one, which fills the system's file cache.
+/// Times `rounds` calls of `round`, which is told its number, after a first one with number 0. What it returns is dropped outside
+/// its time.
 ///
 /// # Errors
-/// Those of `load`.
-pub fn load<T>(rounds: usize, mut load: impl FnMut() -> Result<T>) -> Result<Seconds> {
-    let mut seconds = Vec::new();
-    for _ in 0..=rounds {
+/// Those of `round`.
+pub fn timed<T>(rounds: usize, mut round: impl FnMut(usize) -> Result<T>) -> Result<Seconds> {
+    let mut seconds = Vec::with_capacity(rounds);
+    for number in 0..=rounds {
         let began = Instant::now();
-        let loaded = load()?;
-        seconds.push(began.elapsed().as_secs_f64());
-        drop(loaded);
+        let done = round(number)?;
+        if number > 0 {
+            seconds.push(began.elapsed().as_secs_f64());
+        }
+        drop(done);
     }
-    Ok(Seconds::of(seconds.split_off(1)))
+    Ok(Seconds::of(seconds))
 }
 
-/// Weights that meet every position.
+/// Weights that meet every position: the matrices of the layers.
 fn layers(config: &LlamaConfig) -> usize {
-    let (d, heads) = (config.hidden_size, config.num_attention_heads * config.head_dim);
-    let attention = 2 * d * heads + 2 * d * config.num_key_value_heads * config.head_dim;
-    config.num_hidden_layers * (attention + 3 * d * config.intermediate_size)
+    let tensors = config.tensors().into_iter();
+    let matrices = tensors.filter(|(name, shape)| name.starts_with("model.layers.") && shape.len() == 2);
+    matrices.map(|(_, shape)| shape.iter().product::<usize>()).sum()
 }
 
 /// Weights of the LM head.

@@ -46,23 +46,23 @@ impl Job for Measurement {
         let measured = match self.what {
             Bench::Load(_) => {
                 let (spec, offline) = (self.session.settings().model.clone(), self.offline);
-                let load = || {
+                let load = |_| {
                     let mut checkpoint = crate::spec::open(&spec, offline, false)?;
                     let config = checkpoint.config.clone();
                     let model = crate::model::Llama::<B::InnerBackend>::load(&config, &mut checkpoint, &device, burn::tensor::DType::F32)?;
                     B::InnerBackend::sync(&device).ok();
                     Ok(model)
                 };
-                json!(bench::load(rounds, load)?)
+                json!(bench::timed(rounds, load)?)
             }
             Bench::Generate(_) => {
                 let model = self.session.load::<B::InnerBackend>(&device)?;
-                json!(bench::generate(&model, &tokens(&self.session, self.session.settings().prompt_tokens), m, rounds))
+                json!(bench::generate(&model, &tokens(&self.session, self.session.settings().prompt_tokens), m, rounds)?)
             }
             Bench::Score { candidates, .. } => {
                 let problem = problem(&self.session, m)?;
                 let subject = self.subject::<B>(&device)?;
-                json!(bench::score(&subject, &problem, seed, rounds, candidates as usize))
+                json!(bench::score(&subject, &problem, seed, rounds, candidates as usize)?)
             }
             Bench::Step(_) => {
                 let problem = problem(&self.session, m)?;
@@ -141,14 +141,11 @@ fn problem(session: &Session, m: usize) -> Result<Problem> {
     Ok(Problem { prompt: Prompt::new(options, &target, tokenizer, session.checkpoint.config.vocab_size)?, target })
 }
 
-/// A line for each figure.
+/// A line for each figure that there is.
 fn readable(measured: &Map<String, Value>) -> String {
-    let width = measured.keys().map(String::len).max().unwrap_or(0);
-    let text = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        Value::Number(number) if number.is_f64() => format!("{:.4}", number.as_f64().unwrap_or_default()),
-        other => other.to_string(),
-    };
-    let lines = measured.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| format!("{name:width$}  {}", text(value)));
-    lines.collect::<Vec<_>>().join("\n")
+    let figures = measured.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| match value.as_f64() {
+        Some(number) if value.is_f64() => (name.clone(), format!("{number:.4}").into()),
+        _ => (name.clone(), value.clone()),
+    });
+    super::table(&figures.collect())
 }

@@ -8,7 +8,7 @@ use crate::Result;
 use crate::hub::{self, HubConfig};
 use crate::settings::utf8;
 use crate::spec::BUNDLED;
-use crate::ui::{Policy, print_result, visible};
+use crate::ui::{Policy, print_result};
 
 pub(super) fn run(cli: &Cli, verb: &Models, policy: Policy) -> Result<()> {
     match verb {
@@ -63,11 +63,5 @@ fn show(cli: &Cli, policy: Policy) -> Result<()> {
     if cli.global.json {
         return print_result(&rows.to_string());
     }
-    let rows = rows.as_object().expect("an object");
-    let width = rows.keys().map(String::len).max().unwrap_or(0);
-    let line = |(name, value): (&String, &serde_json::Value)| {
-        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        format!("{name:width$}  {}\n", visible(&value))
-    };
-    print_result(&rows.iter().map(line).collect::<String>())
+    print_result(&super::table(rows.as_object().expect("an object")))
 }

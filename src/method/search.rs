@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{Clock, Held, Method, Progress, State};
+use crate::model::cache::retain;
 use crate::noise::{Draws, Purpose, Stream};
 use crate::objective::Objective;
 use crate::ops::TrackedBackend;
@@ -222,11 +223,6 @@ impl SearchMethod {
             self.at.stalled = true;
         }
     }
-}
-
-fn retain<T>(items: &mut Vec<T>, keep: &[bool]) {
-    let mut keep = keep.iter();
-    items.retain(|_| *keep.next().expect("one for each item"));
 }
 
 /// The `top` allowed tokens with the lowest scores, best first, without the one that stands there already.

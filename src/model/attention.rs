@@ -31,6 +31,16 @@ impl<B: Backend> Pass<B> {
     }
 }
 
+impl<B: Kernels> Pass<B> {
+    /// The same for the way back, where everything rotates by the opposite angles.
+    pub fn turned_back(mut self) -> Self {
+        self.rotate_k = self.rotate_k.inverse();
+        self.all.rotate = self.all.rotate.inverse();
+        self.last.rotate = self.last.rotate.inverse();
+        self
+    }
+}
+
 /// The rows of a pass that look at others.
 pub struct Asking<B: Backend> {
     /// The positions from the end of every sequence among which they are, T_q.
@@ -134,7 +144,8 @@ impl<B: Kernels> LlamaAttention<B> {
         (linear(&self.o_proj, select(mixed, &asking.gather)), AttentionTrace([q, k, v]))
     }
 
-    /// The gradient of `x` `[R, D]` from that of the result `[R', D]`, of a pass whose sequences all have the same positions computed.
+    /// The gradient of `x` `[R, D]` from that of the result `[R', D]`, of a pass whose sequences all have the same positions computed,
+    /// [turned back](Pass::turned_back).
     pub fn backward(&self, output: Tensor<B, 2>, trace: AttentionTrace<B>, pass: &Pass<B>, asking: &Asking<B>) -> Tensor<B, 2> {
         let mixed = linear_backward(&self.o_proj, output);
         let [q, k, v] = trace.0;
@@ -146,8 +157,8 @@ impl<B: Kernels> LlamaAttention<B> {
         };
         let (mut dq, mut dk, dv) = (own(dq, asking.len), own(dk, pass.all.len), own(dv, pass.all.len));
         if self.use_rope {
-            dq = asking.rotate.undo(dq, self.head_dim);
-            dk = pass.rotate_k.undo(dk, self.head_dim);
+            dq = asking.rotate.apply(dq, self.head_dim);
+            dk = pass.rotate_k.apply(dk, self.head_dim);
         }
         let known = linear_backward(&self.k_proj, dk) + linear_backward(&self.v_proj, dv);
         asking.add_to(known, linear_backward(&self.q_proj, dq))

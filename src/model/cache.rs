@@ -49,8 +49,7 @@ impl<B: Backend> Cache<B> {
 
     /// Keeps the sequences for which `keep` is true.
     pub fn retain(&mut self, keep: &[bool]) {
-        let mut keep = keep.iter();
-        self.paths.rows.retain(|_| *keep.next().expect("one for each sequence"));
+        retain(&mut self.paths.rows, keep);
     }
 
     /// The rows that were added, before they are computed.
@@ -129,8 +128,14 @@ impl Paths {
     }
 }
 
+/// Keeps the items for which `keep` is true.
+pub fn retain<T>(items: &mut Vec<T>, keep: &[bool]) {
+    let mut keep = keep.iter();
+    items.retain(|_| *keep.next().expect("one for each item"));
+}
+
 /// Row numbers as a tensor.
-pub fn indices<B: Backend>(rows: &[usize], device: &B::Device) -> Tensor<B, 1, Int> {
+fn indices<B: Backend>(rows: &[usize], device: &B::Device) -> Tensor<B, 1, Int> {
     let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
     let count = rows.len();
     Tensor::from_data(TensorData::new(rows, [count]), device)

@@ -190,23 +190,33 @@ impl<B: Kernels> Llama<B> {
         let [s, t, d] = x.dims();
         let mut cache = Cache::<B>::new(0, s);
         cache.grow(t);
-        self.norm.forward(self.layers(x.reshape([s * t, d]), cache.paths(), None, asked))
+        let pass = self.pass(cache.paths(), asked, x.dtype());
+        self.norm.forward(self.layers(x.reshape([s * t, d]), &pass, None, drop))
     }
 
     /// Normalised hidden states at the last `asked` positions, `[S·asked, D]`, from the rows `x` `[R, D]` that `cache` was just grown
     /// by, of which they must be some.
     pub fn hidden_cached(&self, x: Tensor<B, 2>, cache: &mut Cache<B>, asked: usize) -> Tensor<B, 2> {
-        let paths = cache.paths().clone();
-        let hidden = self.norm.forward(self.layers(x, &paths, Some(&mut cache.layers), asked));
+        let pass = self.pass(cache.paths(), asked, x.dtype());
+        let hidden = self.norm.forward(self.layers(x, &pass, Some(&mut cache.layers), drop));
         cache.computed();
         hidden
     }
 
-    /// The rows `x` `[R, D]` through all layers, the last of which computes only the last `asked` positions of every sequence.
-    fn layers(&self, mut x: Tensor<B, 2>, paths: &Paths, mut past: Option<&mut Vec<KeysAndValues<B>>>, asked: usize) -> Tensor<B, 2> {
-        let pass = self.pass(paths, asked, x.dtype());
+    /// The rows `x` `[R, D]` through all layers, the last of which computes only the rows that are asked for. What each layer's way back
+    /// would need goes to `keep`.
+    fn layers(
+        &self,
+        mut x: Tensor<B, 2>,
+        pass: &Pass<B>,
+        mut past: Option<&mut Vec<KeysAndValues<B>>>,
+        mut keep: impl FnMut(LayerTrace<B>),
+    ) -> Tensor<B, 2> {
         for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(x, &pass, pass.asking(i, self.layers.len()), past.as_mut().map(|past| &mut past[i])).0;
+            let past = past.as_mut().map(|past| &mut past[i]);
+            let (next, trace) = layer.forward(x, pass, pass.asking(i, self.layers.len()), past);
+            keep(trace);
+            x = next;
         }
         x
     }
@@ -218,22 +228,15 @@ impl<B: Kernels> Llama<B> {
         let mut cache = prefix.fork(&vec![prefix.len(); s]);
         cache.grow(prefix.len() + t);
         let pass = self.pass(cache.paths(), asked, x.dtype());
-        let mut x = x.reshape([s * t, d]);
         let mut layers = Vec::with_capacity(self.layers.len());
-        for (i, layer) in self.layers.iter().enumerate() {
-            let (next, trace) = layer.forward(x, &pass, pass.asking(i, self.layers.len()), Some(&mut cache.layers[i]));
-            // The trace holds what the way back needs of it.
-            cache.layers[i] = None;
-            layers.push(trace);
-            x = next;
-        }
-        (self.norm.forward(x.clone()), Trace { layers, last: x, pass })
+        let last = self.layers(x.reshape([s * t, d]), &pass, Some(&mut cache.layers), |trace| layers.push(trace));
+        (self.norm.forward(last.clone()), Trace { layers, last, pass })
     }
 
     /// The gradient of the input, `[S·T, D]`, from that of the result of [`Self::trace`]. That of the weights is never computed.
     pub fn backward(&self, output: Tensor<B, 2>, trace: Trace<B>) -> Tensor<B, 2> {
         let Trace { layers, last, pass } = trace;
-        let mut x = self.norm.backward(last, output);
+        let (pass, mut x) = (pass.turned_back(), self.norm.backward(last, output));
         for (i, (layer, trace)) in self.layers.iter().zip(layers).enumerate().rev() {
             x = layer.backward(x, trace, &pass, pass.asking(i, self.layers.len()));
         }

@@ -66,8 +66,8 @@ impl<B: Kernels> Rotation<B> {
         B::rotate(x, self.cos.clone(), self.sin.clone(), head_dim)
     }
 
-    /// Rotates by the opposite angles: the way back, of values and of gradients.
-    pub fn undo(&self, x: Tensor<B, 2>, head_dim: usize) -> Tensor<B, 2> {
-        B::rotate(x, self.cos.clone(), self.sin.clone().neg(), head_dim)
+    /// By the opposite angles: the way back, of values and of gradients.
+    pub fn inverse(self) -> Self {
+        Self { cos: self.cos, sin: self.sin.neg() }
     }
 }
