@@ -72,7 +72,17 @@ fn attention_agrees_with_its_definition() {
 
 #[test]
 fn products_are_the_same_bytes_with_any_number_of_threads() {
-    for (r, k, n) in [(20, 576, 192), (2, 640, 256), (1, 576, 1536), (40, 1536, 576), (60, 640, 256), (17, 100, 1000)] {
+    for (r, k, n) in [
+        (20, 576, 192),
+        (2, 640, 256),
+        (1, 576, 1536),
+        (40, 1536, 576),
+        (60, 640, 256),
+        (17, 100, 1000),
+        (6, 300, 700),
+        (9, 133, 1003),
+        (16, 576, 1536),
+    ] {
         for transposed in [false, true] {
             let x = random(1, [r, k]);
             let w = if transposed { random(2, [n, k]).transpose() } else { random(2, [k, n]) };
@@ -104,12 +114,17 @@ fn soft_prompt(noise: Gumbel<Flex>, tau: f32) -> SoftPrompt<Flex> {
 
 #[test]
 fn soft_embeddings_agree_with_their_definition() {
-    let drawn = Gumbel::Drawn(Stream::new(3, 0, 5, Purpose::PromptNoise, 0));
-    for (noise, tau) in [(drawn.clone(), 1.0), (drawn, 0.05), (Gumbel::Given(random(3, [100, V])), 3.0), (Gumbel::Silent, 100.0)] {
+    let stream = Stream::new(3, 0, 5, Purpose::PromptNoise, 0);
+    let (drawn, cut) = (Gumbel::drawn(stream), Gumbel::Drawn { stream, largest: 1.0 });
+    for (noise, tau) in
+        [(drawn.clone(), 1.0), (drawn, 0.05), (cut, 0.5), (Gumbel::Given(random(3, [100, V])), 3.0), (Gumbel::Silent, 100.0)]
+    {
         let (prompt, output) = (soft_prompt(noise, tau), random(4, [100, 24]));
         let (ours, theirs) = (Flex::soft_embedding(&prompt), crate::ops::soft_embedding::forward(&prompt));
         // An exponent y of some hundreds has an ulp of 3e-5.
         close_to(1e-4, ours.embeddings.clone(), theirs.embeddings.clone());
+        let entropies = [Flex::entropy(&prompt), crate::ops::soft_embedding::entropy(&prompt)];
+        assert!(largest_difference(&entropies[0], &entropies[1]) < 1e-4);
         let ours = Flex::soft_embedding_backward(&prompt, ours, output.clone());
         let theirs = crate::ops::soft_embedding::backward(&prompt, theirs, output);
         for (ours, theirs) in [(ours.0, theirs.0), (ours.1, theirs.1)] {
@@ -126,7 +141,7 @@ fn objectives_agree_with_their_definitions() {
         TensorData::new((0..110i64).map(|row| row * 977 % V as i64).collect::<Vec<_>>(), [110]),
         &Default::default(),
     );
-    for objective in [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }] {
+    for objective in [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }, Objective::LogProbDifference] {
         let ours = Flex::target_loss(hidden.clone(), head.clone(), targets.clone(), objective);
         let theirs = crate::ops::target_loss::forward(hidden.clone(), head.clone(), targets.clone(), objective);
         close_to(2e-5, ours.losses, theirs.losses);
