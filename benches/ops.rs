@@ -109,7 +109,7 @@ fn vocabulary(c: &mut Criterion) {
         temperature: random(1, [n, 1]).abs() * 30.0 + 1.0,
         embedding: random(2, [V, D]),
         mask: None,
-        noise: Gumbel::Drawn(Stream::new(1, 0, 0, Purpose::PromptNoise, 0)),
+        noise: Gumbel::drawn(Stream::new(1, 0, 0, Purpose::PromptNoise, 0)),
         samples: S,
     };
     beside(&mut group, "soft_embedding", || Flex::soft_embedding(&prompt), || plain::soft_embedding(&prompt));

@@ -5,34 +5,12 @@ use burn::tensor::{Tensor, activation::log_softmax};
 use serde::Serialize;
 
 use crate::method::{Clock, Held, Method};
-use crate::metrics::{lcs_ratio, matched_prefix, perplexity};
+use crate::metrics::{Spread, lcs_ratio, matched_prefix, perplexity};
 use crate::model::generate::{greedy, host, ids_tensor};
 use crate::model::{Generation, Llama};
 use crate::ops::TrackedBackend;
 use crate::prompt::Prompt;
 use crate::subject::{Problem, Subject};
-
-/// Mean over the noise samples of a step, with the extremes.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Spread {
-    /// Mean.
-    pub mean: f64,
-    /// Smallest.
-    pub min: f64,
-    /// Largest.
-    pub max: f64,
-}
-
-impl Spread {
-    fn of(values: &[f64]) -> Self {
-        let mean = values.iter().sum::<f64>() / values.len() as f64;
-        Self {
-            mean,
-            min: values.iter().copied().fold(f64::INFINITY, f64::min),
-            max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-        }
-    }
-}
 
 /// LCS(ŷ, y) / |y| for either kind of prompt under either kind of decoding.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

@@ -2,6 +2,31 @@
 
 use std::collections::HashSet;
 
+use serde::Serialize;
+
+/// The mean of some values, and the extremes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    /// Mean.
+    pub mean: f64,
+    /// Smallest.
+    pub min: f64,
+    /// Largest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of at least one value.
+    pub fn of(values: &[f64]) -> Self {
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        Self {
+            mean,
+            min: values.iter().copied().fold(f64::INFINITY, f64::min),
+            max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        }
+    }
+}
+
 /// Length of the longest common subsequence: tokens of both in the same order, gaps allowed.
 pub fn lcs(a: &[u32], b: &[u32]) -> usize {
     // row[j]: the length for the part of `a` seen so far and b[..j].

@@ -10,14 +10,26 @@ pub enum Objective {
         /// κ, in logits.
         margin: f32,
     },
+    /// max_v log p_v − log p_y, averaged over the positions: 0 where y wins, and silent there (SODA). What p is divided by cancels, so
+    /// it is the hinge of the logits with κ = 0.
+    LogProbDifference,
 }
 
 impl Objective {
     /// Weight of one of `positions` target positions in the loss of one sample.
     pub fn weight(self, positions: usize) -> f64 {
         match self {
-            Self::CrossEntropy => 1.0 / positions as f64,
+            Self::CrossEntropy | Self::LogProbDifference => 1.0 / positions as f64,
             Self::Hinge { .. } => 1.0,
+        }
+    }
+
+    /// κ of the hinge that a position's loss is; nothing for a cross-entropy.
+    pub fn margin(self) -> Option<f32> {
+        match self {
+            Self::CrossEntropy => None,
+            Self::Hinge { margin } => Some(margin),
+            Self::LogProbDifference => Some(0.0),
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod layers;
 mod presets;
+mod rows;
 mod value;
 
 use std::fmt;
@@ -19,12 +20,25 @@ pub use value::{names, utf8};
 
 use value::{Checked, Raw};
 
+use crate::estimator::reinforce::{BETA, Baseline};
+use crate::feeding::Feedback;
+use crate::method::relaxed::{InitialPhi, Row};
+use crate::method::{dlmi, gbda, reinforce, soda};
+
 /// The ways to search for a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// The paper's: a relaxed prompt, Gumbel-softmax with learned temperatures, teacher forcing
     Dlmi,
+    /// The same, the model fed its own output
+    DlmiTf,
+    /// Gumbel-softmax with a fixed temperature, the model fed its own output
+    Gbda,
+    /// Whole tokens drawn from the relaxed prompt, no gradient through the model
+    Reinforce,
+    /// A sharp softmax without noise, decaying logits
+    Soda,
     /// Search on whole tokens led by the gradient: always holds a prompt that can be typed
     Snap,
     /// Control: random swaps of single tokens
@@ -34,13 +48,27 @@ pub enum Method {
 }
 
 impl Method {
-    /// The defaults that are this method's own: key and value, weaker than every layer a user can write.
-    fn defaults(self) -> &'static [(&'static str, &'static str)] {
+    /// Its row of the paper's Table 1, where it has one.
+    pub fn row(self) -> Option<Row> {
         match self {
-            Self::Snap => &[("max_seconds", "600")],
-            Self::Dlmi | Self::Random => &[("steps", "256")],
-            Self::Echo => &[("steps", "1")],
+            Self::Dlmi => Some(dlmi::DLMI),
+            Self::DlmiTf => Some(dlmi::DLMI_TF),
+            Self::Gbda => Some(gbda::GBDA),
+            Self::Reinforce => Some(reinforce::REINFORCE),
+            Self::Soda => Some(soda::SODA),
+            Self::Snap | Self::Random | Self::Echo => None,
         }
+    }
+
+    /// The defaults that are this method's own: key and value, weaker than every layer a user can write.
+    fn defaults(self) -> Vec<(&'static str, String)> {
+        let budget = match self {
+            Self::Snap => ("max_seconds", "600"),
+            Self::Echo => ("steps", "1"),
+            _ => ("steps", "256"),
+        };
+        let row = self.row().map(|row| rows::values(&row)).unwrap_or_default();
+        std::iter::once((budget.0, budget.1.to_owned())).chain(row).collect()
     }
 }
 
@@ -63,8 +91,14 @@ pub struct Settings {
     pub samples: usize,
     pub restarts: u32,
     pub learning_rate: f64,
+    pub tau: f64,
     pub tau0: f64,
     pub per_position: bool,
+    pub initial_phi: InitialPhi,
+    pub noise_clip: Option<f64>,
+    pub feedback: Feedback,
+    pub baseline: Baseline,
+    pub baseline_beta: f64,
     pub eval_every: u64,
     pub prefix: String,
     pub suffix: String,
@@ -95,11 +129,17 @@ impl Default for Settings {
             steps: None,
             max_seconds: None,
             early_stop: true,
-            samples: 8,
+            samples: dlmi::DLMI.samples,
             restarts: 0,
-            learning_rate: 0.1,
-            tau0: 100.0,
+            learning_rate: dlmi::DLMI.optimiser.learning_rate,
+            tau: gbda::TAU,
+            tau0: dlmi::TAU0,
             per_position: true,
+            initial_phi: InitialPhi::default(),
+            noise_clip: None,
+            feedback: Feedback::default(),
+            baseline: Baseline::default(),
+            baseline_beta: BETA,
             eval_every: 32,
             prefix: String::new(),
             suffix: String::new(),
@@ -153,13 +193,23 @@ pub const KEYS: &[Key] = &[
         put(&mut s.max_seconds, v.optional(Raw::positive))
     }),
     key("early_stop", "End as soon as the inversion is exact", |s, v| put(&mut s.early_stop, v.switch())),
-    key("samples", "Noise samples in a step of a relaxed method (S)", |s, v| put(&mut s.samples, v.whole(1..=1024))),
+    key("samples", "Prompts that a step of a relaxed method draws (S; soda draws none: 1)", |s, v| put(&mut s.samples, v.whole(1..=1024))),
     key("restarts", "Fresh starts after the first, each when the steps are used up or snap stalls", |s, v| {
         put(&mut s.restarts, v.whole(0..=1_000_000))
     }),
-    key("learning_rate", "Adam's learning rate", |s, v| put(&mut s.learning_rate, v.positive())),
-    key("tau0", "Temperature before learning: tau = tau0 (1 + tanh phi)", |s, v| put(&mut s.tau0, v.positive())),
-    key("per_position", "Learn one temperature per position, not one for all", |s, v| put(&mut s.per_position, v.switch())),
+    key("learning_rate", "Adam's learning rate (soda: 0.03)", |s, v| put(&mut s.learning_rate, v.positive())),
+    key("tau", "gbda, soda: the fixed temperature (gbda: 1, soda: 0.05)", |s, v| put(&mut s.tau, v.positive())),
+    key("tau0", "dlmi, dlmi-tf: scale of the learned temperature, tau = tau0 (1 + tanh phi)", |s, v| put(&mut s.tau0, v.positive())),
+    key("per_position", "dlmi, dlmi-tf: learn one temperature per position, not one for all", |s, v| put(&mut s.per_position, v.switch())),
+    key("initial_phi", "dlmi, dlmi-tf: where phi starts", |s, v| put(&mut s.initial_phi, v.choice())),
+    key("noise_clip", "dlmi, dlmi-tf, gbda: largest uniform draw that becomes Gumbel noise, or `none`", |s, v| {
+        put(&mut s.noise_clip, v.optional(|v| v.real(0.5..=1.0)))
+    }),
+    key("feedback", "dlmi-tf, gbda, reinforce: how the model is fed what it writes (reinforce: hard)", |s, v| {
+        put(&mut s.feedback, v.choice())
+    }),
+    key("baseline", "reinforce: what is subtracted from a sample's loss", |s, v| put(&mut s.baseline, v.choice())),
+    key("baseline_beta", "reinforce: beta of the moving average", |s, v| put(&mut s.baseline_beta, v.real(0.0..=1.0))),
     key("eval_every", "Steps from one set of scores to the next", |s, v| put(&mut s.eval_every, v.whole(1..=MANY))),
     key("prefix", "Fixed text before the free tokens", |s, v| put(&mut s.prefix, v.string())),
     key("suffix", "Fixed text after the free tokens", |s, v| put(&mut s.suffix, v.string())),
@@ -211,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_row_writes_its_own_field_only() {
-        let samples = ["echo", "7", "0.5", "true", "false", "text", "flex", "none"];
+        let samples = ["echo", "7", "0.5", "true", "false", "text", "flex", "none", "uniform", "hard", "shared"];
         for key in KEYS {
             let changed: Vec<_> = samples
                 .iter()
@@ -240,7 +290,7 @@ mod tests {
 
     #[test]
     fn methods_are_called_what_they_are_typed_as() {
-        assert_eq!(names::<Method>(), ["dlmi", "snap", "random", "echo"]);
+        assert_eq!(names::<Method>(), ["dlmi", "dlmi-tf", "gbda", "reinforce", "soda", "snap", "random", "echo"]);
         for method in Method::value_variants() {
             assert_eq!(serde_json::to_value(method).unwrap(), method.to_string());
         }

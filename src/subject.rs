@@ -1,8 +1,10 @@
 //! The frozen model as the methods see it. It counts every position that it is asked for.
 
+mod gradient;
+mod neighbours;
+
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::ops::Range;
 
 use burn::backend::Flex;
 use burn::tensor::{Tensor, backend::Backend};
@@ -10,12 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::generate::{argmax, host, ids_tensor};
 use crate::model::{Cache, Generation, Llama, LlamaConfig, greedy};
-use crate::objective::Objective;
-use crate::ops::{Kernels, TargetLoss, TrackedBackend};
+use crate::ops::{Kernels, TrackedBackend};
 use crate::prompt::Prompt;
 use crate::target::Target;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
+
+pub use neighbours::Neighbours;
+
+use gradient::{SAMPLE_ROWS, trace_bytes};
 
 /// What was asked of the model, in positions, cached ones not counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,89 +50,6 @@ pub struct Swap {
     /// What stands there instead.
     pub token: u32,
 }
-
-/// A prompt's neighbours by one swap each, scored along the target a part at a time. What they share is computed once in each group
-/// of them; the groups are computed side by side.
-pub struct Neighbours<'a, B: TrackedBackend> {
-    subject: &'a Subject<B>,
-    prompt: &'a [u32],
-    target: &'a [u32],
-    groups: Vec<Group<Plain<B>>>,
-    /// Target tokens scored so far.
-    scored: usize,
-}
-
-/// Some neighbours and their keys and values.
-struct Group<B: Kernels> {
-    model: Llama<B>,
-    /// (number among all neighbours still kept, what it swaps).
-    swaps: Vec<(usize, Swap)>,
-    /// Positions of the prompt that were known before.
-    known: usize,
-    cache: Cache<B>,
-}
-
-impl<B: TrackedBackend> Neighbours<'_, B> {
-    /// How far each of the next `count` target tokens is ahead of the best other one, `[swaps][count]`, the target's own tokens fed.
-    pub fn margins(&mut self, count: usize) -> Vec<Vec<f32>> {
-        let (prompt, target, scored) = (self.prompt, self.target, self.scored);
-        let jobs = self.groups.iter_mut().map(|group| move || group.margins(prompt, target, scored..scored + count));
-        let (mut all, mut pushed) = (Vec::new(), 0);
-        for (rows, margins) in Plain::<B>::side_by_side(jobs.collect(), usize::MAX) {
-            pushed += rows;
-            all.extend(margins);
-        }
-        self.subject.charge(pushed, 0, all.len() * count);
-        self.scored += count;
-        all.sort_unstable_by_key(|(number, _)| *number);
-        all.into_iter().map(|(_, margins)| margins).collect()
-    }
-
-    /// Keeps the neighbours for which `keep` is true.
-    pub fn retain(&mut self, keep: &[bool]) {
-        let kept_before: Vec<usize> = keep.iter().scan(0, |kept, &keep| Some(std::mem::replace(kept, *kept + usize::from(keep)))).collect();
-        for group in &mut self.groups {
-            let mask: Vec<bool> = group.swaps.iter().map(|(number, _)| keep[*number]).collect();
-            group.cache.retain(&mask);
-            group.swaps.retain(|(number, _)| keep[*number]);
-            group.swaps.iter_mut().for_each(|(number, _)| *number = kept_before[*number]);
-        }
-        self.groups.retain(|group| !group.swaps.is_empty());
-    }
-}
-
-impl<B: Kernels> Group<B> {
-    /// Rows pushed through the layers, and the margins at the target tokens `next` of each neighbour, by number.
-    fn margins(&mut self, prompt: &[u32], target: &[u32], next: Range<usize>) -> (usize, Vec<(usize, Vec<f32>)>) {
-        let fed = &target[next.start.saturating_sub(1)..next.end - 1];
-        let mut ids = Vec::new();
-        if next.start == 0 {
-            let trunk = self.swaps.iter().map(|(_, swap)| swap.position).max().unwrap_or(0);
-            ids.extend(&prompt[self.known..trunk]);
-        }
-        for (_, swap) in &self.swaps {
-            if next.start == 0 {
-                ids.push(swap.token);
-                ids.extend(&prompt[swap.position + 1..]);
-            }
-            ids.extend(fed);
-        }
-        self.cache.grow(prompt.len() + next.end - 1);
-        let device = self.model.device();
-        let rows = self.model.embed(ids_tensor(&[&ids], &device)).reshape([ids.len(), self.model.config().hidden_size]);
-        let hidden = self.model.hidden_cached(rows, &mut self.cache, next.len());
-        let targets = repeat::<B>(&target[next.clone()], self.swaps.len(), &device);
-        let margins = host(B::margins(hidden, self.model.head(), targets));
-        let numbers = self.swaps.iter().map(|(number, _)| *number);
-        (ids.len(), numbers.zip(margins.chunks_exact(next.len()).map(<[f32]>::to_vec)).collect())
-    }
-}
-
-/// Rows of a group of samples, about: fewer are slow to multiply, more are slow to wait for.
-const SAMPLE_ROWS: usize = 128;
-
-/// Rows of a group of swaps, about: each group computes its trunk by itself.
-const SWAP_ROWS: usize = 256;
 
 type Plain<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
 
@@ -167,6 +89,12 @@ impl<B: TrackedBackend> Subject<B> {
         }
         self.most = (((mib << 20) as usize - fixed) / row).max(1);
         Ok(self)
+    }
+
+    /// One sample or candidate at a time, whatever the memory.
+    #[cfg(test)]
+    pub(crate) fn one_at_a_time(self) -> Self {
+        Self { most: 1, ..self }
     }
 
     /// The model on the backend without gradients.
@@ -245,7 +173,7 @@ impl<B: TrackedBackend> Subject<B> {
         let [samples, t, _] = prompts.dims();
         let rows = target.len();
         self.charge(samples * (t + rows - 1), 0, samples * rows);
-        self.plain.hidden(with_target(&self.plain, prompts, target), rows)
+        self.plain.hidden(with_fed(&self.plain, prompts, &[target.to_vec()]), rows)
     }
 
     /// How far each target token is ahead of the best other one, `[S][M]`, the target's own tokens fed.
@@ -254,22 +182,6 @@ impl<B: TrackedBackend> Subject<B> {
         let targets = repeat::<Plain<B>>(target, prompts.len(), &self.device());
         let margins = host(Plain::<B>::margins(hidden, self.plain.head(), targets));
         margins.chunks_exact(target.len()).map(<[f32]>::to_vec).collect()
-    }
-
-    /// `prompt` with one token swapped at a time, behind its first `fixed` tokens, which no swap touches; to be scored along `target`.
-    pub fn neighbours<'a>(&'a self, prompt: &'a [u32], fixed: usize, swaps: &[Swap], target: &'a [u32]) -> Neighbours<'a, B> {
-        let prefix = self.prefix(&prompt[..fixed]);
-        // Dealt by position, so that the groups have about the same number of rows.
-        let mut order: Vec<(usize, Swap)> = swaps.iter().copied().enumerate().collect();
-        order.sort_by_key(|(_, swap)| swap.position);
-        let rows: usize = swaps.iter().map(|swap| prompt.len() - swap.position + target.len() / 2).sum();
-        let count = Plain::<B>::groups(rows, SWAP_ROWS, self.most).min(swaps.len());
-        let groups = (0..count).map(|first| {
-            let swaps: Vec<(usize, Swap)> = order.iter().copied().skip(first).step_by(count).collect();
-            let starts: Vec<usize> = swaps.iter().map(|(_, swap)| swap.position).collect();
-            Group { model: self.plain.clone(), swaps, known: fixed, cache: prefix.fork(&starts) }
-        });
-        Neighbours { subject: self, prompt, target, groups: groups.collect(), scored: 0 }
     }
 
     /// The model's argmax at every target position, `[S][M]`, the target's own tokens fed.
@@ -294,39 +206,6 @@ impl<B: TrackedBackend> Subject<B> {
         assemble(&self.plain, free, prompt.head(), prompt.tail())
     }
 
-    /// The objective of a batch of free parts `[S·N, D]` under teacher forcing, averaged over the samples and ready for
-    /// `backward`, and its value.
-    pub fn loss(&self, free: Tensor<B, 2>, problem: &Problem, objective: Objective) -> (Tensor<B, 1>, f64) {
-        let (value, gradient) = self.value_and_gradient(free.clone().inner(), problem, objective);
-        (B::track_loss(free, value, gradient), value)
-    }
-
-    /// The same objective and its gradient with respect to the free parts, `[S·N, D]`: the model's own way back, which computes no
-    /// gradient of a weight, groups of samples side by side.
-    pub fn value_and_gradient(&self, free: Tensor<Plain<B>, 2>, problem: &Problem, objective: Objective) -> (f64, Tensor<Plain<B>, 2>) {
-        let (prompt, target) = (&problem.prompt, &problem.target.ids);
-        let (n, samples) = (prompt.tokens(), free.dims()[0] / prompt.tokens());
-        let prefix = self.prefix(prompt.head());
-        let positions = prompt.len() - prompt.head().len() + target.len() - 1;
-        self.charge(samples * positions, samples * positions, samples * target.len());
-        let weight = objective.weight(target.len()) / samples as f64;
-        let groups = Plain::<B>::groups(samples * positions, SAMPLE_ROWS, self.most).min(samples);
-        let at_once = self.most / (samples.div_ceil(groups) * positions);
-        let jobs = (0..groups).map(|group| {
-            let (first, end) = (group * samples / groups, (group + 1) * samples / groups);
-            let (model, prefix, free) = (self.plain.clone(), prefix.clone(), free.clone().narrow(0, first * n, (end - first) * n));
-            move || group_gradient(&model, &prefix, free, problem, objective, weight)
-        });
-        let (losses, gradients): (Vec<Vec<f64>>, Vec<_>) = Plain::<B>::side_by_side(jobs.collect(), at_once).into_iter().unzip();
-        (losses.iter().flatten().sum::<f64>() * weight, Tensor::cat(gradients, 0))
-    }
-
-    /// The objective at one hard prompt and its gradient with respect to the embeddings of the free part, `[N, D]`.
-    pub fn gradient(&self, free: &[u32], problem: &Problem, objective: Objective) -> (f64, Tensor<Plain<B>, 2>) {
-        let d = self.plain.config().hidden_size;
-        self.value_and_gradient(self.embed(&[free]).reshape([free.len(), d]), problem, objective)
-    }
-
     /// How promising each swap of one free token is, `[N, V]`, lowest first: the change predicted by the gradient `[N, D]` over
     /// the squared length of the jump, g·(E_v − E_x) / ‖E_v − E_x‖².
     pub fn swap_order(&self, free: &[u32], gradient: Tensor<Plain<B>, 2>) -> Vec<f32> {
@@ -340,41 +219,15 @@ impl<B: TrackedBackend> Subject<B> {
     }
 }
 
-/// What a row of a pass keeps for the way back, in all layers.
-fn trace_bytes(config: &LlamaConfig) -> usize {
-    let heads = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
-    4 * config.num_hidden_layers * (2 * config.hidden_size + heads + 2 * config.intermediate_size)
-}
-
-/// The losses of some samples' target positions, and the gradient of their weighted sum with respect to the free parts.
-fn group_gradient<B: Kernels>(
-    model: &Llama<B>,
-    prefix: &Cache<B>,
-    free: Tensor<B, 2>,
-    problem: &Problem,
-    objective: Objective,
-    weight: f64,
-) -> (Vec<f64>, Tensor<B, 2>) {
-    let (prompt, target) = (&problem.prompt, &problem.target.ids);
-    let [rows, d] = free.dims();
-    let samples = rows / prompt.tokens();
-    let input = with_target(model, assemble(model, free.reshape([samples, prompt.tokens(), d]), &[], prompt.tail()), target);
-    let positions = input.dims()[1];
-    let (hidden, trace) = model.trace(input, prefix, target.len());
-    let targets = repeat::<B>(target, samples, &model.device());
-    let TargetLoss { losses, hidden } = B::target_loss(hidden, model.head(), targets, objective);
-    let gradient = model.backward(hidden * weight, trace).reshape([samples, positions, d]);
-    (losses.into_data().iter().collect(), gradient.narrow(1, 0, prompt.tokens()).reshape([rows, d]))
-}
-
-/// `[S, T, D]` prompts followed by the target's first M − 1 tokens.
-fn with_target<B: Kernels>(model: &Llama<B>, prompts: Tensor<B, 3>, target: &[u32]) -> Tensor<B, 3> {
-    let [samples, _, d] = prompts.dims();
-    if target.len() == 1 {
+/// `[S, T, D]` prompts followed by all but the last of the tokens `fed`, M for each sample or the same M for all.
+fn with_fed<B: Kernels>(model: &Llama<B>, prompts: Tensor<B, 3>, fed: &[Vec<u32>]) -> Tensor<B, 3> {
+    let ([samples, _, d], tokens) = (prompts.dims(), fed[0].len() - 1);
+    if tokens == 0 {
         return prompts;
     }
-    let fed = model.embed(ids_tensor(&[&target[..target.len() - 1]], &model.device()));
-    Tensor::cat(vec![prompts, fed.expand([samples, target.len() - 1, d])], 1)
+    let fed: Vec<&[u32]> = fed.iter().map(|fed| &fed[..tokens]).collect();
+    let fed = model.embed(ids_tensor(&fed, &model.device()));
+    Tensor::cat(vec![prompts, fed.expand([samples, tokens, d])], 1)
 }
 
 /// Head, free part `[S, N, D]` and tail as one batch of prompts `[S, T, D]`.

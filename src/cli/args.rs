@@ -81,6 +81,8 @@ pub enum Verb {
     Complete(Complete),
     /// Judge a given prompt: how much of TARGET the model writes, overlaps, perplexities
     Score(Score),
+    /// The paper's Table 1: what tells the relaxed methods apart
+    Methods,
     /// Models: what is here, fetch one, describe one
     #[command(subcommand)]
     Models(Models),
@@ -340,7 +342,7 @@ impl Cli {
                 flags.text("method", method).text("prompt_tokens", prompt_tokens).text("samples", samples);
             }
             Verb::Models(Models::Show { spec }) => drop(flags.os_text("model", spec)?),
-            Verb::Models(_) | Verb::Doctor | Verb::Config(_) | Verb::Completions { .. } => (),
+            Verb::Models(_) | Verb::Methods | Verb::Doctor | Verb::Config(_) | Verb::Completions { .. } => (),
         }
         Ok(flags.0)
     }
@@ -612,7 +614,10 @@ mod tests {
     #[test]
     fn a_wrong_value_of_a_flag_is_one_sentence() {
         let message = |line| settings(&parsed(line)).unwrap_err().to_string();
-        assert_eq!(message("invert x --method foo"), "`--method` must be one of dlmi, snap, random, echo, not `foo`");
+        assert_eq!(
+            message("invert x --method foo"),
+            "`--method` must be one of dlmi, dlmi-tf, gbda, reinforce, soda, snap, random, echo, not `foo`"
+        );
         assert_eq!(message("invert x --backend metal"), "`--backend` must be one of auto, flex, ndarray, wgpu, cuda, not `metal`");
         assert_eq!(message("invert x --prompt-tokens -3"), "`--prompt-tokens` must be a whole number from 1 to 4096, not `-3`");
         assert_eq!(message("invert x --device -1"), "`--device` must be `none` or a whole number from 0 to 1023, not `-1`");
@@ -698,6 +703,6 @@ mod tests {
     fn completions_know_the_methods() {
         let mut script = Vec::new();
         clap_complete::generate(clap_complete::Shell::Bash, &mut command(), "dlmi", &mut script);
-        assert!(String::from_utf8(script).unwrap().contains("dlmi snap random echo"));
+        assert!(String::from_utf8(script).unwrap().contains("dlmi dlmi-tf gbda reinforce soda snap random echo"));
     }
 }

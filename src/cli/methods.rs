@@ -1,18 +1,105 @@
-//! From the settings to a method.
+//! `dlmi methods`, the paper's Table 1 from the rows themselves; and from the settings to a method.
 
-use crate::method::{Method, dlmi, echo, random, relaxed, search, snap};
+use clap::ValueEnum;
+use serde_json::{Map, Value, json};
+
+use super::args::Cli;
+use crate::Result;
+use crate::estimator::Estimator;
+use crate::feeding::Feeding;
+use crate::method::relaxed::{Row, Temperature};
+use crate::method::{Method, echo, random, relaxed, search, snap};
+use crate::objective::Objective;
 use crate::ops::TrackedBackend;
-use crate::settings::{self, Settings};
+use crate::optimiser::Adam;
+use crate::settings::{self, Settings, names};
+use crate::ui::print_result;
+
+pub(super) fn run(cli: &Cli) -> Result<()> {
+    let rows = settings::Method::value_variants().iter().filter_map(|method| method.row().map(|row| (method.to_string(), row)));
+    let lines: Vec<Map<String, Value>> = rows.map(|(name, row)| cells(name, &row)).collect();
+    if cli.global.json {
+        return print_result(&super::json(&lines));
+    }
+    let text = |line: &Map<String, Value>| line.values().map(|cell| cell.as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>();
+    let titles: Vec<String> = lines[0].keys().map(|title| title.replace('_', " ")).collect();
+    let all: Vec<Vec<String>> = std::iter::once(titles).chain(lines.iter().map(text)).collect();
+    // Table 1's columns, then the rest of what makes a method that method.
+    let part = |columns: &[usize]| all.iter().map(|line| columns.iter().map(|&i| line[i].clone()).collect()).collect::<Vec<_>>();
+    let others: Vec<String> =
+        names::<settings::Method>().into_iter().filter(|name| lines.iter().all(|line| line["method"] != **name)).collect();
+    print_result(&format!(
+        "{}\n{}\nOn whole tokens, without a relaxed prompt: {}. `dlmi invert --help` says what each does.",
+        columns(&part(&[0, 1, 2, 3, 4])),
+        columns(&part(&[0, 5, 6, 7, 8])),
+        others.join(", ")
+    ))
+}
+
+/// A row of Table 1, and of what Table 5 adds to it, in words.
+fn cells(name: String, row: &Row) -> Map<String, Value> {
+    let soft = !matches!(row.estimator, Estimator::Reinforce(_));
+    let estimator = match row.estimator {
+        Estimator::GumbelSoftmax { .. } => "Gumbel-softmax".to_owned(),
+        Estimator::Softmax => "none".to_owned(),
+        Estimator::Reinforce(reinforce) => {
+            format!("REINFORCE, {} baseline, beta {}", super::json(&reinforce.baseline).trim_matches('"'), reinforce.beta)
+        }
+    };
+    let temperature = match row.temperature {
+        Temperature::None => "-".to_owned(),
+        Temperature::Fixed(tau) => format!("no, tau = {tau}"),
+        Temperature::Learned { tau0, per_position, .. } => {
+            format!("yes, tau0 = {tau0}, one {}", if per_position { "per position" } else { "for all" })
+        }
+    };
+    let forcing = match row.feeding {
+        Feeding::Forced => "yes".to_owned(),
+        Feeding::Free(feedback) => format!("no, fed back {}", super::json(&feedback).trim_matches('"')),
+    };
+    let objective = match row.objective {
+        Objective::CrossEntropy => "cross-entropy",
+        Objective::Hinge { .. } => "hinge",
+        Objective::LogProbDifference => "log-prob difference",
+    };
+    let initial = match (row.initial.deviation, row.initial.again) {
+        (0.0, Some((steps, deviation))) => format!("zeros, N(0, {deviation}^2) every {steps} steps"),
+        (deviation, _) => format!("N(0, {deviation})"),
+    };
+    let cells = json!({
+        "method": name, "soft_embedding": if soft { "yes" } else { "no" }, "gradient_estimator": estimator,
+        "learned_temperature": temperature, "teacher_forcing": forcing,
+        "samples": row.samples.to_string(), "objective": objective, "start": initial, "optimiser": optimiser(row.optimiser),
+    });
+    cells.as_object().cloned().unwrap_or_default()
+}
+
+fn optimiser(rule: Adam) -> String {
+    let Adam { learning_rate, beta1, beta2, bias_correction, decay, reset_every, .. } = rule;
+    let mut words = vec![format!("Adam {learning_rate} ({beta1}, {beta2})")];
+    words.extend((!bias_correction).then(|| "no bias correction".to_owned()));
+    words.extend((decay != 1.0).then(|| format!("decay {decay}")));
+    words.extend(reset_every.map(|every| format!("reset every {every}")));
+    words.join(", ")
+}
+
+/// Lines of cells, the columns aligned.
+fn columns(lines: &[Vec<String>]) -> String {
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
+    let line = |line: &Vec<String>| line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect::<Vec<_>>().join("  ");
+    lines.iter().map(|cells| format!("{}\n", line(cells).trim_end())).collect()
+}
 
 /// The method that the settings name.
 pub fn method<B: TrackedBackend>(settings: &Settings) -> Box<dyn Method<B>> {
+    use settings::Method::{Dlmi, DlmiTf, Echo, Gbda, Random, Reinforce, Snap, Soda};
     let margin = settings.margin as f32;
     match settings.method {
-        settings::Method::Dlmi => {
-            let row = dlmi::dlmi(settings.learning_rate, settings.tau0, settings.per_position, settings.samples);
-            Box::new(relaxed::RelaxedMethod::new(row))
+        Dlmi | DlmiTf | Gbda | Reinforce | Soda => {
+            Box::new(relaxed::RelaxedMethod::new(settings.row().expect("these are the rows of Table 1")))
         }
-        settings::Method::Snap => {
+        Snap => {
             let snap = snap::Snap {
                 batch: (settings.batch, settings.batch_max),
                 top: settings.top,
@@ -24,7 +111,7 @@ pub fn method<B: TrackedBackend>(settings: &Settings) -> Box<dyn Method<B>> {
             };
             Box::new(search::SearchMethod::new(snap.search()))
         }
-        settings::Method::Random => Box::new(search::SearchMethod::new(random::random(settings.batch, margin))),
-        settings::Method::Echo => Box::new(echo::Echo::default()),
+        Random => Box::new(search::SearchMethod::new(random::random(settings.batch, margin))),
+        Echo => Box::new(echo::Echo::default()),
     }
 }

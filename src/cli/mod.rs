@@ -70,6 +70,7 @@ fn run(cli: &Cli, policy: Policy) -> Result<ExitCode> {
         Verb::Score(verb) => done(score::run(cli, verb, policy)),
         Verb::Bench(verb) => done(bench::run(cli, verb, policy)),
         Verb::Models(verb) => done(models::run(cli, verb, policy)),
+        Verb::Methods => done(methods::run(cli)),
         Verb::Doctor => done(doctor::run(cli)),
         Verb::Config(verb) => done(config::run(cli, verb, policy)),
         Verb::Completions { shell } => done(completions(*shell)),

@@ -2,10 +2,13 @@
 
 pub mod dlmi;
 pub mod echo;
+pub mod gbda;
 pub mod random;
+pub mod reinforce;
 pub mod relaxed;
 pub mod search;
 pub mod snap;
+pub mod soda;
 mod state;
 
 pub use state::State;
@@ -14,6 +17,7 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
 
 use crate::Result;
+use crate::metrics::Spread;
 use crate::ops::TrackedBackend;
 use crate::subject::{Problem, Subject};
 
@@ -35,8 +39,10 @@ pub struct Progress {
     pub objective: f32,
     /// Length of the gradient used, where one was.
     pub gradient_norm: Option<f32>,
-    /// Mean temperature, where there is one.
-    pub temperature: Option<f32>,
+    /// τ over the N positions, where there is one.
+    pub temperature: Option<Spread>,
+    /// Entropy of the N positions' distributions in nats, noise left out, where there are any.
+    pub entropy: Option<Spread>,
     /// Nothing better was found for so long that a fresh start is worth trying.
     pub stalled: bool,
 }

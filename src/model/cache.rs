@@ -5,7 +5,8 @@
 //! the same thing: every position of every sequence is a row, the rows go through the layers under each other, and none is computed
 //! twice.
 
-use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::{Int, Tensor, TensorData};
 
 /// Keys and values of one layer's rows, `[P, KV·head_dim]` each, once there are some.
 pub type KeysAndValues<B> = Option<(Tensor<B, 2>, Tensor<B, 2>)>;
@@ -60,6 +61,14 @@ impl<B: Backend> Cache<B> {
     /// From now on the rows that were added are part of the past.
     pub(super) fn computed(&mut self) {
         self.paths.computed = self.paths.count;
+    }
+}
+
+impl<B: AutodiffBackend> Cache<B> {
+    /// The same on the backend with gradients, of which what is known has none.
+    pub fn from_inner(cache: Cache<B::InnerBackend>) -> Self {
+        let layer = |layer: KeysAndValues<B::InnerBackend>| layer.map(|(k, v)| (Tensor::from_inner(k), Tensor::from_inner(v)));
+        Self { layers: cache.layers.into_iter().map(layer).collect(), paths: cache.paths }
     }
 }
 

@@ -10,7 +10,7 @@ mod soft_embedding;
 mod target_loss;
 mod tracked;
 
-pub use soft_embedding::{Gumbel, SoftEmbeddings, SoftPrompt, reference as soft_embedding_reference};
+pub use soft_embedding::{Gumbel, SoftEmbeddings, SoftPrompt, draw, reference as soft_embedding_reference};
 pub use target_loss::{TargetLoss, reference as target_loss_reference};
 
 /// The definitions in plain Burn, for benchmarks to run beside a backend's own.
@@ -23,7 +23,7 @@ pub mod plain {
 
 use burn::backend::autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{Int, Tensor, TensorPrimitive};
+use burn::tensor::{Int, Tensor};
 
 use crate::objective::Objective;
 use crate::optimiser::{self, AdamStep, Moments};
@@ -46,6 +46,11 @@ pub trait Kernels: Backend {
         output: Tensor<Self, 2>,
     ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
         soft_embedding::backward(prompt, result, output)
+    }
+
+    /// H of softmax((Z + g)/τ) in nats for every row of one sample, `[N]`.
+    fn entropy(prompt: &SoftPrompt<Self>) -> Vec<f32> {
+        soft_embedding::entropy(prompt)
     }
 
     /// ℓ_y − max_{v≠y} ℓ_v of every row, `[R]`, from hidden states `[R, D]`, head `[V, D]` and targets `[R]`.
@@ -137,25 +142,11 @@ impl Kernels for burn::backend::Cuda {}
 
 /// The blocks with gradients: what the methods are generic over.
 pub trait TrackedBackend: AutodiffBackend<InnerBackend: Kernels> + Kernels {
-    /// Soft embeddings `[S·N, D]`, differentiable in `logits` `[N, V]` and `temperature` `[N, 1]`, which replace the
-    /// values inside `prompt`.
-    fn track_soft_embedding(
-        logits: Tensor<Self, 2>,
-        temperature: Tensor<Self, 2>,
-        prompt: SoftPrompt<Self::InnerBackend>,
-    ) -> Tensor<Self, 2>;
-
     /// `value`, `[1]`, differentiable in `input` `[R, D]`: its gradient there is known already.
     fn track_loss(input: Tensor<Self, 2>, value: f64, gradient: Tensor<Self::InnerBackend, 2>) -> Tensor<Self, 1>;
 }
 
 impl<B: Kernels, C: CheckpointStrategy> TrackedBackend for Autodiff<B, C> {
-    fn track_soft_embedding(logits: Tensor<Self, 2>, temperature: Tensor<Self, 2>, prompt: SoftPrompt<B>) -> Tensor<Self, 2> {
-        let (logits, temperature) = (logits.into_primitive().tensor(), temperature.into_primitive().tensor());
-        let out = soft_embedding::tracked::<B, C>(logits, temperature, prompt);
-        Tensor::from_primitive(TensorPrimitive::Float(out))
-    }
-
     fn track_loss(input: Tensor<Self, 2>, value: f64, gradient: Tensor<B, 2>) -> Tensor<Self, 1> {
         tracked::loss::<B, C>(input, value, gradient)
     }
@@ -211,12 +202,11 @@ mod tests {
     fn soft_embedding_agrees_with_its_definition<B: TrackedBackend>() {
         let leaf = |x: Tensor<B::InnerBackend, 2>| Tensor::<B, 2>::from_inner(x).require_grad();
         let (z, tau, weight) = (matrix(0, N, V, DType::F32), temperature(DType::F32), matrix::<B>(4, S * N, D, DType::F32));
-        let prompt = soft_prompt(z.clone(), tau.clone(), DType::F32);
-        let Gumbel::Given(noise) = prompt.noise.clone() else { unreachable!() };
         let (z1, tau1, z2, tau2) = (leaf(z.clone()), leaf(tau.clone()), leaf(z), leaf(tau));
-        let embedding = Tensor::from_inner(prompt.embedding.clone());
-        let ours = B::track_soft_embedding(z1.clone(), tau1.clone(), prompt);
-        let theirs = soft_embedding_reference(z2.clone(), tau2.clone(), Tensor::from_inner(noise), embedding);
+        let prompt = soft_prompt(z1.clone(), tau1.clone(), DType::F32);
+        let Gumbel::Given(noise) = prompt.noise.clone() else { unreachable!() };
+        let ours = B::soft_embedding(&prompt).embeddings;
+        let theirs = soft_embedding_reference(z2.clone(), tau2.clone(), noise, prompt.embedding);
         close(ours.clone().inner(), theirs.clone().inner());
         let (g1, g2) = ((ours * weight.clone()).sum().backward(), (theirs * weight).sum().backward());
         close(z1.grad(&g1).unwrap(), z2.grad(&g2).unwrap());
@@ -224,7 +214,7 @@ mod tests {
     }
 
     fn target_loss_agrees_with_its_definition<B: TrackedBackend>() {
-        for objective in [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }] {
+        for objective in [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }, Objective::LogProbDifference] {
             let hidden = matrix::<B::InnerBackend>(5, S * N, D, DType::F32);
             let head = matrix::<B::InnerBackend>(2, V, D, DType::F32);
             let leaf = || Tensor::<B, 2>::from_inner(hidden.clone()).require_grad();
@@ -319,8 +309,7 @@ mod tests {
         let (z, tau) = (matrix::<Flex>(0, N, V, DType::F64), temperature::<Flex>(DType::F64));
         let weight = || Tensor::from_inner(matrix::<Flex>(4, S * N, D, DType::F64));
         let f = |z: Tensor<Tracked, 2>, tau: Tensor<Tracked, 2>| {
-            let prompt = soft_prompt(z.clone().inner(), tau.clone().inner(), DType::F64);
-            (Tracked::track_soft_embedding(z, tau, prompt) * weight()).sum()
+            (Tracked::soft_embedding(&soft_prompt(z, tau, DType::F64)).embeddings * weight()).sum()
         };
         check_gradient(z.clone(), |z| f(z, Tensor::from_inner(tau.clone())));
         check_gradient(tau.clone(), |tau| f(Tensor::from_inner(z.clone()), tau));
@@ -348,7 +337,7 @@ mod tests {
     #[test]
     fn target_loss_agrees_with_central_differences() {
         let _guard = one_at_a_time();
-        for objective in [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }] {
+        for objective in [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }, Objective::LogProbDifference] {
             let head = matrix::<Flex>(2, V, D, DType::F64);
             let loss = |h: Tensor<Flex, 2>| Flex::target_loss(h, head.clone(), targets(), objective);
             let hidden = matrix::<Flex>(5, S * N, D, DType::F64);
@@ -373,7 +362,7 @@ mod tests {
         let mut prompt = soft_prompt::<Flex>(matrix(0, N, V, DType::F32), temperature(DType::F32), DType::F32);
         prompt.noise = Gumbel::Given(Tensor::from_data(TensorData::new(given, [S * N, V]), &Default::default()));
         let expected = Flex::soft_embedding(&prompt).embeddings;
-        prompt.noise = Gumbel::Drawn(stream);
+        prompt.noise = Gumbel::drawn(stream);
         close(Flex::soft_embedding(&prompt).embeddings, expected);
     }
 }

@@ -1,24 +1,43 @@
 //! e = softmax((Z + g) / τ)·W_E, the relaxed prompt of Algorithm 1, for S samples of the noise g at once.
 
-use burn::backend::autodiff::{
-    checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
-    grads::Gradients,
-    ops::{Backward, Ops, OpsKind},
-};
-use burn::tensor::{Tensor, TensorData, TensorPrimitive, activation::softmax, backend::Backend, ops::FloatTensor};
+use burn::tensor::activation::{log_softmax, softmax};
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::{Tensor, TensorData};
 
-use super::{CHUNK, Kernels};
+use super::CHUNK;
+use crate::model::generate::host;
 use crate::noise::Stream;
 
 /// Gumbel noise g of the samples.
 #[derive(Debug, Clone)]
 pub enum Gumbel<B: Backend> {
     /// Drawn from the stream, sample by sample.
-    Drawn(Stream),
+    Drawn {
+        /// Where the draws come from.
+        stream: Stream,
+        /// Larger draws are cut to this; infinite for none.
+        largest: f32,
+    },
     /// Given from outside, `[S·N, V]`.
     Given(Tensor<B, 2>),
     /// No noise: the plain softmax.
     Silent,
+}
+
+impl<B: Backend> Gumbel<B> {
+    /// Drawn, and none cut.
+    pub fn drawn(stream: Stream) -> Self {
+        Self::Drawn { stream, largest: f32::INFINITY }
+    }
+
+    /// The same on the backend with gradients.
+    pub fn tracked<T: AutodiffBackend<InnerBackend = B>>(self) -> Gumbel<T> {
+        match self {
+            Self::Drawn { stream, largest } => Gumbel::Drawn { stream, largest },
+            Self::Given(noise) => Gumbel::Given(Tensor::from_inner(noise)),
+            Self::Silent => Gumbel::Silent,
+        }
+    }
 }
 
 /// Everything that the soft embeddings are made of.
@@ -46,17 +65,29 @@ impl<B: Backend> SoftPrompt<B> {
         (0..samples).step_by(size).map(move |first| (first, size.min(samples - first)))
     }
 
+    /// The same on the backend with gradients, which reach Z and τ.
+    pub fn tracked<T: AutodiffBackend<InnerBackend = B>>(self, logits: Tensor<T, 2>, temperature: Tensor<T, 2>) -> SoftPrompt<T> {
+        let Self { embedding, mask, noise, samples, .. } = self;
+        let (embedding, mask) = (Tensor::from_inner(embedding), mask.map(Tensor::from_inner));
+        SoftPrompt { logits, temperature, embedding, mask, noise: noise.tracked(), samples }
+    }
+
+    /// Z with the tokens outside the search vocabulary out of reach, `[N, V]`.
+    pub fn masked(&self) -> Tensor<B, 2> {
+        match &self.mask {
+            Some(mask) => self.logits.clone() + mask.clone(),
+            None => self.logits.clone(),
+        }
+    }
+
     /// (Z + g) / τ of some samples, `[count·N, V]`.
     fn scaled(&self, first: usize, count: usize) -> Tensor<B, 2> {
         let [n, v] = self.logits.dims();
-        let logits = match &self.mask {
-            Some(mask) => self.logits.clone() + mask.clone(),
-            None => self.logits.clone(),
-        };
-        let logits = stack(logits, count);
+        let logits = stack(self.masked(), count);
         let noisy = match &self.noise {
-            Gumbel::Drawn(stream) => {
-                let values: Vec<f32> = (first..first + count).flat_map(|s| stream.sample(s as u32).gumbel(n, v)).collect();
+            Gumbel::Drawn { stream, largest } => {
+                let draws = (first..first + count).flat_map(|s| stream.sample(s as u32).gumbel(n, v));
+                let values: Vec<f32> = draws.map(|g| g.min(*largest)).collect();
                 let options = (&logits.device(), logits.dtype());
                 logits + Tensor::from_data(TensorData::new(values, [count * n, v]), options)
             }
@@ -65,6 +96,23 @@ impl<B: Backend> SoftPrompt<B> {
         };
         noisy / stack(self.temperature.clone(), count)
     }
+}
+
+/// The tokens argmax (Z + g) of every sample, `[S][N]`: draws from softmax(Z), by the noise that would relax them.
+pub fn draw<B: Backend>(prompt: &SoftPrompt<B>) -> Vec<Vec<u32>> {
+    let n = prompt.logits.dims()[0];
+    let mut tokens = Vec::with_capacity(prompt.samples);
+    for (first, count) in prompt.chunks() {
+        let ids: Vec<u32> = prompt.scaled(first, count).argmax(1).into_data().iter::<i64>().map(|id| id as u32).collect();
+        tokens.extend(ids.chunks_exact(n).map(<[u32]>::to_vec));
+    }
+    tokens
+}
+
+/// H of softmax((Z + g)/τ), in nats, of every row of one sample, `[N]`.
+pub fn entropy<B: Backend>(prompt: &SoftPrompt<B>) -> Vec<f32> {
+    let log_p = log_softmax(prompt.scaled(0, 1), 1);
+    host((log_p.clone().exp() * log_p).sum_dim(1).neg())
 }
 
 /// The rows of `x`, `count` times under each other.
@@ -129,37 +177,4 @@ pub fn reference<B: Backend>(
 ) -> Tensor<B, 2> {
     let samples = noise.dims()[0] / logits.dims()[0];
     softmax((stack(logits, samples) + noise) / stack(temperature, samples), 1).matmul(embedding)
-}
-
-#[derive(Debug)]
-struct SoftEmbedding;
-
-impl<B: Kernels> Backward<B, 2> for SoftEmbedding {
-    type State = (SoftPrompt<B>, SoftEmbeddings<B>);
-
-    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let output = Tensor::from_primitive(TensorPrimitive::Float(grads.consume::<B>(&ops.node)));
-        let (prompt, result) = ops.state;
-        let (logits, temperature) = B::soft_embedding_backward(&prompt, result, output);
-        for (parent, gradient) in ops.parents.into_iter().zip([logits, temperature]) {
-            if let Some(node) = parent {
-                grads.register::<B>(node.id, gradient.into_primitive().tensor());
-            }
-        }
-    }
-}
-
-pub(super) fn tracked<B: Kernels, C: CheckpointStrategy>(
-    logits: FloatTensor<burn::backend::Autodiff<B, C>>,
-    temperature: FloatTensor<burn::backend::Autodiff<B, C>>,
-    mut prompt: SoftPrompt<B>,
-) -> FloatTensor<burn::backend::Autodiff<B, C>> {
-    prompt.logits = Tensor::from_primitive(TensorPrimitive::Float(logits.primitive));
-    prompt.temperature = Tensor::from_primitive(TensorPrimitive::Float(temperature.primitive));
-    let result = B::soft_embedding(&prompt);
-    let output = result.embeddings.clone().into_primitive().tensor();
-    match SoftEmbedding.prepare::<C>([logits.node, temperature.node]).compute_bound().stateful() {
-        OpsKind::Tracked(op) => op.finish((prompt, result), output),
-        OpsKind::UnTracked(op) => op.finish(output),
-    }
 }

@@ -39,13 +39,13 @@ pub fn forward<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Te
     let logits = hidden.matmul(head.clone().transpose());
     let at_target = head.clone().select(0, targets.clone());
     let column = targets.unsqueeze_dim(1);
-    match objective {
-        Objective::CrossEntropy => {
+    match objective.margin() {
+        None => {
             let log_p = log_softmax(logits, 1);
             let losses = log_p.clone().gather(1, column).neg().squeeze_dim(1);
             TargetLoss { losses, hidden: log_p.exp().matmul(head) - at_target }
         }
-        Objective::Hinge { margin } => {
+        Some(margin) => {
             let (margins, runner) = runner_up(logits, column);
             let losses = (margins.neg() + margin).clamp_min(0.0);
             let active = losses.clone().greater_elem(0.0).float().cast(losses.dtype());
@@ -59,9 +59,9 @@ pub fn forward<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Te
 pub fn reference<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>, objective: Objective) -> Tensor<B, 1> {
     let logits = hidden.matmul(head.transpose());
     let column: Tensor<B, 2, Int> = targets.unsqueeze_dim(1);
-    match objective {
-        Objective::CrossEntropy => log_softmax(logits, 1).gather(1, column).neg().squeeze_dim(1),
-        Objective::Hinge { margin } => {
+    match objective.margin() {
+        None => log_softmax(logits, 1).gather(1, column).neg().squeeze_dim(1),
+        Some(margin) => {
             let at_target = logits.clone().gather(1, column.clone());
             let hidden = logits.scatter(1, column, at_target.zeros_like() - 1e30, IndexingUpdateOp::Add);
             (hidden.max_dim(1) - at_target + margin).clamp_min(0.0).squeeze_dim(1)

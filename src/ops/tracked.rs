@@ -10,7 +10,7 @@ use burn::backend::autodiff::{
 };
 use burn::tensor::{Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
 
-use super::{Kernels, layer};
+use super::{Gumbel, Kernels, SoftEmbeddings, SoftPrompt, layer};
 
 /// Turns what was saved and the output's gradient into gradients of N inputs.
 type Pull<B, S, const N: usize> = fn(S, FloatTensor<B>) -> [Option<FloatTensor<B>>; N];
@@ -71,7 +71,35 @@ pub(super) fn loss<B: Kernels, C: CheckpointStrategy>(
     )
 }
 
+/// The same, without gradients.
+fn inner<B: Backend, C: CheckpointStrategy>(prompt: &SoftPrompt<Autodiff<B, C>>) -> SoftPrompt<B> {
+    let SoftPrompt { logits, temperature, embedding, mask, noise, samples } = prompt.clone();
+    let noise = match noise {
+        Gumbel::Drawn { stream, largest } => Gumbel::Drawn { stream, largest },
+        Gumbel::Given(noise) => Gumbel::Given(noise.inner()),
+        Gumbel::Silent => Gumbel::Silent,
+    };
+    let [logits, temperature, embedding] = [logits, temperature, embedding].map(Tensor::inner);
+    SoftPrompt { logits, temperature, embedding, mask: mask.map(Tensor::inner), noise, samples }
+}
+
 impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
+    /// Differentiable in Z and τ. The backward pass computes p again, so nothing V-wide but Z stays alive.
+    fn soft_embedding(prompt: &SoftPrompt<Self>) -> SoftEmbeddings<Self> {
+        let (parents, prompt) = ([&prompt.logits, &prompt.temperature].map(|x| unwrap(x.clone())), inner(prompt));
+        let result = B::soft_embedding(&prompt);
+        let [largest, sums] = [&result.largest, &result.sums].map(|x| Tensor::from_inner(x.clone()));
+        let embeddings = by_hand::<B, C, _, 2, 2>(
+            parents,
+            |_| (result.embeddings.clone(), (prompt, result)),
+            |(prompt, result), output| {
+                let (logits, temperature) = B::soft_embedding_backward(&prompt, result, wrap(output));
+                [Some(unwrap(logits)), Some(unwrap(temperature))]
+            },
+        );
+        SoftEmbeddings { embeddings, largest, sums }
+    }
+
     fn matmul(x: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
         let (x, weight) = (unwrap(x), unwrap(weight));
         let (trained, tracked) = (weight.is_tracked(), x.is_tracked());

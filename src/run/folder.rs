@@ -73,7 +73,7 @@ fn event(report: &Report) -> Value {
         "seconds": report.seconds,
         "objective": number(report.progress.objective),
         "gradient_norm": report.progress.gradient_norm.map(number),
-        "temperature": report.progress.temperature.map(number),
+        "temperature": report.progress.temperature.map(|tau| number(tau.mean as f32)),
         "matched_prefix": report.best.map(|best| best.matched_prefix),
         "scores": report.scores,
         "cost": report.cost,

@@ -10,6 +10,7 @@ use toml::de::DeTable;
 use super::presets::{self, ModelIdentity};
 use super::value::{Raw, utf8};
 use super::{KEYS, Key, Method, Settings, find};
+use crate::estimator::reinforce::Baseline;
 use crate::{Error, Result};
 
 const VARIABLE: &str = "DLMI_";
@@ -235,7 +236,7 @@ impl Layers {
         }
         let method = resolved.settings.method;
         for (name, value) in method.defaults() {
-            Assignment::new(name, Raw::text(*value), Origin::Method(method))?.apply(&mut resolved)?;
+            Assignment::new(name, Raw::text(value), Origin::Method(method))?.apply(&mut resolved)?;
         }
         for assignment in written() {
             assignment.apply(&mut resolved)?;
@@ -267,7 +268,10 @@ impl Resolved {
     }
 
     fn check(self) -> Result<Self> {
-        let Settings { batch, batch_max, .. } = self.settings;
+        let Settings { batch, batch_max, method, baseline, samples, .. } = self.settings;
+        if (method, baseline, samples) == (Method::Reinforce, Baseline::LeaveOneOut, 1) {
+            return Err(Error::input("`baseline` leave-one-out compares a sample with the others: `samples` must be at least 2, not 1"));
+        }
         if batch > batch_max {
             let place = |key| self.origin(key).place(key);
             return Err(Error::input(format!(
@@ -372,7 +376,7 @@ mod tests {
         let layer = |key| resolved.origin(key).layer();
         assert_eq!(
             ["samples", "seed", "eval_every", "top", "early_stop", "batch", "prefix", "tau0"].map(layer),
-            ["flag", "set", "environment", "file", "preset", "model", "default", "preset"]
+            ["flag", "set", "environment", "file", "preset", "model", "default", "method"]
         );
         assert_eq!(resolved.presets, ["smollm2-135m", "paper"]);
         assert_eq!(*resolved.origin("top"), Origin::File(file.path().into(), 4));
@@ -454,7 +458,7 @@ mod tests {
             ("max_seconds=inf", "`--set max_seconds` must be `none` or a number above 0 and at most 1e9, not `inf`"),
             ("momentum=1", "`--set momentum` must be a number from 0 to 0.999, not `1`"),
             ("bos=yes", "`--set bos` must be true or false, not `yes`"),
-            ("method=gcq", "`--set method` must be one of dlmi, snap, random, echo, not `gcq`"),
+            ("method=gcq", "`--set method` must be one of dlmi, dlmi-tf, gbda, reinforce, soda, snap, random, echo, not `gcq`"),
             ("bos", "`--set bos` has no value: write --set key=value"),
         ];
         for (text, message) in cases {

@@ -8,6 +8,7 @@ use crate::{Error, Result};
 const PRESETS: &[(&str, &str)] = &[
     ("bard", include_str!("../../configs/bard.toml")),
     ("paper", include_str!("../../configs/paper.toml")),
+    ("sdlm", include_str!("../../configs/sdlm.toml")),
     ("smollm2-135m", include_str!("../../configs/smollm2-135m.toml")),
     ("smollm2-360m", include_str!("../../configs/smollm2-360m.toml")),
     ("smollm2-1.7b", include_str!("../../configs/smollm2-1.7b.toml")),
@@ -104,6 +105,19 @@ mod tests {
                 let key = assignment.key.name;
                 assert!(!["model", "backend", "device", "seed", "method", "steps"].contains(&key), "{name} sets {key}");
             }
+        }
+    }
+
+    /// The authors' preset changes every row of Table 1 that it is about, and SODA, which they run as the paper says, not at all.
+    #[test]
+    fn the_authors_preset_departs_from_the_paper() {
+        use super::super::{Layers, Method, Sources};
+        for method in [Method::Dlmi, Method::DlmiTf, Method::Gbda, Method::Reinforce, Method::Soda] {
+            let presets = vec!["paper".to_owned(), "sdlm".to_owned()];
+            let sources = Sources { presets, flags: vec![("method", method.to_string())], ..Sources::default() };
+            let settings = Layers::read(sources).unwrap().preview().unwrap().settings;
+            let differs = settings.row() != method.row();
+            assert_eq!(differs, method != Method::Soda, "{method}: {:?}", settings.row());
         }
     }
 

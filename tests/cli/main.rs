@@ -4,6 +4,7 @@ mod backends;
 mod bench;
 mod flags;
 mod invert;
+mod methods;
 mod output;
 mod refusals;
 mod resume;

@@ -49,6 +49,13 @@ impl Kernels for Flex {
         }
     }
 
+    fn entropy(prompt: &SoftPrompt<Self>) -> Vec<f32> {
+        match prompt.logits.dtype() {
+            DType::F32 => vocabulary::entropy(prompt),
+            _ => super::soft_embedding::entropy(prompt),
+        }
+    }
+
     fn margins(hidden: Tensor<Self, 2>, head: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
         match hidden.dtype() {
             DType::F32 => vocabulary::margins(hidden, head, targets),

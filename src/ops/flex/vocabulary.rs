@@ -42,7 +42,7 @@ struct Inputs {
 }
 
 enum Noise {
-    Drawn(Stream),
+    Drawn(Stream, f32),
     Given(Dense),
     Silent,
 }
@@ -51,7 +51,7 @@ impl Inputs {
     fn of(prompt: &SoftPrompt<Flex>) -> Self {
         let [n, v] = prompt.logits.dims();
         let noise = match &prompt.noise {
-            Gumbel::Drawn(stream) => Noise::Drawn(*stream),
+            Gumbel::Drawn { stream, largest } => Noise::Drawn(*stream, *largest),
             Gumbel::Given(noise) => Noise::Given(Dense::of(noise)),
             Gumbel::Silent => Noise::Silent,
         };
@@ -63,9 +63,9 @@ impl Inputs {
     fn scaled(&self, row: usize, at: &Range<usize>, out: &mut [f32]) {
         let position = row % self.n;
         match &self.noise {
-            Noise::Drawn(stream) => {
+            Noise::Drawn(stream, most) => {
                 stream.sample((row / self.n) as u32).fill_uniform(position as u32, at.start, out);
-                out.iter_mut().for_each(|x| *x = -ln(-ln(*x)));
+                out.iter_mut().for_each(|x| *x = (-ln(-ln(*x))).min(*most));
             }
             Noise::Given(noise) => out.copy_from_slice(&noise[row * self.v..][at.clone()]),
             Noise::Silent => out.fill(0.0),
@@ -209,6 +209,27 @@ fn pull_on<S: Simd>(
     *dtau -= dot(ds, y);
 }
 
+/// See [`crate::ops::Kernels::entropy`].
+pub fn entropy(prompt: &SoftPrompt<Flex>) -> Vec<f32> {
+    let inputs = Inputs::of(prompt);
+    (0..inputs.n).into_par_iter().map(|row| row_entropy(&inputs, row)).collect()
+}
+
+/// ln Σ exp(y) − Σ p·y of one row, y in units of its largest.
+#[pulp::with_simd(row_entropy = pulp::Arch::new())]
+#[inline(always)]
+fn row_entropy_on<S: Simd>(_: S, inputs: &Inputs, row: usize) -> f32 {
+    let (mut y, mut weights) = (vec![0.0f32; inputs.v], vec![0.0f32; inputs.v]);
+    inputs.scaled(row, &(0..inputs.v), &mut y);
+    let top = largest(&y);
+    for (weight, y) in weights.iter_mut().zip(&mut y) {
+        *y -= top;
+        *weight = exp(*y);
+    }
+    let total = sum(&weights);
+    ln(total) - dot(&weights, &y) / total
+}
+
 /// Applies `take` to the state of every row of hidden states `[R, D]`, the columns of a block and the row's logits there. What it
 /// leaves of the logits, `[R, columns]`, goes to `then`.
 fn each_block<T: Send>(
@@ -265,9 +286,9 @@ pub fn margins(hidden: Matrix, head: Matrix, targets: Tensor<Flex, 1, Int>) -> T
 
 /// See [`crate::ops::Kernels::target_loss`].
 pub fn target_loss(hidden: Matrix, head: Matrix, targets: Tensor<Flex, 1, Int>, objective: Objective) -> TargetLoss<Flex> {
-    match objective {
-        Objective::CrossEntropy => cross_entropy(hidden, head, targets),
-        Objective::Hinge { margin } => hinge(margin, hidden, head, targets),
+    match objective.margin() {
+        None => cross_entropy(hidden, head, targets),
+        Some(margin) => hinge(margin, hidden, head, targets),
     }
 }
 

@@ -1,0 +1,101 @@
+//! REINFORCE (Williams 1992): ∇_Z E[L] = E[(L − b)·∇_Z log p_Z(x)], x of whole tokens; the paper's eq. 5.
+
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation::softmax, backend::Backend};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// β of the moving average (Table 5).
+pub const BETA: f64 = 0.9;
+
+/// The estimator's settings.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reinforce {
+    /// b.
+    pub baseline: Baseline,
+    /// β: the share of the earlier average in the new one.
+    pub beta: f64,
+    /// What the gradient is multiplied by.
+    pub reward_scale: f64,
+}
+
+/// What is subtracted from a sample's loss.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Baseline {
+    /// b ← βb + (1 − β) mean L after each step, at first the first mean: the paper's
+    #[default]
+    Ema,
+    /// The mean loss of the step's other samples
+    LeaveOneOut,
+    /// What the paper's authors ran: b ← (1 − β)b + β mean L before the step, one mean L − b for all samples
+    Shared,
+}
+
+impl Reinforce {
+    /// L − b of every sample. `average` is b between two steps.
+    pub fn advantages(&self, losses: &[f64], average: &mut Option<f64>) -> Vec<f64> {
+        let mean = losses.iter().sum::<f64>() / losses.len() as f64;
+        match self.baseline {
+            Baseline::Ema => {
+                let b = average.unwrap_or(mean);
+                *average = Some(self.beta * b + (1.0 - self.beta) * mean);
+                losses.iter().map(|loss| loss - b).collect()
+            }
+            // L − (ΣL − L)/(S − 1) = (L − mean L)·S/(S − 1).
+            Baseline::LeaveOneOut => {
+                let s = losses.len() as f64;
+                losses.iter().map(|loss| (loss - mean) * s / (s - 1.0)).collect()
+            }
+            Baseline::Shared => {
+                let b = average.map_or(mean, |b| (1.0 - self.beta) * b + self.beta * mean);
+                *average = Some(b);
+                vec![mean - b; losses.len()]
+            }
+        }
+    }
+
+    /// The estimate `[N, V]`: the mean over the samples of A·∇_Z log p_Z(x), where ∇_Z log p_Z(x)_i = onehot(x_i) − softmax(Z_i).
+    pub fn gradient<B: Backend>(&self, logits: Tensor<B, 2>, prompts: &[Vec<u32>], advantages: &[f64]) -> Tensor<B, 2> {
+        let ([n, _], s) = (logits.dims(), prompts.len());
+        let (scale, options) = (self.reward_scale / s as f64, (&logits.device(), logits.dtype()));
+        let weights: Vec<f64> = advantages.iter().map(|advantage| advantage * scale).collect();
+        let tokens: Vec<i64> = (0..n).flat_map(|i| prompts.iter().map(move |prompt| i64::from(prompt[i]))).collect();
+        let tokens = Tensor::<B, 2, Int>::from_data(TensorData::new(tokens, [n, s]), options.0);
+        let all = weights.iter().sum::<f64>();
+        let weights = Tensor::<B, 2>::from_data(TensorData::new(weights, [1, s]), options).expand([n, s]);
+        (softmax(logits, 1) * -all).scatter(1, tokens, weights, IndexingUpdateOp::Add)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(baseline: Baseline) -> Reinforce {
+        Reinforce { baseline, beta: 0.75, reward_scale: 1.0 }
+    }
+
+    #[test]
+    fn the_papers_average_is_that_of_the_steps_before() {
+        let (estimator, mut average) = (with(Baseline::Ema), None);
+        assert_eq!(estimator.advantages(&[1.0, 3.0], &mut average), [-1.0, 1.0]);
+        assert_eq!(average, Some(2.0));
+        assert_eq!(estimator.advantages(&[6.0, 6.0], &mut average), [4.0, 4.0]);
+        assert_eq!(average, Some(3.0));
+    }
+
+    #[test]
+    fn left_out_is_the_sample_itself() {
+        let found = with(Baseline::LeaveOneOut).advantages(&[1.0, 2.0, 6.0], &mut None);
+        let expected = [1.0 - 4.0, 2.0 - 3.5, 6.0 - 1.5];
+        assert!(found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-12), "{found:?}");
+    }
+
+    #[test]
+    fn the_authors_average_is_mostly_the_step_itself_and_one_for_all() {
+        let (estimator, mut average) = (with(Baseline::Shared), None);
+        assert_eq!(estimator.advantages(&[1.0, 3.0], &mut average), [0.0, 0.0]);
+        assert_eq!(estimator.advantages(&[4.0, 8.0], &mut average), [1.0, 1.0]);
+        assert_eq!(average, Some(5.0));
+    }
+}

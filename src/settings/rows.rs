@@ -1,0 +1,70 @@
+//! Between a row of Table 1 and the settings that may change it.
+
+use super::Settings;
+use crate::estimator::Estimator;
+use crate::feeding::Feeding;
+use crate::method::relaxed::{Row, Temperature};
+
+/// The settings that say what the row says: the defaults of its method.
+pub(super) fn values(row: &Row) -> Vec<(&'static str, String)> {
+    let mut values = vec![("samples", row.samples.to_string()), ("learning_rate", row.optimiser.learning_rate.to_string())];
+    match row.temperature {
+        Temperature::None => (),
+        Temperature::Fixed(tau) => values.push(("tau", tau.to_string())),
+        Temperature::Learned { tau0, per_position, initial } => {
+            values.extend([("tau0", tau0.to_string()), ("per_position", per_position.to_string()), ("initial_phi", name(initial))])
+        }
+    }
+    if let Feeding::Free(feedback) = row.feeding {
+        values.push(("feedback", name(feedback)));
+    }
+    if let Estimator::Reinforce(estimator) = row.estimator {
+        values.extend([("baseline", name(estimator.baseline)), ("baseline_beta", estimator.beta.to_string())]);
+    }
+    values
+}
+
+fn name<T: clap::ValueEnum>(value: T) -> String {
+    value.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
+}
+
+impl Settings {
+    /// The method's row of Table 1 as these settings change it, where it has one.
+    pub fn row(&self) -> Option<Row> {
+        let mut row = self.method.row()?;
+        row.samples = self.samples;
+        row.optimiser.learning_rate = self.learning_rate;
+        match &mut row.temperature {
+            Temperature::None => (),
+            Temperature::Fixed(tau) => *tau = self.tau,
+            Temperature::Learned { tau0, per_position, initial } => {
+                (*tau0, *per_position, *initial) = (self.tau0, self.per_position, self.initial_phi);
+            }
+        }
+        if let Feeding::Free(feedback) = &mut row.feeding {
+            *feedback = self.feedback;
+        }
+        match &mut row.estimator {
+            Estimator::GumbelSoftmax { noise_clip } => *noise_clip = self.noise_clip,
+            Estimator::Softmax => (),
+            Estimator::Reinforce(estimator) => (estimator.baseline, estimator.beta) = (self.baseline, self.baseline_beta),
+        }
+        Some(row)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum;
+
+    use super::super::{Layers, Method, Sources};
+
+    #[test]
+    fn a_methods_own_defaults_are_its_row() {
+        for method in Method::value_variants() {
+            let sources = Sources { flags: vec![("method", method.to_string())], ..Sources::default() };
+            let settings = Layers::read(sources).unwrap().preview().unwrap().settings;
+            assert_eq!(settings.row(), method.row(), "{method}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The objective of a batch of prompts, and its gradient with respect to their embeddings.
+
+use burn::module::{AutodiffModule, Module};
+use burn::tensor::Tensor;
+
+use super::{Plain, Problem, Subject, assemble, repeat, with_fed};
+use crate::feeding::{Fed, Output, free_running};
+use crate::model::generate::ids_tensor;
+use crate::model::{Cache, Llama, LlamaConfig};
+use crate::objective::Objective;
+use crate::ops::{Kernels, TargetLoss, TrackedBackend};
+
+/// Rows of a group of samples, about: fewer are slow to multiply, more are slow to wait for.
+pub(super) const SAMPLE_ROWS: usize = 128;
+
+/// What a pass over some samples has in common.
+struct Samples<B: Kernels> {
+    /// S.
+    count: usize,
+    /// Positions of a sample that are pushed.
+    positions: usize,
+    /// Weight of a target position in the mean over the samples.
+    weight: f64,
+    /// Keys and values of the fixed tokens before the free ones.
+    prefix: Cache<B>,
+}
+
+impl<B: TrackedBackend> Subject<B> {
+    /// The objective of a batch of free parts `[S·N, D]`, averaged over the samples and ready for `backward`, and its value.
+    pub fn loss(&self, free: Tensor<B, 2>, problem: &Problem, objective: Objective, fed: &Fed<Plain<B>>) -> (Tensor<B, 1>, f64) {
+        let (value, gradient) = self.value_and_gradient(free.clone().inner(), problem, objective, fed);
+        (B::track_loss(free, value, gradient), value)
+    }
+
+    /// The same objective and its gradient with respect to the free parts, `[S·N, D]`. No gradient of a weight is computed.
+    pub fn value_and_gradient(
+        &self,
+        free: Tensor<Plain<B>, 2>,
+        problem: &Problem,
+        objective: Objective,
+        fed: &Fed<Plain<B>>,
+    ) -> (f64, Tensor<Plain<B>, 2>) {
+        match fed {
+            Fed::Target => self.forced_gradient(free, problem, objective, std::slice::from_ref(&problem.target.ids)),
+            // The gradient does not pass through a token: that of a pass which is fed what the model wrote is the same.
+            Fed::Own(Output::Argmax) => {
+                let prompts = self.relaxed_prompts(free.clone(), &problem.prompt);
+                let written = self.free(prompts, problem.target.ids.len()).ids;
+                self.forced_gradient(free, problem, objective, &written)
+            }
+            Fed::Own(output) => self.fed_back_gradient(free, problem, objective, output),
+        }
+    }
+
+    /// Fed these tokens, one sequence for all samples or one for each: the model's own way back, groups of samples side by side.
+    fn forced_gradient(
+        &self,
+        free: Tensor<Plain<B>, 2>,
+        problem: &Problem,
+        objective: Objective,
+        fed: &[Vec<u32>],
+    ) -> (f64, Tensor<Plain<B>, 2>) {
+        let n = problem.prompt.tokens();
+        let Samples { count, positions, weight, prefix } = self.samples(free.dims()[0] / n, problem, objective);
+        self.charge(count * positions, count * positions, count * problem.target.ids.len());
+        let groups = Plain::<B>::groups(count * positions, SAMPLE_ROWS, self.most).min(count);
+        let at_once = self.most / (count.div_ceil(groups) * positions);
+        let jobs = (0..groups).map(|group| {
+            let samples = group * count / groups..(group + 1) * count / groups;
+            let (model, prefix, free) = (self.plain.clone(), prefix.clone(), free.clone().narrow(0, samples.start * n, samples.len() * n));
+            let fed = if fed.len() == 1 { fed } else { &fed[samples] };
+            move || group_gradient(&model, &prefix, free, problem, objective, weight, fed)
+        });
+        let (losses, gradients): (Vec<Vec<f64>>, Vec<_>) = Plain::<B>::side_by_side(jobs.collect(), at_once).into_iter().unzip();
+        (losses.iter().flatten().sum::<f64>() * weight, Tensor::cat(gradients, 0))
+    }
+
+    /// Fed what the model writes, as a distribution: Burn's graph, through every token that was fed back. As many samples at once as
+    /// `most` allows.
+    fn fed_back_gradient(
+        &self,
+        free: Tensor<Plain<B>, 2>,
+        problem: &Problem,
+        objective: Objective,
+        output: &Output<Plain<B>>,
+    ) -> (f64, Tensor<Plain<B>, 2>) {
+        let (n, m) = (problem.prompt.tokens(), problem.target.ids.len());
+        let Samples { count, positions, weight, prefix } = self.samples(free.dims()[0] / n, problem, objective);
+        self.charge(count * positions, count * positions, count * (2 * m - 1));
+        let model = <Llama<B> as AutodiffModule<B>>::from_inner(self.plain.clone()).no_grad();
+        let at_once = (self.most / fed_back_rows(self.plain.config(), positions, m)).clamp(1, count);
+        let (mut value, mut gradients) = (0.0, Vec::new());
+        for first in (0..count).step_by(at_once) {
+            let samples = first..(first + at_once).min(count);
+            let leaf = Tensor::<B, 2>::from_inner(free.clone().narrow(0, first * n, samples.len() * n)).require_grad();
+            let d = leaf.dims()[1];
+            let prompts = assemble(&model, leaf.clone().reshape([samples.len(), n, d]), &[], problem.prompt.tail());
+            let cache = Cache::<B>::from_inner(prefix.fork(&vec![prefix.len(); samples.len()]));
+            let output = output.of_samples(samples.clone(), m - 1, &self.plain).tracked::<B>();
+            let hidden = free_running(&model, prompts, cache, m, &output);
+            let targets = repeat::<Plain<B>>(&problem.target.ids, samples.len(), &self.device());
+            let TargetLoss { losses, hidden: slope } =
+                Plain::<B>::target_loss(hidden.clone().inner(), self.plain.head(), targets, objective);
+            let mut graph = B::track_loss(hidden, 0.0, slope * weight).backward();
+            value += losses.into_data().iter::<f64>().sum::<f64>() * weight;
+            gradients.push(leaf.grad_remove(&mut graph).expect("the prompt is tracked"));
+        }
+        (value, Tensor::cat(gradients, 0))
+    }
+
+    /// The objective of each of some hard prompts, `[S]`, by the N free tokens of each.
+    pub fn losses(&self, free: &[Vec<u32>], problem: &Problem, objective: Objective, fed: &Fed<Plain<B>>) -> Vec<f64> {
+        let m = problem.target.ids.len();
+        let Samples { count, positions, weight, prefix } = self.samples(free.len(), problem, objective);
+        self.charge(count * positions, 0, count * (m + if matches!(fed, Fed::Target) { 0 } else { m - 1 }));
+        // Token by token, reading the weights takes longest: the more samples share that the better.
+        let rows = if matches!(fed, Fed::Target) { SAMPLE_ROWS } else { usize::MAX };
+        let groups = Plain::<B>::groups(count * positions, rows, self.most).min(count);
+        let at_once = self.most / (count.div_ceil(groups) * positions);
+        let jobs = (0..groups).map(|group| {
+            let samples = group * count / groups..(group + 1) * count / groups;
+            let (model, cache) = (self.plain.clone(), prefix.fork(&vec![prefix.len(); samples.len()]));
+            let tokens = ids_tensor(&free[samples.clone()], &self.device());
+            let fed = match fed {
+                Fed::Target => Fed::Target,
+                Fed::Own(output) => Fed::Own(output.of_samples(samples, m - 1, &self.plain)),
+            };
+            move || {
+                let prompts = assemble(&model, model.embed(tokens), &[], problem.prompt.tail());
+                group_losses(&model, prompts, cache, problem, objective, &fed)
+            }
+        });
+        let losses = Plain::<B>::side_by_side(jobs.collect(), at_once);
+        losses.into_iter().flatten().map(|loss| loss * weight * count as f64).collect()
+    }
+
+    /// What a pass over `count` samples has in common.
+    fn samples(&self, count: usize, problem: &Problem, objective: Objective) -> Samples<Plain<B>> {
+        let (prompt, m) = (&problem.prompt, problem.target.ids.len());
+        Samples {
+            count,
+            positions: prompt.len() - prompt.head().len() + m - 1,
+            weight: objective.weight(m) / count as f64,
+            prefix: self.prefix(prompt.head()),
+        }
+    }
+
+    /// The objective at one hard prompt under teacher forcing, and its gradient with respect to the embeddings of the free part, `[N, D]`.
+    pub fn gradient(&self, free: &[u32], problem: &Problem, objective: Objective) -> (f64, Tensor<Plain<B>, 2>) {
+        let d = self.plain.config().hidden_size;
+        self.value_and_gradient(self.embed(&[free]).reshape([free.len(), d]), problem, objective, &Fed::Target)
+    }
+}
+
+/// What a row of a pass keeps for the way back, in all layers.
+pub(super) fn trace_bytes(config: &LlamaConfig) -> usize {
+    let heads = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
+    4 * config.num_hidden_layers * (2 * config.hidden_size + heads + 2 * config.intermediate_size)
+}
+
+/// As many rows of [`trace_bytes`] as a sample keeps that is fed distributions: besides its `positions`, the keys and values of all
+/// positions so far once for each of M tokens, in the cache and in the heads that looked at them.
+fn fed_back_rows(config: &LlamaConfig, positions: usize, m: usize) -> usize {
+    let heads = config.num_key_value_heads * config.head_dim;
+    let kept = 4 * config.num_hidden_layers * m * positions * 4 * heads;
+    2 * positions + kept.div_ceil(trace_bytes(config))
+}
+
+/// The losses of some samples' target positions, and the gradient of their weighted sum with respect to the free parts.
+fn group_gradient<B: Kernels>(
+    model: &Llama<B>,
+    prefix: &Cache<B>,
+    free: Tensor<B, 2>,
+    problem: &Problem,
+    objective: Objective,
+    weight: f64,
+    fed: &[Vec<u32>],
+) -> (Vec<f64>, Tensor<B, 2>) {
+    let (prompt, target) = (&problem.prompt, &problem.target.ids);
+    let [rows, d] = free.dims();
+    let samples = rows / prompt.tokens();
+    let input = with_fed(model, assemble(model, free.reshape([samples, prompt.tokens(), d]), &[], prompt.tail()), fed);
+    let positions = input.dims()[1];
+    let (hidden, trace) = model.trace(input, prefix, target.len());
+    let targets = repeat::<B>(target, samples, &model.device());
+    let TargetLoss { losses, hidden } = B::target_loss(hidden, model.head(), targets, objective);
+    let gradient = model.backward(hidden * weight, trace).reshape([samples, positions, d]);
+    (losses.into_data().iter().collect(), gradient.narrow(1, 0, prompt.tokens()).reshape([rows, d]))
+}
+
+/// Σ over the target positions of each sample's losses, `[S]`, behind `prompts` `[S, T, D]`, before which `cache` stands.
+fn group_losses<B: Kernels>(
+    model: &Llama<B>,
+    prompts: Tensor<B, 3>,
+    mut cache: Cache<B>,
+    problem: &Problem,
+    objective: Objective,
+    fed: &Fed<B>,
+) -> Vec<f64> {
+    let (target, samples) = (&problem.target.ids, prompts.dims()[0]);
+    let hidden = match fed {
+        Fed::Target => {
+            let input = with_fed(model, prompts, std::slice::from_ref(target));
+            let [_, len, d] = input.dims();
+            cache.grow(cache.len() + len);
+            model.hidden_cached(input.reshape([samples * len, d]), &mut cache, target.len())
+        }
+        Fed::Own(output) => free_running(model, prompts, cache, target.len(), output),
+    };
+    let losses = B::target_loss(hidden, model.head(), repeat::<B>(target, samples, &model.device()), objective).losses;
+    let losses: Vec<f64> = losses.into_data().iter().collect();
+    losses.chunks_exact(target.len()).map(|losses| losses.iter().sum()).collect()
+}

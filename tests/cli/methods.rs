@@ -1,0 +1,61 @@
+//! The paper's five methods, and what is said of them.
+
+use serde_json::Value;
+
+use crate::support::{run, tiny};
+
+/// Those with a row in Table 1.
+pub const TABLE_1: [&str; 5] = ["dlmi", "dlmi-tf", "gbda", "reinforce", "soda"];
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn table_1_is_printed_from_its_rows() {
+    let shown = run(&mut tiny(["methods"]));
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    let line = |name: &str| shown.out.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap().to_owned();
+    assert!(
+        line("dlmi").ends_with("yes             Gumbel-softmax                     yes, tau0 = 100, one per position  yes"),
+        "{}",
+        shown.out
+    );
+    assert!(line("soda").contains("tau = 0.05") && line("gbda").contains("fed back soft"), "{}", shown.out);
+    let rows = json(&run(&mut tiny(["methods", "--json"])).out);
+    let cell = |name: &str, column: &str| rows.as_array().unwrap().iter().find(|row| row["method"] == name).unwrap()[column].clone();
+    assert_eq!(TABLE_1.map(|name| cell(name, "teacher_forcing").as_str().unwrap().starts_with("yes")), [true, false, false, false, true]);
+    assert_eq!(cell("soda", "optimiser"), "Adam 0.03 (0.9, 0.995), no bias correction, decay 0.98, reset every 50");
+    assert_eq!(cell("reinforce", "gradient_estimator"), "REINFORCE, ema baseline, beta 0.9");
+}
+
+/// The hard scores are those of the prompt as a user would have it scored; there are relaxed ones where there is a relaxed prompt.
+#[test]
+fn every_method_takes_the_four_scores() {
+    for method in TABLE_1 {
+        let arguments = ["--json", "invert", "he is", "--method", method, "--prompt-tokens", "3", "--steps", "3", "--preset", "paper"];
+        let record = json(&run(&mut tiny(arguments)).out);
+        let ids: Vec<String> = record["search_ids"].as_array().unwrap().iter().map(Value::to_string).collect();
+        let target: Vec<String> = record["target_ids"].as_array().unwrap().iter().map(Value::to_string).collect();
+        let ids = ["--prompt-ids", &ids.join(","), "--target-ids", &target.join(","), "--json"];
+        let score = json(&run(tiny(["score"]).args(ids)).out);
+        for name in ["hard_forced", "hard_free"] {
+            assert_eq!(record["lcs"][name], score["lcs"][name], "{method} {name}: {score}");
+        }
+        for name in ["relaxed_forced", "relaxed_free"] {
+            assert_eq!(record["lcs"][name].is_null(), method == "reinforce", "{method} {name}");
+        }
+        assert_eq!((&record["method"], &record["steps"]), (&method.into(), &3.into()));
+    }
+}
+
+#[test]
+fn a_methods_settings_change_its_row_and_contradictions_are_refused() {
+    let samples = |arguments: &[&str]| json(&run(tiny(["--json", "config", "show"]).args(arguments)).out);
+    let soda = samples(&["--preset", "paper", "--set", "method=soda"]);
+    assert_eq!((&soda["learning_rate"]["value"], &soda["samples"]["value"]), (&0.03.into(), &1.into()));
+    assert_eq!(soda["tau"]["place"], "default of soda");
+    let refused = run(tiny(["invert", "he is", "--method", "reinforce"]).args(["--set", "baseline=leave-one-out", "--samples", "1"]));
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.err.contains("`samples` must be at least 2"), "{}", refused.err);
+}
