@@ -65,9 +65,13 @@ fn start_token(session: &Session, verb: &Targets) -> Result<u32> {
     let tokenizer = &session.checkpoint.tokenizer;
     match &verb.bos_token {
         Some(name) => tokenizer.token_id(name).ok_or_else(|| {
-            Error::input(format!("--bos-token: this model's vocabulary has no token `{name}`; give one by its name, such as `<|endoftext|>`"))
+            Error::input(format!(
+                "--bos-token: this model's vocabulary has no token `{name}`; give one by its name, such as `<|endoftext|>`"
+            ))
         }),
-        None => session.start_token().ok_or_else(|| Error::input("this model names no token that starts a text; give one with --bos-token")),
+        None => {
+            session.start_token().ok_or_else(|| Error::input("this model names no token that starts a text; give one with --bos-token"))
+        }
     }
 }
 

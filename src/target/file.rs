@@ -220,7 +220,8 @@ mod tests {
     #[test]
     fn lines_of_json_give_ids_or_text() {
         let (the, other) = (tiny().tokenizer.encode(" the"), r#"{"text": " the"}"#);
-        let text = format!("{}\n\n{other}\r\n", r#"{"id": "a", "text": "no matter", "ids": [1, 287], "k": 6, "bos": 3, "ranks": [], "x": {}}"#);
+        let text =
+            format!("{}\n\n{other}\r\n", r#"{"id": "a", "text": "no matter", "ids": [1, 287], "k": 6, "bos": 3, "ranks": [], "x": {}}"#);
         let targets = parse(&text);
         assert_eq!((targets.len(), targets[0].id.as_str(), targets[1].id.as_str()), (2, "a", "line3"));
         assert_eq!((&targets[0].target.ids[..], targets[0].k, targets[0].bos), (&[1, 287][..], Some(6), Some(3)));
