@@ -1,4 +1,12 @@
-//! The text that the model is to write.
+//! The text that the model is to write: from the command line, from files, or drawn by difficulty.
+
+mod difficulty;
+mod file;
+mod make;
+
+pub use difficulty::{Likelihood, Recipe, draw, measure};
+pub use file::{Labelled, parse_targets, read_targets};
+pub use make::{Maker, Record, Wanted};
 
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};

@@ -142,17 +142,25 @@ pub fn paint(on: bool, paint: Paint, text: &str) -> String {
 /// # Errors
 /// Stdout cannot be written for another reason: a full disk.
 pub fn print_result(text: &str) -> Result<()> {
-    write_result(&mut io::stdout().lock(), text)
+    print_part(text).map(drop)
 }
 
-fn write_result(out: &mut impl io::Write, text: &str) -> Result<()> {
+/// As [`print_result`], for a part of a result, at once and above the live line. False when nobody reads on: the rest is in vain.
+///
+/// # Errors
+/// Those of [`print_result`].
+pub fn print_part(text: &str) -> Result<bool> {
+    above_live_line(|| write_result(&mut io::stdout().lock(), text))
+}
+
+fn write_result(out: &mut impl io::Write, text: &str) -> Result<bool> {
     let newline = if text.ends_with('\n') { "" } else { "\n" };
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.write_all(newline.as_bytes())).and_then(|()| out.flush());
+    // In one go: who is interrupted leaves whole lines.
+    let written = out.write_all(format!("{text}{newline}").as_bytes()).and_then(|()| out.flush());
     match written {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::environment(format!("cannot write the result to standard output: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::environment(format!("cannot write the result to standard output: {error}"))),
     }
 }
 
@@ -162,11 +170,14 @@ pub fn print_error(policy: Policy, error: &Error) {
     to_stderr(&line);
 }
 
-/// A live line on stderr, if there is one, is kept below what is written.
 fn to_stderr(text: &str) {
-    let bar = live_line().clone();
     // A closed stderr leaves nobody to tell.
-    let write = || _ = io::stderr().lock().write_all(text.as_bytes());
+    above_live_line(|| _ = io::stderr().lock().write_all(text.as_bytes()));
+}
+
+/// A live line on stderr, if there is one, is kept below what is written.
+fn above_live_line<T>(write: impl FnOnce() -> T) -> T {
+    let bar = live_line().clone();
     match bar {
         Some(bar) => bar.suspend(write),
         None => write(),
@@ -478,10 +489,10 @@ mod tests {
     #[test]
     fn a_reader_that_left_is_no_error_but_a_full_disk_is() {
         let mut out = Vec::new();
-        write_result(&mut out, "a\n").unwrap();
-        write_result(&mut out, "b").unwrap();
+        assert!(write_result(&mut out, "a\n").unwrap());
+        assert!(write_result(&mut out, "b").unwrap());
         assert_eq!(out, b"a\nb\n");
-        assert!(write_result(&mut Broken(ErrorKind::BrokenPipe), "x").is_ok());
+        assert!(!write_result(&mut Broken(ErrorKind::BrokenPipe), "x").unwrap());
         assert_eq!(write_result(&mut Broken(ErrorKind::StorageFull), "x").unwrap_err().exit_code(), 3);
     }
 

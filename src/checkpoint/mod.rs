@@ -158,7 +158,8 @@ pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
     Ok(source.read(0, source.len as usize)?.to_vec())
 }
 
-fn read_text(path: &Path, limit: u64) -> Result<String> {
+/// As [`read_small`], of a text.
+pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
     String::from_utf8(read_small(path, limit)?).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         Error::input(format!("{} is not UTF-8 text at byte {at}", quoted(&path.display().to_string())))

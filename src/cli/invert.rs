@@ -2,14 +2,12 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::args::{Cli, Invert, read_text};
 use super::methods::method;
 use super::session::Session;
+use super::signals::watch_signals;
 use crate::backend::{self, Choice, Job};
 use crate::ops::TrackedBackend;
 use crate::prompt::{Prompt, PromptOptions};
@@ -41,18 +39,6 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
         (_, true) => ExitCode::SUCCESS,
         (_, false) => ExitCode::from(1),
     })
-}
-
-/// The first Ctrl-C or SIGTERM leaves its number here; the second one ends the program at once.
-fn watch_signals() -> Result<Arc<AtomicUsize>> {
-    let (number, again) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    for signal in [SIGINT, SIGTERM] {
-        flag::register_conditional_shutdown(signal, 128 + signal, again.clone())
-            .and_then(|_| flag::register_usize(signal, number.clone(), signal as usize))
-            .and_then(|_| flag::register(signal, again.clone()))
-            .map_err(|error| Error::environment(format!("cannot watch for Ctrl-C: {error}")))?;
-    }
-    Ok(number)
 }
 
 /// The target and the shape of the prompt, from the settings.

@@ -10,6 +10,8 @@ mod methods;
 mod models;
 mod score;
 mod session;
+mod signals;
+mod targets;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -68,6 +70,7 @@ fn run(cli: &Cli, policy: Policy) -> Result<ExitCode> {
         Verb::Invert(verb) => invert::run(cli, verb, policy),
         Verb::Complete(verb) => done(complete::run(cli, verb, policy)),
         Verb::Score(verb) => done(score::run(cli, verb, policy)),
+        Verb::Targets(verb) => targets::run(cli, verb, policy),
         Verb::Bench(verb) => done(bench::run(cli, verb, policy)),
         Verb::Models(verb) => done(models::run(cli, verb, policy)),
         Verb::Methods => done(methods::run(cli)),

@@ -10,4 +10,5 @@ mod refusals;
 mod resume;
 mod settings;
 mod support;
+mod targets;
 mod verbs;

@@ -1,0 +1,131 @@
+//! `dlmi targets`: draws targets by difficulty, makes reachable ones, or labels those of a file, on the plain path (CPU, f32).
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use burn::backend::Flex;
+use serde_json::json;
+
+use super::args::{Cli, Targets, read_text};
+use super::session::Session;
+use super::signals::watch_signals;
+use crate::error::quoted;
+use crate::subject::check_context;
+use crate::target::{Labelled, Maker, Recipe, Wanted, parse_targets};
+use crate::ui::{Policy, Progress, Status, print_part};
+use crate::{Error, Result};
+
+pub(super) fn run(cli: &Cli, verb: &Targets, policy: Policy) -> Result<ExitCode> {
+    let mut session = Session::open(cli, policy)?;
+    let start = start_token(&session, verb)?;
+    let wanted = wanted(&session, verb)?;
+    let model = session.load::<Flex>(&Default::default())?;
+    if let Some(path) = &verb.prompts_out {
+        keep_prompts(path, &wanted)?;
+    }
+    let maker = Maker {
+        model: &model,
+        tokenizer: &session.checkpoint.tokenizer,
+        digest: &session.checkpoint.digest,
+        start,
+        prompt_tokens: session.settings().prompt_tokens,
+    };
+    make(&maker, &wanted, policy)
+}
+
+/// Makes and prints one after the other, until all are there, somebody interrupts, or nobody reads on.
+fn make(maker: &Maker, wanted: &[Wanted], policy: Policy) -> Result<ExitCode> {
+    let (signal, began) = (watch_signals()?, Instant::now());
+    let mut progress = Progress::new(policy, format!("{} targets", wanted.len()));
+    for (done, wanted_one) in (0..).zip(wanted) {
+        progress.update(&Status {
+            step: done,
+            steps: Some(wanted.len() as u64),
+            seconds: began.elapsed().as_secs_f64(),
+            ..Status::default()
+        });
+        let record = super::json(&maker.make(wanted_one));
+        if !print_part(&record)? {
+            break;
+        }
+        let number = signal.load(Ordering::Relaxed);
+        if number != 0 && done + 1 < wanted.len() as u64 {
+            tracing::warn!("interrupted after {} of {} targets", done + 1, wanted.len());
+            return Ok(ExitCode::from(128 + number as u8));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start_token(session: &Session, verb: &Targets) -> Result<u32> {
+    let tokenizer = &session.checkpoint.tokenizer;
+    match &verb.bos_token {
+        Some(name) => tokenizer.token_id(name).ok_or_else(|| {
+            Error::input(format!(
+                "--bos-token: this model's vocabulary has no token `{name}`; give one by its name, such as `<|endoftext|>`"
+            ))
+        }),
+        None => {
+            session.start_token().ok_or_else(|| Error::input("this model names no token that starts a text; give one with --bos-token"))
+        }
+    }
+}
+
+/// What is to be made, each within the model's context.
+fn wanted(session: &Session, verb: &Targets) -> Result<Vec<Wanted>> {
+    let (config, tokens) = (&session.checkpoint.config, verb.tokens as usize);
+    if let Some(path) = &verb.label {
+        let mut targets = read(session, path)?;
+        for target in &mut targets {
+            named(target, check_context(config, 1, target.target.ids.len()))?;
+            target.bos = target.bos.filter(|_| verb.bos_token.is_none());
+        }
+        return Ok(targets.into_iter().map(Wanted::Given).collect());
+    }
+    check_context(config, 1, tokens)?;
+    let Some(path) = &verb.from else { return Ok(recipes(verb, session.settings().seed)) };
+    let (prompts, bos) = (read(session, path)?, session.bos()?);
+    for prompt in &prompts {
+        named(prompt, check_context(config, prompt.target.ids.len() + bos.iter().len(), tokens))?;
+    }
+    Ok(prompts.into_iter().map(|prompt| Wanted::Reachable { prompt, bos, tokens }).collect())
+}
+
+/// `per_k` targets for each k; a k that is named twice counts once.
+fn recipes(verb: &Targets, seed: u32) -> Vec<Wanted> {
+    let ks = verb.k.iter().enumerate().filter(|(i, k)| !verb.k[..*i].contains(k)).map(|(_, &k)| k);
+    let recipe = |k, sample| Recipe { k, sigma: verb.sigma, tokens: verb.tokens as usize, seed, sample };
+    ks.flat_map(|k| (0..verb.per_k).map(move |sample| Wanted::Drawn(recipe(k, sample)))).collect()
+}
+
+fn read(session: &Session, path: &Path) -> Result<Vec<Labelled>> {
+    let text = read_text(None, Some(path.to_owned()))?.unwrap_or_default();
+    parse_targets(&text, path, &session.checkpoint.tokenizer, session.checkpoint.config.vocab_size)
+}
+
+/// Says which entry of the file an error is about.
+fn named(entry: &Labelled, result: Result<()>) -> Result<()> {
+    result.map_err(|error| Error::input(format!("{}: {error}", quoted(&entry.id))))
+}
+
+/// The prompts by the names of their targets, in a file that must be new: nothing else keeps them.
+fn keep_prompts(path: &Path, wanted: &[Wanted]) -> Result<()> {
+    let line = |wanted: &Wanted| match wanted {
+        Wanted::Reachable { prompt: Labelled { id, target, .. }, bos, .. } => {
+            format!("{}\n", json!({ "id": id, "text": target.text, "ids": target.ids, "bos": bos }))
+        }
+        _ => String::new(),
+    };
+    let lines: String = wanted.iter().map(line).collect();
+    let file = OpenOptions::new().write(true).create_new(true).open(path);
+    file.and_then(|mut file| file.write_all(lines.as_bytes())).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            Error::input(format!("--prompts-out: `{}` is already there; name another file", path.display()))
+        }
+        _ => Error::writing(path, &error),
+    })
+}
