@@ -24,7 +24,7 @@ impl<B: TrackedBackend> Method<B> for Echo {
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, _: Clock) -> Result<Progress> {
         let margins = subject.margins(&[problem.prompt.search_ids(&self.free)], &problem.target.ids);
         let wrong = margins[0].iter().filter(|&&margin| margin <= 0.0).count();
-        Ok(Progress { objective: wrong as f32, gradient_norm: None, temperature: None, stalled: true })
+        Ok(Progress { objective: wrong as f32, gradient_norm: None, temperature: None, entropy: None, stalled: true })
     }
 
     fn held(&self, _: &Subject<B>, _: &Problem) -> Held {

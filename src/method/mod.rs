@@ -14,6 +14,7 @@ use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
 
 use crate::Result;
+use crate::metrics::Spread;
 use crate::ops::TrackedBackend;
 use crate::subject::{Problem, Subject};
 
@@ -35,8 +36,10 @@ pub struct Progress {
     pub objective: f32,
     /// Length of the gradient used, where one was.
     pub gradient_norm: Option<f32>,
-    /// Mean temperature, where there is one.
-    pub temperature: Option<f32>,
+    /// Effective temperature τ over the N positions, where there is one.
+    pub temperature: Option<Spread>,
+    /// Entropy of each position's distribution over the vocabulary, in nats, over the N positions, where there is one.
+    pub entropy: Option<Spread>,
     /// Nothing better was found for so long that a fresh start is worth trying.
     pub stalled: bool,
 }

@@ -4,6 +4,7 @@ use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend};
 use serde::{Deserialize, Serialize};
 
 use super::{Clock, Held, Method, Progress, State};
+use crate::metrics::Spread;
 use crate::model::generate::{argmax, host};
 use crate::noise::{Purpose, Stream};
 use crate::objective::Objective;
@@ -161,7 +162,8 @@ impl<B: TrackedBackend> Method<B> for RelaxedMethod<B> {
         Ok(Progress {
             objective: value as f32,
             gradient_norm: Some(norm as f32),
-            temperature: Some(host(tau).iter().sum::<f32>() / problem.prompt.tokens() as f32),
+            temperature: Some(Spread::of(&host(tau))),
+            entropy: None,
             stalled: false,
         })
     }

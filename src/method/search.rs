@@ -272,6 +272,7 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
             objective: self.at.current.hinge,
             gradient_norm,
             temperature: None,
+            entropy: None,
             stalled: self.at.stalled && !self.search.begin_anew,
         })
     }

@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Outcome, Stopped};
-use crate::evaluate::{Judge, Spread};
-use crate::metrics::{overlap, overlap_text, target_hit_ratio};
+use crate::evaluate::Judge;
+use crate::metrics::{Spread, overlap, overlap_text, target_hit_ratio};
 use crate::subject::{Cost, Problem};
 
 /// Which model was inverted.
