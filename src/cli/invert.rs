@@ -11,6 +11,7 @@ use super::args::{Cli, Invert, read_text};
 use super::methods::method;
 use super::session::Session;
 use crate::backend::{self, Choice, Job};
+use crate::evaluate::{Judged, Scores};
 use crate::ops::TrackedBackend;
 use crate::prompt::{Prompt, PromptOptions};
 use crate::run::folder::Folder;
@@ -186,6 +187,10 @@ impl Observer for Watcher<'_> {
 
     fn save(&mut self, snapshot: &dyn Fn() -> Snapshot) -> Result<()> {
         self.folder.as_ref().map_or(Ok(()), |folder| folder.save(&snapshot()))
+    }
+
+    fn end(&mut self, best: &Judged, scores: Scores) -> Result<()> {
+        self.folder.as_mut().map_or(Ok(()), |folder| folder.end(best, scores))
     }
 
     fn interrupted(&self) -> bool {
