@@ -2,20 +2,21 @@
 
 use burn::backend::Flex;
 use burn::tensor::{Tensor, activation::log_softmax};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::method::{Clock, Held, Method};
-use crate::metrics::{Spread, lcs_ratio, matched_prefix, perplexity};
+use crate::metrics::{Spread, lcs_ratio, matched_prefix, perplexity, token_accuracy};
 use crate::model::generate::{greedy, host, ids_tensor};
 use crate::model::{Generation, Llama};
 use crate::ops::TrackedBackend;
 use crate::prompt::Prompt;
 use crate::subject::{Problem, Subject};
 
-/// LCS(ŷ, y) / |y| for either kind of prompt under either kind of decoding.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+/// LCS(ŷ, y) / |y| for either kind of prompt under either kind of decoding, and how many tokens of the hard prompt's ŷ stand
+/// where the target has them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
-    /// Noisy soft prompts, the target's own tokens fed: what the paper plots for DLMI.
+    /// Noisy soft prompts, the target's own tokens fed: what the paper plots for DLMI. Over the noise samples of the step.
     pub relaxed_forced: Option<Spread>,
     /// Noisy soft prompts, the model's own argmax fed.
     pub relaxed_free: Option<Spread>,
@@ -23,27 +24,31 @@ pub struct Scores {
     pub hard_forced: f64,
     /// The hard prompt, the model's own argmax fed.
     pub hard_free: f64,
+    /// The hard prompt, the target's own tokens fed: share of positions with ŷ_i = y_i.
+    pub hard_forced_accuracy: f64,
+    /// The hard prompt, the model's own argmax fed: share of positions with ŷ_i = y_i.
+    pub hard_free_accuracy: f64,
 }
 
 /// Takes the four scores of what a method holds after the step of `clock`.
 pub fn scores<B: TrackedBackend>(method: &dyn Method<B>, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Scores {
     let target = &problem.target.ids;
-    let both = |prompts: Tensor<_, 3>| {
-        let ratios = |rows: Vec<Vec<u32>>| rows.iter().map(|row| lcs_ratio(row, target)).collect::<Vec<_>>();
-        (ratios(subject.forced(prompts.clone(), target)), ratios(subject.free(prompts, target.len()).ids))
-    };
+    let both = |prompts: Tensor<_, 3>| (subject.forced(prompts.clone(), target), subject.free(prompts, target.len()).ids);
     let relaxed = method.relaxed(subject, problem, clock).map(|free| both(subject.relaxed_prompts(free, &problem.prompt)));
-    let hard = both(subject.embed(&[problem.prompt.search_ids(&method.held(subject, problem).free)]));
+    let (forced, free) = both(subject.embed(&[problem.prompt.search_ids(&method.held(subject, problem).free)]));
+    let spread = |rows: &Vec<Vec<u32>>| Spread::of(&rows.iter().map(|row| lcs_ratio(row, target)).collect::<Vec<_>>());
     Scores {
-        relaxed_forced: relaxed.as_ref().map(|(forced, _)| Spread::of(forced)),
-        relaxed_free: relaxed.as_ref().map(|(_, free)| Spread::of(free)),
-        hard_forced: hard.0[0],
-        hard_free: hard.1[0],
+        relaxed_forced: relaxed.as_ref().map(|(forced, _)| spread(forced)),
+        relaxed_free: relaxed.as_ref().map(|(_, free)| spread(free)),
+        hard_forced: lcs_ratio(&forced[0], target),
+        hard_free: lcs_ratio(&free[0], target),
+        hard_forced_accuracy: token_accuracy(&forced[0], target),
+        hard_free_accuracy: token_accuracy(&free[0], target),
     }
 }
 
 /// A hard prompt judged as a user would type it.
-#[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Judged {
     /// N free tokens as searched.
     pub free: Vec<u32>,

@@ -1,11 +1,11 @@
-//! Scores between token sequences and between texts.
+//! Scores between token sequences and between texts, and summaries of numbers.
 
 use std::collections::HashSet;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-/// The mean of some values, and the extremes.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+/// Mean of some numbers, with the extremes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// Mean.
     pub mean: f64,
@@ -16,14 +16,19 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of at least one value.
-    pub fn of(values: &[f64]) -> Self {
-        let mean = values.iter().sum::<f64>() / values.len() as f64;
+    /// Of one number or more.
+    pub fn of<T: Copy + Into<f64>>(values: &[T]) -> Self {
+        let values = || values.iter().map(|&value| value.into());
         Self {
-            mean,
-            min: values.iter().copied().fold(f64::INFINITY, f64::min),
-            max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            mean: values().sum::<f64>() / values().len() as f64,
+            min: values().fold(f64::INFINITY, f64::min),
+            max: values().fold(f64::NEG_INFINITY, f64::max),
         }
+    }
+
+    /// Itself, unless one of the numbers was none.
+    pub fn finite(self) -> Option<Self> {
+        [self.mean, self.min, self.max].iter().all(|x| x.is_finite()).then_some(self)
     }
 }
 
@@ -50,6 +55,11 @@ pub fn lcs_ratio(completion: &[u32], target: &[u32]) -> f64 {
 /// Tokens from the start that are equal in both.
 pub fn matched_prefix(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(x, y)| x == y).count()
+}
+
+/// Share of the target's positions at which the completion has the target's token; 0 for an empty target.
+pub fn token_accuracy(completion: &[u32], target: &[u32]) -> f64 {
+    share(completion.iter().zip(target).filter(|(x, y)| x == y).count(), target.len())
 }
 
 /// Share of the prompt's positions that hold a token of the target; 0 for an empty prompt.
@@ -141,6 +151,13 @@ mod tests {
         }
 
         #[test]
+        fn token_accuracy_lies_between_prefix_and_subsequence(a in vec(0..3u32, 9..10), b in vec(0..3u32, 9..10)) {
+            let accuracy = token_accuracy(&a, &b);
+            prop_assert!(accuracy >= matched_prefix(&a, &b) as f64 / 9.0 && accuracy <= lcs_ratio(&a, &b));
+            prop_assert_eq!(accuracy == 1.0, a == b);
+        }
+
+        #[test]
         fn overlaps_are_shares(a in vec(0..9u32, 0..20), b in vec(0..9u32, 0..20)) {
             let inside = a.iter().filter(|x| b.contains(x)).count();
             prop_assert_eq!(overlap(&a, &b), if a.is_empty() { 0.0 } else { inside as f64 / a.len() as f64 });
@@ -153,6 +170,21 @@ mod tests {
             let wanted = longest_substring_by_enumeration(&a, &b) as f64 / b.chars().count() as f64;
             prop_assert_eq!(overlap_text(&a, &b), wanted);
         }
+    }
+
+    #[test]
+    fn a_token_counts_only_in_its_place() {
+        assert_eq!(token_accuracy(&[9, 1, 2, 3], &[1, 1, 2, 9]), 0.5);
+        assert_eq!(token_accuracy(&[1, 2], &[2, 1]), 0.0);
+        assert_eq!(token_accuracy(&[1], &[1, 1, 1, 1]), 0.25);
+        assert_eq!(token_accuracy(&[1], &[]), 0.0);
+    }
+
+    #[test]
+    fn a_spread_is_finite_where_all_its_numbers_are() {
+        assert_eq!(Spread::of(&[1f32, 4.0, 1.0]).finite(), Some(Spread { mean: 2.0, min: 1.0, max: 4.0 }));
+        assert_eq!(Spread::of(&[1.0, f64::NAN]).finite(), None);
+        assert_eq!(Spread::of(&[1.0, f64::INFINITY]).finite(), None);
     }
 
     #[test]

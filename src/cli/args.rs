@@ -145,7 +145,7 @@ pub struct Invert {
     /// Read TARGET from a file (its last newline left out)
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Keep result, events and checkpoint in a folder
+    /// Keep result, events (for TensorBoard too) and checkpoint in a folder
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Go on from the checkpoint in the folder of --out

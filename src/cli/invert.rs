@@ -9,6 +9,7 @@ use super::methods::method;
 use super::session::Session;
 use super::signals::watch_signals;
 use crate::backend::{self, Choice, Job};
+use crate::evaluate::{Judged, Scores};
 use crate::ops::TrackedBackend;
 use crate::prompt::{Prompt, PromptOptions};
 use crate::run::folder::Folder;
@@ -172,6 +173,10 @@ impl Observer for Watcher<'_> {
 
     fn save(&mut self, snapshot: &dyn Fn() -> Snapshot) -> Result<()> {
         self.folder.as_ref().map_or(Ok(()), |folder| folder.save(&snapshot()))
+    }
+
+    fn end(&mut self, best: &Judged, scores: Scores) -> Result<()> {
+        self.folder.as_mut().map_or(Ok(()), |folder| folder.end(best, scores))
     }
 
     fn interrupted(&self) -> bool {

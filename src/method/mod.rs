@@ -39,9 +39,9 @@ pub struct Progress {
     pub objective: f32,
     /// Length of the gradient used, where one was.
     pub gradient_norm: Option<f32>,
-    /// τ over the N positions, where there is one.
+    /// Effective temperature τ over the N positions, where there is one.
     pub temperature: Option<Spread>,
-    /// Entropy of the N positions' distributions in nats, noise left out, where there are any.
+    /// Entropy of each position's distribution over the vocabulary, in nats, over the N positions, where there is one.
     pub entropy: Option<Spread>,
     /// Nothing better was found for so long that a fresh start is worth trying.
     pub stalled: bool,

@@ -317,12 +317,11 @@ impl<B: TrackedBackend> Method<B> for RelaxedMethod<B> {
         }
         let now = self.current(subject, Gumbel::Silent);
         let norm = host(step.z.powi_scalar(2).sum_dim(1)).iter().map(|x| f64::from(*x)).sum::<f64>().sqrt();
-        let spread = |values: Vec<f32>| Spread::of(&values.into_iter().map(f64::from).collect::<Vec<_>>());
         Ok(Progress {
             objective: step.loss as f32,
             gradient_norm: Some(norm as f32),
-            entropy: Some(spread(Plain::<B>::entropy(&now))),
-            temperature: (self.row.temperature != Temperature::None).then(|| spread(host(now.temperature))),
+            entropy: Some(Spread::of(&Plain::<B>::entropy(&now))),
+            temperature: (self.row.temperature != Temperature::None).then(|| Spread::of(&host(now.temperature))),
             stalled: false,
         })
     }

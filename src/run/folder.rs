@@ -1,19 +1,21 @@
-//! The folder of a run: `result.json`, `events.jsonl`, `checkpoint.safetensors`, and a lock.
+//! The folder of a run: `result.json`, `events.jsonl` and the same for TensorBoard, `checkpoint.safetensors`, and a lock.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
+use super::events::{BestSoFar, Event, Log};
 use super::{Report, Snapshot, Standing};
+use crate::evaluate::{Judged, Scores};
 use crate::method::State;
 use crate::{Error, Result};
 
-const SCHEMA: &str = "dlmi.checkpoint/1";
+const SCHEMA: &str = "dlmi.checkpoint/2";
 
 /// An opened run folder. Nobody else can open it until this value is dropped.
 #[derive(Debug)]
@@ -21,7 +23,7 @@ pub struct Folder {
     path: PathBuf,
     /// What must be the same when the run goes on.
     identity: Value,
-    events: File,
+    log: Log,
     _lock: File,
 }
 
@@ -39,45 +41,32 @@ impl Folder {
                 path.display()
             )));
         }
-        let snapshot = checkpoint.exists().then(|| read(&checkpoint, &identity)).transpose()?;
-        let events_path = path.join("events.jsonl");
-        keep_events(&events_path, snapshot.as_ref().map_or(0, |snapshot| snapshot.standing.step))?;
-        let events = OpenOptions::new().create(true).append(true).open(&events_path);
-        let events = events.map_err(|error| Error::writing(&events_path, &error))?;
-        Ok((Self { path: path.to_owned(), identity, events, _lock: lock }, snapshot))
+        let (snapshot, last) = checkpoint.exists().then(|| read(&checkpoint, &identity)).transpose()?.unzip();
+        let seconds = snapshot.as_ref().map_or(0.0, |snapshot| snapshot.standing.seconds);
+        let log = Log::open(path, last.flatten(), seconds)?;
+        Ok((Self { path: path.to_owned(), identity, log, _lock: lock }, snapshot))
     }
 
-    /// Appends one line to `events.jsonl`.
+    /// Adds a step to the events.
     pub fn event(&mut self, report: &Report) -> Result<()> {
-        let line = format!("{}\n", event(report));
-        self.events.write_all(line.as_bytes()).map_err(|error| Error::writing(&self.path.join("events.jsonl"), &error))
+        self.log.put(Event::from(report))
+    }
+
+    /// Adds to the last step what is known of it when the run is over.
+    pub fn end(&mut self, best: &Judged, scores: Scores) -> Result<()> {
+        self.log.end(BestSoFar::from(best), scores)
     }
 
     /// Replaces `checkpoint.safetensors`.
     pub fn save(&self, snapshot: &Snapshot) -> Result<()> {
         let path = self.path.join("checkpoint.safetensors");
-        replace(&path, &encode(snapshot, &self.identity))
+        replace(&path, &encode(snapshot, &self.identity, self.log.last()))
     }
 
     /// Replaces `result.json`.
     pub fn result(&self, result: &str) -> Result<()> {
         replace(&self.path.join("result.json"), format!("{result}\n").as_bytes())
     }
-}
-
-fn event(report: &Report) -> Value {
-    let number = |x: f32| if x.is_finite() { Value::from(x) } else { Value::Null };
-    serde_json::json!({
-        "step": report.step,
-        "restart": report.restart,
-        "seconds": report.seconds,
-        "objective": number(report.progress.objective),
-        "gradient_norm": report.progress.gradient_norm.map(number),
-        "temperature": report.progress.temperature.map(|tau| number(tau.mean as f32)),
-        "matched_prefix": report.best.map(|best| best.matched_prefix),
-        "scores": report.scores,
-        "cost": report.cost,
-    })
 }
 
 fn lock(folder: &Path) -> Result<File> {
@@ -99,18 +88,8 @@ fn lock(folder: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Drops events after `step`, which the resumed run makes again, and a last line that was cut off.
-fn keep_events(path: &Path, step: u64) -> Result<()> {
-    let Ok(file) = File::open(path) else { return Ok(()) };
-    let belongs =
-        |line: &String| serde_json::from_str::<Value>(line).ok().and_then(|event| event["step"].as_u64()).is_some_and(|at| at <= step);
-    let kept: Vec<String> = BufReader::new(file).lines().map_while(|line| line.ok()).filter(belongs).collect();
-    let text: String = kept.iter().map(|line| format!("{line}\n")).collect();
-    replace(path, text.as_bytes())
-}
-
 /// Writes beside, then renames: whatever happens, the old or the new content is there, whole.
-fn replace(path: &Path, content: &[u8]) -> Result<()> {
+pub(super) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -122,7 +101,7 @@ fn replace(path: &Path, content: &[u8]) -> Result<()> {
     write().map_err(|error| Error::writing(path, &error))
 }
 
-fn encode(snapshot: &Snapshot, identity: &Value) -> Vec<u8> {
+fn encode(snapshot: &Snapshot, identity: &Value, last: Option<&Event>) -> Vec<u8> {
     let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let tensors: Vec<(&String, &Vec<usize>, Vec<u8>)> =
         snapshot.state.tensors.iter().map(|(name, (shape, values))| (name, shape, bytes(values))).collect();
@@ -130,17 +109,20 @@ fn encode(snapshot: &Snapshot, identity: &Value) -> Vec<u8> {
         (name.as_str(), TensorView::new(Dtype::F32, (*shape).clone(), bytes).expect("a shape agrees with its values"))
     });
     let standing = serde_json::to_string(&snapshot.standing).expect("plain data");
+    let event = serde_json::to_string(&last).expect("plain data");
     let fields = snapshot.state.fields.to_string();
     let metadata = HashMap::from([
         ("schema".to_owned(), SCHEMA.to_owned()),
         ("identity".to_owned(), identity.to_string()),
         ("standing".to_owned(), standing),
+        ("event".to_owned(), event),
         ("fields".to_owned(), fields),
     ]);
     safetensors::serialize(views, Some(metadata)).expect("names are unique")
 }
 
-fn read(path: &Path, identity: &Value) -> Result<Snapshot> {
+/// The snapshot in a checkpoint, and the event of its last step.
+fn read(path: &Path, identity: &Value) -> Result<(Snapshot, Option<Event>)> {
     let bytes = fs::read(path).map_err(|error| Error::reading(path, &error))?;
     let broken = |what: &dyn std::fmt::Display| Error::input(format!("`{}` is not a checkpoint of dlmi: {what}", path.display()));
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| broken(&error))?;
@@ -156,11 +138,12 @@ fn read(path: &Path, identity: &Value) -> Result<Snapshot> {
     let known: Value = serde_json::from_str(&field("identity")?).map_err(|error| broken(&error))?;
     same_run(&known, identity, path)?;
     let standing: Standing = serde_json::from_str(&field("standing")?).map_err(|error| broken(&error))?;
+    let event: Option<Event> = serde_json::from_str(&field("event")?).map_err(|error| broken(&error))?;
     let fields: Value = serde_json::from_str(&field("fields")?).map_err(|error| broken(&error))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| broken(&error))?;
     let values = |view: &TensorView| view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     let tensors = file.iter().map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), values(&view)))).collect();
-    Ok(Snapshot { standing, state: State { tensors, fields } })
+    Ok((Snapshot { standing, state: State { tensors, fields } }, event))
 }
 
 /// Refuses to go on with other settings, naming the first that differs.

@@ -1,7 +1,11 @@
 //! The loop around a method: budget, judging, confirming, stopping. It knows nothing of files or terminals.
 
+pub mod events;
 pub mod folder;
 pub mod record;
+mod tensorboard;
+#[cfg(test)]
+mod tests;
 
 use std::time::Instant;
 
@@ -87,6 +91,8 @@ pub struct Standing {
     pub cost: Cost,
     /// The best prompt so far.
     pub best: Option<Judged>,
+    /// The last step found nothing better for so long that a fresh start is due, if one is left.
+    pub stalled: bool,
 }
 
 /// Watches a run, keeps its snapshots, and may end it.
@@ -98,6 +104,11 @@ pub trait Observer {
 
     /// Every `eval_every` steps and when a run ends early. `snapshot` is costly: ask only where it is kept.
     fn save(&mut self, _snapshot: &dyn Fn() -> Snapshot) -> Result<()> {
+        Ok(())
+    }
+
+    /// Once, when the run is over: the best prompt and the four scores of the step that was its last.
+    fn end(&mut self, _best: &Judged, _scores: Scores) -> Result<()> {
         Ok(())
     }
 
@@ -150,7 +161,7 @@ impl<B: TrackedBackend> Trial<'_, B> {
     /// # Errors
     /// Those of the method and the observer, and a snapshot that does not fit the method.
     pub fn run(&self, method: &mut dyn Method<B>, resume: Option<Snapshot>, observer: &mut dyn Observer) -> Result<Outcome> {
-        let at = Standing { step: 0, restart: 0, step_of_start: 0, seconds: 0.0, cost: Cost::default(), best: None };
+        let at = Standing { step: 0, restart: 0, step_of_start: 0, seconds: 0.0, cost: Cost::default(), best: None, stalled: false };
         let mut run = Run { trial: self, method, began: Instant::now(), seconds_before: 0.0, at, scored: None };
         self.subject.prepare(self.problem);
         match resume {
@@ -158,7 +169,7 @@ impl<B: TrackedBackend> Trial<'_, B> {
             None => run.method.start(self.subject, self.problem, run.clock())?,
         }
         let (stopped, seconds_to_exact) = run.until_done(observer)?;
-        run.finish(stopped, seconds_to_exact)
+        run.finish(stopped, seconds_to_exact, observer)
     }
 }
 
@@ -194,16 +205,16 @@ impl<B: TrackedBackend> Run<'_, B> {
         if self.knew_it_was_exact() {
             return Ok((Stopped::Exact, Some(self.seconds())));
         }
-        // A run that goes on may have been given more restarts.
-        self.restart_if_spent(false)?;
         loop {
             if let Some(stopped) = self.over(observer) {
                 observer.save(&|| self.snapshot())?;
                 return Ok((stopped, None));
             }
+            self.restart_if_spent()?;
             let progress = self.method.step(self.trial.subject, self.trial.problem, self.clock())?;
             self.at.step += 1;
             self.at.step_of_start += 1;
+            self.at.stalled = progress.stalled;
             let due = self.at.step.is_multiple_of(self.trial.budget.eval_every);
             self.look(due);
             let exact = self.trial.budget.early_stop && self.confirmed();
@@ -216,8 +227,6 @@ impl<B: TrackedBackend> Run<'_, B> {
             if !progress.objective.is_finite() {
                 return Ok((Stopped::Diverged, None));
             }
-            // Before the snapshot, which does not know of a stall.
-            self.restart_if_spent(progress.stalled)?;
             if due {
                 observer.save(&|| self.snapshot())?;
             }
@@ -240,7 +249,7 @@ impl<B: TrackedBackend> Run<'_, B> {
         if observer.interrupted() {
             return Some(Stopped::Signal);
         }
-        if self.trial.budget.steps.is_some_and(|steps| self.at.step_of_start >= steps) {
+        if self.used_up() && !self.may_restart() {
             return Some(Stopped::Budget);
         }
         self.trial.budget.seconds.is_some_and(|limit| self.seconds() >= limit).then_some(Stopped::Time)
@@ -289,9 +298,18 @@ impl<B: TrackedBackend> Run<'_, B> {
         confirmation.exact
     }
 
-    fn restart_if_spent(&mut self, stalled: bool) -> Result<()> {
-        let spent = stalled || self.trial.budget.steps.is_some_and(|steps| self.at.step_of_start >= steps);
-        if spent && self.at.restart < self.trial.budget.restarts {
+    /// Whether all steps of this start were made.
+    fn used_up(&self) -> bool {
+        self.trial.budget.steps.is_some_and(|steps| self.at.step_of_start >= steps)
+    }
+
+    fn may_restart(&self) -> bool {
+        self.at.restart < self.trial.budget.restarts
+    }
+
+    /// Only when the next step is certain, so that what is held at the end is what the last step left.
+    fn restart_if_spent(&mut self) -> Result<()> {
+        if (self.at.stalled || self.used_up()) && self.may_restart() {
             self.at.restart += 1;
             self.at.step_of_start = 0;
             self.method.start(self.trial.subject, self.trial.problem, self.clock())?;
@@ -309,12 +327,13 @@ impl<B: TrackedBackend> Run<'_, B> {
         Snapshot { standing, state: self.method.state() }
     }
 
-    fn finish(mut self, stopped: Stopped, seconds_to_exact: Option<f64>) -> Result<Outcome> {
+    fn finish(mut self, stopped: Stopped, seconds_to_exact: Option<f64>, observer: &mut dyn Observer) -> Result<Outcome> {
         if stopped != Stopped::Exact {
             self.look(true);
         }
         let scores = self.scores();
         let best = self.at.best.clone().expect("the prompt held was judged");
+        observer.end(&best, scores)?;
         let confirmation = self.trial.judge.confirm(&best.typed, &self.trial.problem.target.ids);
         self.trial.subject.charge(best.typed.len() + self.trial.problem.target.ids.len() - 1, 0, self.trial.problem.target.ids.len());
         let standing = Standing { seconds: self.seconds(), cost: self.trial.subject.cost(), ..self.at };

@@ -2,6 +2,8 @@
 
 mod backends;
 mod bench;
+mod board;
+mod events;
 mod flags;
 mod invert;
 mod methods;

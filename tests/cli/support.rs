@@ -167,3 +167,9 @@ pub fn edit_header(path: PathBuf, change: impl FnOnce(&mut Value)) {
     let length = (header.len() as u64).to_le_bytes();
     fs::write(&path, [&length, header.as_bytes(), data].concat()).expect("a file");
 }
+
+/// The lines of a run's `events.jsonl`.
+pub fn events(out: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(out.join("events.jsonl")).expect("events");
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
