@@ -82,12 +82,11 @@ impl<B: Backend> Output<B> {
             Self::Distribution(noise) => Output::Distribution(noise.tracked()),
         }
     }
+}
 
-    /// What stands behind the normalised hidden states `hidden` `[S, D]` of token `t`, `[S, D]`. Noise must not be [`Gumbel::Drawn`].
-    fn token(&self, model: &Llama<B>, hidden: Tensor<B, 2>, t: usize) -> Tensor<B, 2>
-    where
-        B: Kernels,
-    {
+impl<B: Kernels> Output<B> {
+    /// What is fed behind the normalised hidden states `hidden` `[S, D]` that predict token `t`, `[S, D]`. Noise must be given.
+    fn token(&self, model: &Llama<B>, hidden: Tensor<B, 2>, t: usize) -> Tensor<B, 2> {
         let [samples, d] = hidden.dims();
         let logits = model.logits(hidden);
         let v = logits.dims()[1];
