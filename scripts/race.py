@@ -30,7 +30,13 @@ def result(target, method, path, a):
             raise SystemExit(f"{target['id']}: {run.stderr.strip()}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(run.stdout, encoding="utf-8")
-    return json.loads(path.read_text(encoding="utf-8"))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    settings = found["settings"]
+    was = (found["target_text"], found["method"], settings["seed"], settings["prompt_tokens"], settings["steps"], found["model"]["spec"])
+    if was != (target["text"], method, a.seed, a.prompt_tokens, a.steps, a.model):
+        raise SystemExit(f"{path} holds another experiment (steps {settings['steps']}, N {settings['prompt_tokens']}, seed {settings['seed']}, "
+                         f"model {found['model']['spec']}): name another OUT_DIR")
+    return found
 
 
 def row(target, method, found):
@@ -55,6 +61,9 @@ def main():
     parser.add_argument("--dlmi", default="target/release/dlmi")
     a = parser.parse_args()
     targets = [json.loads(line) for line in a.targets.read_text(encoding="utf-8").splitlines()]
+    for target in [target for target in targets if not target.get("retokenises", True)]:
+        print(f"{target['id']} is left out: its text is tokenised to other ids than those drawn")
+        targets.remove(target)
     methods = a.methods.split(",")
     print("| target | method | " + " | ".join(SCORES) + " | best matched | | steps | seconds | forward tokens |")
     print("|---" * 11 + "|")

@@ -5,10 +5,14 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::Result;
+use crate::estimator::Estimator;
+use crate::feeding::{Feedback, Feeding};
+use crate::method::relaxed::Row;
 use crate::method::{Clock, Method};
 use crate::model::generate::ids_tensor;
 use crate::model::{Llama, LlamaConfig, greedy};
 use crate::noise::{Draws, Purpose, Stream};
+use crate::objective::Objective;
 use crate::ops::{Kernels, TrackedBackend};
 use crate::prompt::Prompt;
 use crate::subject::{Cost, Problem, Subject, Swap};
@@ -63,7 +67,7 @@ pub struct StepBench {
     pub arithmetic: Arithmetic,
 }
 
-/// Times `rounds` steps after a first one.
+/// Times `rounds` steps after a first one. A relaxed method is described by its `row`.
 ///
 /// # Errors
 /// Those of the method.
@@ -73,26 +77,33 @@ pub fn step<B: TrackedBackend>(
     problem: &Problem,
     seed: u32,
     rounds: usize,
-    samples: usize,
+    row: Option<Row>,
 ) -> Result<StepBench> {
     let clock = |step| Clock { seed, restart: 0, step };
     method.start(subject, problem, clock(0))?;
-    let (mut losses, mut relaxed, mut before) = (Vec::new(), false, Cost::default());
+    let (mut losses, mut before) = (Vec::new(), Cost::default());
     let seconds = timed(rounds, |number| {
         if number == 1 {
             before = subject.cost();
         }
         let progress = method.step(subject, problem, clock(number as u32))?;
         losses.push(progress.objective);
-        relaxed = progress.temperature.is_some();
         Ok(())
     })?;
     losses.truncate(3);
     let config = subject.model().config();
-    let soft_rows = if relaxed { samples * problem.prompt.tokens() } else { 0 };
-    let flops = flops(config, before, subject.cost(), relaxed) / rounds as f64 + 4.0 * (soft_rows * head(config)) as f64;
-    let rows = (if relaxed { samples } else { 1 }) * (problem.prompt.len() + problem.target.ids.len() - 1);
+    let cross_entropy = row.is_some_and(|row| row.objective == Objective::CrossEntropy);
+    let soft_rows = row.map_or(0, |row| soft_rows(&row, problem));
+    let flops = flops(config, before, subject.cost(), cross_entropy) / rounds as f64 + 4.0 * (soft_rows * head(config)) as f64;
+    let rows = row.map_or(1, |row| row.samples) * (problem.prompt.len() + problem.target.ids.len() - 1);
     Ok(StepBench { seconds, losses, arithmetic: Arithmetic::of(flops, seconds, ceiling(subject.model(), rows)) })
+}
+
+/// Rows of a step that are mixed of the whole vocabulary, there and back: relaxed prompts, and distributions that are fed back.
+fn soft_rows(row: &Row, problem: &Problem) -> usize {
+    let prompts = if matches!(row.estimator, Estimator::Reinforce(_)) { 0 } else { problem.prompt.tokens() };
+    let fed_back = if matches!(row.feeding, Feeding::Free(Feedback::Soft | Feedback::Gumbel)) { problem.target.ids.len() - 1 } else { 0 };
+    row.samples * (prompts + fed_back)
 }
 
 /// Candidates of a search.

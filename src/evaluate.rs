@@ -16,7 +16,8 @@ use crate::subject::{Problem, Subject};
 /// where the target has them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
-    /// Noisy soft prompts, the target's own tokens fed: what the paper plots for DLMI. Over the noise samples of the step.
+    /// Noisy soft prompts, the target's own tokens fed: what the paper plots for DLMI. Over the noise samples of the step, which has
+    /// moved Z under this very noise.
     pub relaxed_forced: Option<Spread>,
     /// Noisy soft prompts, the model's own argmax fed.
     pub relaxed_free: Option<Spread>,
@@ -33,7 +34,7 @@ pub struct Scores {
 /// Takes the four scores of what a method holds after the step of `clock`.
 pub fn scores<B: TrackedBackend>(method: &dyn Method<B>, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Scores {
     let target = &problem.target.ids;
-    let both = |prompts: Tensor<_, 3>| (subject.forced(prompts.clone(), target), subject.free(prompts, target.len()).ids);
+    let both = |prompts: Tensor<_, 3>| (subject.forced(prompts.clone(), target), subject.free(prompts, target.len()));
     let relaxed = method.relaxed(subject, problem, clock).map(|free| both(subject.relaxed_prompts(free, &problem.prompt)));
     let (forced, free) = both(subject.embed(&[problem.prompt.search_ids(&method.held(subject, problem).free)]));
     let spread = |rows: &Vec<Vec<u32>>| Spread::of(&rows.iter().map(|row| lcs_ratio(row, target)).collect::<Vec<_>>());

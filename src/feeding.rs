@@ -99,7 +99,8 @@ impl<B: Kernels> Output<B> {
                 let tokens = noise.dims()[0] / samples;
                 Gumbel::Given(noise.clone().reshape([samples, tokens, v]).narrow(1, t, 1).reshape([samples, v]))
             }
-            other => other.clone(),
+            Gumbel::Silent => Gumbel::Silent,
+            Gumbel::Drawn { .. } => unreachable!("noise is drawn for all tokens at once"),
         };
         let temperature = Tensor::ones([samples, 1], (&model.device(), logits.dtype()));
         let embedding = model.embed_tokens.val();
@@ -117,7 +118,7 @@ fn drawn<B: Backend>(stream: Stream, largest: f32, samples: Range<usize>, tokens
 /// Normalised hidden states that predict `tokens` tokens behind `prompts` `[S, T, D]`, the model's own output fed:
 /// `[S·tokens, D]`, those of a sample together. `cache` holds what stands before the prompts. On a backend with gradients they flow
 /// through every token that was fed back; the keys and values of each layer are then kept once for each of them.
-pub fn free_running<B: Kernels>(
+pub(crate) fn free_running<B: Kernels>(
     model: &Llama<B>,
     prompts: Tensor<B, 3>,
     mut cache: Cache<B>,

@@ -9,10 +9,10 @@
 //! 3. `[x; y₁ … y_{M−1}]` goes through the model from embeddings ([`model`], [`subject`]); the M positions that predict y meet the
 //!    LM head, and their cross-entropy is the loss ([`objective`]).
 //! 4. Adam moves Z and Φ ([`optimiser`]); no weight is ever touched.
-//!
-//! The methods that the paper compares it with are other values of the same things: another estimator of the gradient ([`estimator`]),
-//! another temperature, the model's own output fed in place of the target ([`feeding`]); [`method::relaxed::Row`] is a row of its Table 1.
 //! 5. Its targets are drawn by difficulty: at each position the token of a rank near k ([`target::draw`]).
+//! 6. The methods that it is compared with are other values of the same things: another estimator of the gradient ([`estimator`]),
+//!    another temperature, the model's own output fed in place of the target ([`feeding`]). A row of Table 1 is a
+//!    [`method::relaxed::Row`].
 //!
 //! What the paper leaves open begins here: its prompts are soft, and nobody can type them. [`method::snap`] searches whole tokens
 //! instead; [`prompt`] says which may stand in a prompt; [`evaluate`] takes four scores that are never mixed up, and is the only

@@ -193,12 +193,14 @@ pub const KEYS: &[Key] = &[
         put(&mut s.max_seconds, v.optional(Raw::positive))
     }),
     key("early_stop", "End as soon as the inversion is exact", |s, v| put(&mut s.early_stop, v.switch())),
-    key("samples", "Prompts that a step of a relaxed method draws (S; soda draws none: 1)", |s, v| put(&mut s.samples, v.whole(1..=1024))),
+    key("samples", "Prompts that a step of a relaxed method draws (S; soda draws nothing and has one)", |s, v| {
+        put(&mut s.samples, v.whole(1..=1024))
+    }),
     key("restarts", "Fresh starts after the first, each when the steps are used up or snap stalls", |s, v| {
         put(&mut s.restarts, v.whole(0..=1_000_000))
     }),
     key("learning_rate", "Adam's learning rate (soda: 0.03)", |s, v| put(&mut s.learning_rate, v.positive())),
-    key("tau", "gbda, soda: the fixed temperature (gbda: 1, soda: 0.05)", |s, v| put(&mut s.tau, v.positive())),
+    key("tau", "gbda, soda: the fixed temperature (gbda: 1, soda: 0.05)", |s, v| put(&mut s.tau, v.real(1e-6..=1e9))),
     key("tau0", "dlmi, dlmi-tf: scale of the learned temperature, tau = tau0 (1 + tanh phi)", |s, v| put(&mut s.tau0, v.positive())),
     key("per_position", "dlmi, dlmi-tf: learn one temperature per position, not one for all", |s, v| put(&mut s.per_position, v.switch())),
     key("initial_phi", "dlmi, dlmi-tf: where phi starts", |s, v| put(&mut s.initial_phi, v.choice())),

@@ -5,13 +5,15 @@ mod neighbours;
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
+use std::ops::Range;
 
 use burn::backend::Flex;
 use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
+use crate::feeding::Feeding;
 use crate::model::generate::{argmax, host, ids_tensor};
-use crate::model::{Cache, Generation, Llama, LlamaConfig, greedy};
+use crate::model::{Cache, Llama, LlamaConfig, greedy};
 use crate::ops::{Kernels, TrackedBackend};
 use crate::prompt::Prompt;
 use crate::target::Target;
@@ -20,7 +22,7 @@ use crate::{Error, Result};
 
 pub use neighbours::Neighbours;
 
-use gradient::{SAMPLE_ROWS, trace_bytes};
+use gradient::{rows_kept, together, trace_bytes};
 
 /// What was asked of the model, in positions, cached ones not counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,28 +75,23 @@ impl<B: TrackedBackend> Subject<B> {
         Self { plain, tokenizer, norms: OnceCell::new(), prefix, most: usize::MAX, cost: Cell::default() }
     }
 
-    /// Keeps weights and a step on `problem` within `mib` MiB, by computing less at once.
+    /// Keeps weights and a step on `problem`, of so many samples fed in this way, within `mib` MiB, by computing less at once.
     ///
     /// # Errors
-    /// That is too little for a single sample.
-    pub fn within(mut self, mib: Option<u64>, problem: &Problem) -> Result<Self> {
+    /// That is too little for the fewest samples that are computed at once.
+    pub fn within(mut self, mib: Option<u64>, problem: &Problem, samples: usize, feeding: Feeding) -> Result<Self> {
         let Some(mib) = mib else { return Ok(self) };
-        let (config, positions) = (self.plain.config(), problem.prompt.len() + problem.target.ids.len());
+        let (config, m) = (self.plain.config(), problem.target.ids.len());
+        let rows = rows_kept(config, feeding, samples, problem.prompt.len() + m, m);
         let row = trace_bytes(config);
         // Old and new Z and its moments, its gradient, and buffers as wide as the vocabulary.
         let fixed = 4 * (config.parameters() + 7 * problem.prompt.tokens() * config.vocab_size) + (128 << 20);
-        let least = (fixed + SAMPLE_ROWS.max(positions) * row).div_ceil(1 << 20) as u64;
+        let least = (fixed + rows * row).div_ceil(1 << 20) as u64;
         if mib < least {
             return Err(Error::input(format!("--max-memory: {mib} MiB are too few, this model and prompt need {least}; allow more")));
         }
         self.most = (((mib << 20) as usize - fixed) / row).max(1);
         Ok(self)
-    }
-
-    /// One sample or candidate at a time, whatever the memory.
-    #[cfg(test)]
-    pub(crate) fn one_at_a_time(self) -> Self {
-        Self { most: 1, ..self }
     }
 
     /// The model on the backend without gradients.
@@ -186,17 +183,21 @@ impl<B: TrackedBackend> Subject<B> {
 
     /// The model's argmax at every target position, `[S][M]`, the target's own tokens fed.
     pub fn forced(&self, prompts: Tensor<Plain<B>, 3>, target: &[u32]) -> Vec<Vec<u32>> {
-        let hidden = self.target_states(prompts, target);
-        let logits = host(self.plain.logits(hidden));
-        let ids: Vec<u32> = logits.chunks_exact(self.vocab_size()).map(|row| argmax(row).0).collect();
-        ids.chunks_exact(target.len()).map(<[u32]>::to_vec).collect()
+        let part = |samples: Range<usize>| {
+            let hidden = self.target_states(prompts.clone().narrow(0, samples.start, samples.len()), target);
+            let logits = host(self.plain.logits(hidden));
+            let ids: Vec<u32> = logits.chunks_exact(self.vocab_size()).map(|row| argmax(row).0).collect();
+            ids.chunks_exact(target.len()).map(<[u32]>::to_vec).collect::<Vec<_>>()
+        };
+        together(prompts.dims()[0]).flat_map(part).collect()
     }
 
-    /// What the model writes by itself after `prompts` `[S, T, D]`.
-    pub fn free(&self, prompts: Tensor<Plain<B>, 3>, tokens: usize) -> Generation {
+    /// The tokens that the model writes by itself after `prompts` `[S, T, D]`, `[S][tokens]`.
+    pub fn free(&self, prompts: Tensor<Plain<B>, 3>, tokens: usize) -> Vec<Vec<u32>> {
         let [samples, t, _] = prompts.dims();
         self.charge(samples * (t + tokens - 1), 0, samples * tokens);
-        greedy(&self.plain, prompts, tokens, &[])
+        let part = |samples: Range<usize>| greedy(&self.plain, prompts.clone().narrow(0, samples.start, samples.len()), tokens, &[]).ids;
+        together(samples).flat_map(part).collect()
     }
 
     /// Head, free part `[S·N, D]` and tail as one batch of prompts `[S, T, D]`.

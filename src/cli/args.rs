@@ -36,7 +36,7 @@ pub struct Global {
     dtype: Option<Dtype>,
     #[arg(long, value_name = "SPEC", help = help("model"))]
     model: Option<OsString>,
-    /// Settings that belong together (bard, paper, smollm2-135m, ...); may be repeated
+    /// Settings that belong together (paper, sdlm, bard, smollm2-135m, ...); may be repeated
     #[arg(long = "preset", value_name = "NAME")]
     presets: Vec<String>,
     /// TOML file of settings; may be repeated

@@ -68,9 +68,8 @@ impl Job for Measurement {
                 let problem = problem(&self.session, m)?;
                 let subject = self.subject::<B>(&device)?;
                 let settings = self.session.settings();
-                let samples = settings.samples;
                 let mut method = method::<B>(settings);
-                json!(bench::step(&subject, &mut *method, &problem, seed, rounds, samples)?)
+                json!(bench::step(&subject, &mut *method, &problem, seed, rounds, settings.row())?)
             }
         };
         Ok(self.circumstances(&options, measured))
@@ -93,7 +92,7 @@ impl Measurement {
                 put("method", json!(settings.method));
                 put("prompt_tokens", settings.prompt_tokens.into());
                 put("target_tokens", options.target_tokens.into());
-                put("samples", settings.samples.into());
+                put("samples", settings.row().map_or(1, |row| row.samples).into());
             }
             Bench::Score { candidates, .. } => {
                 put("prompt_tokens", settings.prompt_tokens.into());

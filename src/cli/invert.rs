@@ -10,6 +10,7 @@ use super::session::Session;
 use super::signals::watch_signals;
 use crate::backend::{self, Choice, Job};
 use crate::evaluate::{Judged, Scores};
+use crate::feeding::Feeding;
 use crate::ops::TrackedBackend;
 use crate::prompt::{Prompt, PromptOptions};
 use crate::run::folder::Folder;
@@ -94,7 +95,9 @@ impl Job for Task {
 
     fn run<B: TrackedBackend>(mut self, device: B::Device) -> Result<Inversion> {
         let subject = Subject::<B>::new(self.session.load(&device)?, self.session.checkpoint.tokenizer.clone());
-        let subject = subject.within(self.session.settings().max_memory, &self.problem)?;
+        let settings = self.session.settings();
+        let feeding = settings.row().map_or(Feeding::Forced, |row| row.feeding);
+        let subject = subject.within(settings.max_memory, &self.problem, settings.samples, feeding)?;
         let judge = self.session.judge(&subject)?;
         let circumstances = self.circumstances()?;
         let settings = self.session.settings();

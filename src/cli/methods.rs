@@ -62,10 +62,13 @@ fn cells(name: String, row: &Row) -> Map<String, Value> {
         Objective::Hinge { .. } => "hinge",
         Objective::LogProbDifference => "log-prob difference",
     };
-    let initial = match (row.initial.deviation, row.initial.again) {
-        (0.0, Some((steps, deviation))) => format!("zeros, N(0, {deviation}^2) every {steps} steps"),
-        (deviation, _) => format!("N(0, {deviation})"),
+    let normal = |deviation: f64| match deviation {
+        0.0 => "zeros".to_owned(),
+        1.0 => "N(0, 1)".to_owned(),
+        _ => format!("N(0, {deviation}^2)"),
     };
+    let again = row.initial.again.map(|(steps, deviation)| format!(", {} every {steps} steps", normal(deviation)));
+    let initial = normal(row.initial.deviation) + &again.unwrap_or_default();
     let cells = json!({
         "method": name, "soft_embedding": if soft { "yes" } else { "no" }, "gradient_estimator": estimator,
         "learned_temperature": temperature, "teacher_forcing": forcing,

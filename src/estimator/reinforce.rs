@@ -32,7 +32,7 @@ pub enum Baseline {
 }
 
 impl Reinforce {
-    /// L − b of every sample. `average` is b between two steps.
+    /// L − b of every sample, of which [`Baseline::LeaveOneOut`] needs two. `average` is b between two steps.
     pub fn advantages(&self, losses: &[f64], average: &mut Option<f64>) -> Vec<f64> {
         let mean = losses.iter().sum::<f64>() / losses.len() as f64;
         match self.baseline {

@@ -12,7 +12,7 @@ use crate::metrics::Spread;
 use crate::model::generate::{argmax, host};
 use crate::noise::{Purpose, Stream};
 use crate::objective::Objective;
-use crate::ops::{Gumbel, Kernels, SoftPrompt, TrackedBackend, draw};
+use crate::ops::{Gumbel, Kernels, SoftPrompt, TrackedBackend};
 use crate::optimiser::{Adam, Moments};
 use crate::subject::{Problem, Subject};
 
@@ -69,7 +69,7 @@ pub enum InitialPhi {
 pub struct Initial {
     /// Their standard deviation.
     pub deviation: f64,
-    /// (steps, deviation): after every so many steps Z is drawn anew.
+    /// (steps, deviation): after every so many steps Z is drawn anew, and its moments are forgotten.
     pub again: Option<(u64, f64)>,
 }
 
@@ -183,8 +183,10 @@ impl<B: TrackedBackend> RelaxedMethod<B> {
         let dphi = phi.map(|phi| phi.grad_remove(&mut gradients).expect("Φ is tracked"));
         self.steps += 1;
         let (t, rule) = (self.steps, self.row.optimiser);
+        // Since Z was drawn.
+        let age = self.row.initial.again.map_or(t, |(every, _)| (t - 1) % every + 1);
         let at = self.variables.as_mut().expect("the method was started");
-        at.z.step(rule, t, dz.clone());
+        at.z.step(rule, age, dz.clone());
         if let (Some(phi), Some(dphi)) = (&mut at.phi, &dphi) {
             phi.step(rule, t, dphi.clone());
         }
@@ -207,7 +209,7 @@ impl<B: TrackedBackend> RelaxedMethod<B> {
             let free = B::soft_embedding(&prompt.tracked(z, tau)).embeddings;
             return subject.loss(free, problem, objective, &fed);
         };
-        let prompts = draw(&prompt);
+        let prompts = Plain::<B>::draw(&prompt);
         let losses = subject.losses(&prompts, problem, objective, &fed);
         let advantages = estimator.advantages(&losses, &mut self.baseline);
         let gradient = estimator.gradient(prompt.masked(), &prompts, &advantages);
@@ -309,12 +311,13 @@ impl<B: TrackedBackend> Method<B> for RelaxedMethod<B> {
     }
 
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<Progress> {
-        let step = self.step_with(subject, problem, self.noise(clock));
-        if let Some((_, deviation)) = self.row.initial.again.filter(|(every, _)| self.steps.is_multiple_of(*every)) {
-            let stream = Stream::new(clock.seed, clock.restart, clock.step + 1, Purpose::InitialLogits, 0);
-            let z = self.normal(subject, stream, step.z.dims(), deviation);
+        // Before the step: what the steps so far have led to was judged as it was.
+        if let Some((_, deviation)) = self.row.initial.again.filter(|(every, _)| self.steps > 0 && self.steps.is_multiple_of(*every)) {
+            let stream = Stream::new(clock.seed, clock.restart, clock.step, Purpose::InitialLogits, 0);
+            let z = self.normal(subject, stream, self.at().z.value.dims(), deviation);
             self.variables.as_mut().expect("the method was started").z = Variable::new(z);
         }
+        let step = self.step_with(subject, problem, self.noise(clock));
         let now = self.current(subject, Gumbel::Silent);
         let norm = host(step.z.powi_scalar(2).sum_dim(1)).iter().map(|x| f64::from(*x)).sum::<f64>().sqrt();
         Ok(Progress {

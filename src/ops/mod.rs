@@ -1,8 +1,9 @@
 //! Differentiable building blocks with hand-written backward passes.
 //!
 //! Burn's pattern for own kernels: [`Kernels`] has a plain-Burn default for every block, each backend may replace it, and
-//! [`TrackedBackend`] is the autodiff twin through which the methods use them. No tensor with V columns but Z itself
-//! enters the autodiff graph: the vocabulary is only touched inside a block, whose backward recomputes what it needs.
+//! [`TrackedBackend`] is the autodiff twin through which the methods use them. No tensor with V columns but Z
+//! itself, and the logits of tokens that are fed back as distributions, enters the autodiff graph: the vocabulary is only touched inside
+//! a block, whose backward recomputes what it needs.
 
 mod flex;
 mod layer;
@@ -10,7 +11,7 @@ mod soft_embedding;
 mod target_loss;
 mod tracked;
 
-pub use soft_embedding::{Gumbel, SoftEmbeddings, SoftPrompt, draw, reference as soft_embedding_reference};
+pub use soft_embedding::{Gumbel, SoftEmbeddings, SoftPrompt, reference as soft_embedding_reference};
 pub use target_loss::{TargetLoss, reference as target_loss_reference};
 
 /// The definitions in plain Burn, for benchmarks to run beside a backend's own.
@@ -46,6 +47,11 @@ pub trait Kernels: Backend {
         output: Tensor<Self, 2>,
     ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
         soft_embedding::backward(prompt, result, output)
+    }
+
+    /// The tokens argmax (Z + g) of every sample, `[S][N]`, the first of equals: draws from softmax(Z), by the noise that would relax them.
+    fn draw(prompt: &SoftPrompt<Self>) -> Vec<Vec<u32>> {
+        soft_embedding::draw(prompt)
     }
 
     /// H of softmax((Z + g)/τ) in nats for every row of one sample, `[N]`.

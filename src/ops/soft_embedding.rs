@@ -98,7 +98,7 @@ impl<B: Backend> SoftPrompt<B> {
     }
 }
 
-/// The tokens argmax (Z + g) of every sample, `[S][N]`: draws from softmax(Z), by the noise that would relax them.
+/// See [`super::Kernels::draw`].
 pub fn draw<B: Backend>(prompt: &SoftPrompt<B>) -> Vec<Vec<u32>> {
     let n = prompt.logits.dims()[0];
     let mut tokens = Vec::with_capacity(prompt.samples);
@@ -109,7 +109,7 @@ pub fn draw<B: Backend>(prompt: &SoftPrompt<B>) -> Vec<Vec<u32>> {
     tokens
 }
 
-/// H of softmax((Z + g)/τ), in nats, of every row of one sample, `[N]`.
+/// See [`super::Kernels::entropy`].
 pub fn entropy<B: Backend>(prompt: &SoftPrompt<B>) -> Vec<f32> {
     let log_p = log_softmax(prompt.scaled(0, 1), 1);
     host((log_p.clone().exp() * log_p).sum_dim(1).neg())

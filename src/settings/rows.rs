@@ -32,7 +32,10 @@ impl Settings {
     /// The method's row of Table 1 as these settings change it, where it has one.
     pub fn row(&self) -> Option<Row> {
         let mut row = self.method.row()?;
-        row.samples = self.samples;
+        // Without noise all samples would be the same.
+        if row.estimator != Estimator::Softmax {
+            row.samples = self.samples;
+        }
         row.optimiser.learning_rate = self.learning_rate;
         match &mut row.temperature {
             Temperature::None => (),

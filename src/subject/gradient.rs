@@ -1,10 +1,12 @@
 //! The objective of a batch of prompts, and its gradient with respect to their embeddings.
 
+use std::ops::Range;
+
 use burn::module::{AutodiffModule, Module};
 use burn::tensor::Tensor;
 
 use super::{Plain, Problem, Subject, assemble, repeat, with_fed};
-use crate::feeding::{Fed, Output, free_running};
+use crate::feeding::{Fed, Feedback, Feeding, Output, free_running};
 use crate::model::generate::ids_tensor;
 use crate::model::{Cache, Llama, LlamaConfig};
 use crate::objective::Objective;
@@ -45,7 +47,7 @@ impl<B: TrackedBackend> Subject<B> {
             // The gradient does not pass through a token: that of a pass which is fed what the model wrote is the same.
             Fed::Own(Output::Argmax) => {
                 let prompts = self.relaxed_prompts(free.clone(), &problem.prompt);
-                let written = self.free(prompts, problem.target.ids.len()).ids;
+                let written = self.free(prompts, problem.target.ids.len());
                 self.forced_gradient(free, problem, objective, &written)
             }
             Fed::Own(output) => self.fed_back_gradient(free, problem, objective, output),
@@ -63,10 +65,8 @@ impl<B: TrackedBackend> Subject<B> {
         let n = problem.prompt.tokens();
         let Samples { count, positions, weight, prefix } = self.samples(free.dims()[0] / n, problem, objective);
         self.charge(count * positions, count * positions, count * problem.target.ids.len());
-        let groups = Plain::<B>::groups(count * positions, SAMPLE_ROWS, self.most).min(count);
-        let at_once = self.most / (count.div_ceil(groups) * positions);
-        let jobs = (0..groups).map(|group| {
-            let samples = group * count / groups..(group + 1) * count / groups;
+        let (groups, at_once) = self.groups(count, positions);
+        let jobs = groups.into_iter().map(|samples| {
             let (model, prefix, free) = (self.plain.clone(), prefix.clone(), free.clone().narrow(0, samples.start * n, samples.len() * n));
             let fed = if fed.len() == 1 { fed } else { &fed[samples] };
             move || group_gradient(&model, &prefix, free, problem, objective, weight, fed)
@@ -75,8 +75,7 @@ impl<B: TrackedBackend> Subject<B> {
         (losses.iter().flatten().sum::<f64>() * weight, Tensor::cat(gradients, 0))
     }
 
-    /// Fed what the model writes, as a distribution: Burn's graph, through every token that was fed back. As many samples at once as
-    /// `most` allows.
+    /// Fed what the model writes, as a distribution: Burn's graph, through every token that was fed back.
     fn fed_back_gradient(
         &self,
         free: Tensor<Plain<B>, 2>,
@@ -88,11 +87,9 @@ impl<B: TrackedBackend> Subject<B> {
         let Samples { count, positions, weight, prefix } = self.samples(free.dims()[0] / n, problem, objective);
         self.charge(count * positions, count * positions, count * (2 * m - 1));
         let model = <Llama<B> as AutodiffModule<B>>::from_inner(self.plain.clone()).no_grad();
-        let at_once = (self.most / fed_back_rows(self.plain.config(), positions, m)).clamp(1, count);
         let (mut value, mut gradients) = (0.0, Vec::new());
-        for first in (0..count).step_by(at_once) {
-            let samples = first..(first + at_once).min(count);
-            let leaf = Tensor::<B, 2>::from_inner(free.clone().narrow(0, first * n, samples.len() * n)).require_grad();
+        for samples in together(count) {
+            let leaf = Tensor::<B, 2>::from_inner(free.clone().narrow(0, samples.start * n, samples.len() * n)).require_grad();
             let d = leaf.dims()[1];
             let prompts = assemble(&model, leaf.clone().reshape([samples.len(), n, d]), &[], problem.prompt.tail());
             let cache = Cache::<B>::from_inner(prefix.fork(&vec![prefix.len(); samples.len()]));
@@ -113,12 +110,11 @@ impl<B: TrackedBackend> Subject<B> {
         let m = problem.target.ids.len();
         let Samples { count, positions, weight, prefix } = self.samples(free.len(), problem, objective);
         self.charge(count * positions, 0, count * (m + if matches!(fed, Fed::Target) { 0 } else { m - 1 }));
-        // Token by token, reading the weights takes longest: the more samples share that the better.
-        let rows = if matches!(fed, Fed::Target) { SAMPLE_ROWS } else { usize::MAX };
-        let groups = Plain::<B>::groups(count * positions, rows, self.most).min(count);
-        let at_once = self.most / (count.div_ceil(groups) * positions);
-        let jobs = (0..groups).map(|group| {
-            let samples = group * count / groups..(group + 1) * count / groups;
+        let (groups, at_once) = match fed {
+            Fed::Target => self.groups(count, positions),
+            Fed::Own(_) => (together(count).collect(), 1),
+        };
+        let jobs = groups.into_iter().map(|samples| {
             let (model, cache) = (self.plain.clone(), prefix.fork(&vec![prefix.len(); samples.len()]));
             let tokens = ids_tensor(&free[samples.clone()], &self.device());
             let fed = match fed {
@@ -132,6 +128,13 @@ impl<B: TrackedBackend> Subject<B> {
         });
         let losses = Plain::<B>::side_by_side(jobs.collect(), at_once);
         losses.into_iter().flatten().map(|loss| loss * weight * count as f64).collect()
+    }
+
+    /// Groups of samples of so many positions to be computed side by side, and how many of them at once.
+    fn groups(&self, count: usize, positions: usize) -> (Vec<Range<usize>>, usize) {
+        let groups = Plain::<B>::groups(count * positions, SAMPLE_ROWS, self.most).min(count);
+        let samples = (0..groups).map(|group| group * count / groups..(group + 1) * count / groups);
+        (samples.collect(), self.most / (count.div_ceil(groups) * positions))
     }
 
     /// What a pass over `count` samples has in common.
@@ -158,12 +161,26 @@ pub(super) fn trace_bytes(config: &LlamaConfig) -> usize {
     4 * config.num_hidden_layers * (2 * config.hidden_size + heads + 2 * config.intermediate_size)
 }
 
-/// As many rows of [`trace_bytes`] as a sample keeps that is fed distributions: besides its `positions`, the keys and values of all
-/// positions so far once for each of M tokens, in the cache and in the heads that looked at them.
-fn fed_back_rows(config: &LlamaConfig, positions: usize, m: usize) -> usize {
+/// As many rows of [`trace_bytes`] as `samples` samples keep of so many positions each, M of them the target's. Where distributions are
+/// fed that is, besides the positions, the keys and values of all positions so far once for each of M tokens, in the cache and in
+/// the heads that looked at them, and each token's logits and noise.
+pub(super) fn rows_kept(config: &LlamaConfig, feeding: Feeding, samples: usize, positions: usize, m: usize) -> usize {
     let heads = config.num_key_value_heads * config.head_dim;
-    let kept = 4 * config.num_hidden_layers * m * positions * 4 * heads;
-    2 * positions + kept.div_ceil(trace_bytes(config))
+    let fed_back = 4 * m * (4 * config.num_hidden_layers * positions * heads + 2 * config.vocab_size);
+    match feeding {
+        Feeding::Forced => SAMPLE_ROWS.max(positions),
+        Feeding::Free(Feedback::Hard) => SAMPLE_ROWS.max(TOGETHER.min(samples) * positions),
+        Feeding::Free(_) => TOGETHER.min(samples) * (2 * positions + fed_back.div_ceil(trace_bytes(config))),
+    }
+}
+
+/// Samples that are decoded token by token at once. Reading the weights takes longest then, so they share that; a fixed number, so that
+/// results do not depend on the memory there is.
+const TOGETHER: usize = 8;
+
+/// The samples in parts of so many.
+pub(super) fn together(count: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..count).step_by(TOGETHER).map(move |first| first..(first + TOGETHER).min(count))
 }
 
 /// The losses of some samples' target positions, and the gradient of their weighted sum with respect to the free parts.

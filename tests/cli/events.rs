@@ -136,3 +136,23 @@ fn tensorboard_reads_the_same_numbers() {
         }
     }
 }
+
+/// Objective and gradient to the last bit, on one thread and on two, where gradients pass through the graph or the model's own way back.
+#[test]
+fn a_seed_decides_every_step() {
+    for backend in CPU_BACKENDS {
+        for method in ["dlmi", "dlmi-tf", "reinforce", "snap"] {
+            let steps = |threads: &str| {
+                let folder = folder();
+                let flags = ["--method", method, "--steps", "6", "--prompt-tokens", "5", "--seed", "7", "--out"];
+                let mut command = dlmi(["--model", TINY, "--backend", backend, "invert", OUT_OF_REACH]);
+                inversion(command.args(flags).arg(folder.path()).env("RAYON_NUM_THREADS", threads));
+                let events = events(folder.path()).into_iter();
+                events.map(|event| (event["objective"].clone(), event["gradient_norm"].clone())).collect::<Vec<_>>()
+            };
+            let first = steps("1");
+            assert_eq!(first, steps("2"), "{method} on {backend}: one thread and two");
+            assert_eq!(first, steps("1"), "{method} on {backend}: twice");
+        }
+    }
+}

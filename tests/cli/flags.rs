@@ -42,14 +42,16 @@ fn steps_and_seconds_both_hold() {
 }
 
 #[test]
-fn samples_are_what_a_step_of_dlmi_costs() {
+fn samples_are_what_a_step_costs() {
     let (n, steps) = (4, 3);
-    for samples in [1, 5] {
+    for (method, samples) in [("dlmi", 1), ("dlmi", 5), ("dlmi-tf", 3), ("gbda", 3), ("reinforce", 3), ("soda", 1)] {
         let count = samples.to_string();
-        let flags = ["--method", "dlmi", "--prompt-tokens", "4", "--steps", "3", "--samples", &count];
+        let flags = ["--method", method, "--prompt-tokens", "4", "--steps", "3", "--samples", &count];
         let record = inverted(OUT_OF_REACH, &flags);
         let positions = n + ids(&record["target_ids"]).len() - 1;
-        assert_eq!(record["cost"]["backward_tokens"], samples * steps * positions);
+        let gradients = if method == "reinforce" { 0 } else { samples };
+        assert_eq!(record["cost"]["backward_tokens"], gradients * steps * positions, "{method}");
+        assert!(record["cost"]["forward_tokens"].as_u64().unwrap() as usize >= samples * steps * positions, "{method}");
         assert_eq!(record["settings"]["samples"], samples);
     }
 }
@@ -68,7 +70,7 @@ fn restarts_are_fresh_starts_of_the_step_budget() {
 
 #[test]
 fn prefix_and_suffix_stand_around_the_free_part() {
-    for method in ["snap", "dlmi", "random", "echo"] {
+    for method in ["snap", "dlmi", "dlmi-tf", "reinforce", "soda", "random", "echo"] {
         let flags = ["--method", method, "--prompt-tokens", "5", "--steps", "2", "--prefix", "Once, ", "--suffix", "\nAnswer:"];
         let record = inverted(OUT_OF_REACH, &flags);
         let (prompt, free) = (record["prompt_text"].as_str().unwrap(), record["free_text"].as_str().unwrap());

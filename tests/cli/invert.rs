@@ -205,7 +205,7 @@ fn the_bundled_model_has_a_target_of_its_own() {
 #[track_caller]
 fn a_seed_decides(arguments: &[&str]) {
     for backend in CPU_BACKENDS {
-        for method in ["snap", "dlmi"] {
+        for method in ["snap", "dlmi", "dlmi-tf", "reinforce"] {
             let record = |threads: &str, seed: &str| {
                 let mut command = dlmi(arguments);
                 command.args(["--backend", backend, "--method", method, "--seed", seed]).env("RAYON_NUM_THREADS", threads);
@@ -245,16 +245,18 @@ fn the_plain_path_judges_whatever_searched() {
 
 #[test]
 fn less_memory_gives_the_same_result() {
-    let bard = |memory: &[&str]| {
-        let mut command = dlmi(["invert", "--backend", "flex", "--method", "dlmi", "--prompt-tokens", "9", "--steps", "2"]);
-        command.args(memory);
-        command
-    };
-    let sentence = refusal(&mut bard(&["--max-memory", "1"]), 2);
-    let least = sentence.split("need ").nth(1).and_then(|rest| rest.split(';').next()).unwrap_or_else(|| panic!("{sentence}"));
-    let bare = |mut record: Value| {
-        record["settings"]["max_memory"] = Value::Null;
-        untimed(&record)
-    };
-    assert_eq!(bare(inversion(&mut bard(&["--max-memory", least]))), bare(inversion(&mut bard(&[]))));
+    for method in ["dlmi", "dlmi-tf", "reinforce"] {
+        let bard = |memory: &[&str]| {
+            let mut command = dlmi(["invert", "--backend", "flex", "--method", method, "--prompt-tokens", "9", "--samples", "9"]);
+            command.args(["--steps", "2"]).args(memory);
+            command
+        };
+        let sentence = refusal(&mut bard(&["--max-memory", "1"]), 2);
+        let least = sentence.split("need ").nth(1).and_then(|rest| rest.split(';').next()).unwrap_or_else(|| panic!("{sentence}"));
+        let bare = |mut record: Value| {
+            record["settings"]["max_memory"] = Value::Null;
+            untimed(&record)
+        };
+        assert_eq!(bare(inversion(&mut bard(&["--max-memory", least]))), bare(inversion(&mut bard(&[]))), "{method}");
+    }
 }

@@ -3,7 +3,7 @@
 usage: table1_steps.py                    needs: torch safetensors; run tiny_models.py first
   target i64 [M] · z0 f32 [N, V] · phi0 f32 [N] · noise f32 [step, S, N, V] · feedback f32 [step, S, M-1, V] (Gumbel), and for every
   name below, as <name>.*: loss [step] · z_grad [step, N, V] · z [step, N, V] (after the step), and where phi is learned phi_grad,
-  phi [step, N], all f32; for the rows that draw tokens also tokens i64 [step, S, N].
+  phi [step, N], all f32.
 tau_i = eps + tau0 (1 + tanh phi_i), p = softmax((Z + g) / tau), soft embedding p·W_E; losses are means over samples and positions.
 Weights are the stored ones, exact in f64. The forward pass is written out here because transformers computes norms, rotations and
 softmax in f32 whatever the dtype. Free-running models are decoded token by token without a cache.
@@ -146,7 +146,7 @@ def reinforce(model, given, feed, baseline, beta=0.9):
     kind, target = model.embedding.dtype, given["target"]
     z, average = given["z0"].to(kind).clone(), None
     moments = [torch.zeros_like(z), torch.zeros_like(z)]
-    record = {name: [] for name in ("loss", "z_grad", "z", "tokens")}
+    record = {name: [] for name in ("loss", "z_grad", "z")}
     for step in range(STEPS):
         leaf = z.clone().requires_grad_(True)
         tokens = (z + given["noise"][step].to(kind)).argmax(-1)
@@ -164,7 +164,7 @@ def reinforce(model, given, feed, baseline, beta=0.9):
         log_p = leaf.log_softmax(-1).expand(len(tokens), -1, -1).gather(2, tokens[..., None])[..., 0].sum(1)
         (advantages * log_p).mean().backward()
         adam(moments, step + 1, z, leaf.grad)
-        for name, value in zip(record, (mean, leaf.grad, z.clone(), tokens)):
+        for name, value in zip(record, (mean, leaf.grad, z.clone())):
             record[name].append(value)
     return {name: torch.stack(kept) for name, kept in record.items()}
 
@@ -214,5 +214,5 @@ if __name__ == "__main__":
         print(f"{name}: losses {[round(v, 6) for v in run['loss'].tolist()]}")
         for what, value in run.items():
             print(f"  {what}: largest {value.abs().max():.3e}, f32 is off by {(value - again[what]).abs().max():.1e}")
-            out[f"{name}.{what}"] = value if what == "tokens" else value.float()
+            out[f"{name}.{what}"] = value.float()
     save_file(out, HERE / "table1_steps.safetensors")

@@ -49,6 +49,13 @@ impl Kernels for Flex {
         }
     }
 
+    fn draw(prompt: &SoftPrompt<Self>) -> Vec<Vec<u32>> {
+        match prompt.logits.dtype() {
+            DType::F32 => vocabulary::draw(prompt),
+            _ => super::soft_embedding::draw(prompt),
+        }
+    }
+
     fn entropy(prompt: &SoftPrompt<Self>) -> Vec<f32> {
         match prompt.logits.dtype() {
             DType::F32 => vocabulary::entropy(prompt),

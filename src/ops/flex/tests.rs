@@ -123,6 +123,7 @@ fn soft_embeddings_agree_with_their_definition() {
         let (ours, theirs) = (Flex::soft_embedding(&prompt), crate::ops::soft_embedding::forward(&prompt));
         // An exponent y of some hundreds has an ulp of 3e-5.
         close_to(1e-4, ours.embeddings.clone(), theirs.embeddings.clone());
+        assert_eq!(Flex::draw(&prompt), crate::ops::soft_embedding::draw(&prompt));
         let entropies = [Flex::entropy(&prompt), crate::ops::soft_embedding::entropy(&prompt)];
         assert!(largest_difference(&entropies[0], &entropies[1]) < 1e-4);
         let ours = Flex::soft_embedding_backward(&prompt, ours, output.clone());

@@ -209,6 +209,23 @@ fn pull_on<S: Simd>(
     *dtau -= dot(ds, y);
 }
 
+/// See [`crate::ops::Kernels::draw`].
+pub fn draw(prompt: &SoftPrompt<Flex>) -> Vec<Vec<u32>> {
+    let inputs = Inputs::of(prompt);
+    let tokens: Vec<u32> = (0..prompt.samples * inputs.n).into_par_iter().map(|row| row_draw(&inputs, row)).collect();
+    tokens.chunks_exact(inputs.n).map(<[u32]>::to_vec).collect()
+}
+
+/// Where the largest (Z + g)/τ of a row stands.
+#[pulp::with_simd(row_draw = pulp::Arch::new())]
+#[inline(always)]
+fn row_draw_on<S: Simd>(_: S, inputs: &Inputs, row: usize) -> u32 {
+    let mut y = vec![0.0f32; inputs.v];
+    inputs.scaled(row, &(0..inputs.v), &mut y);
+    let top = largest(&y);
+    y.iter().position(|x| *x == top).unwrap_or(0) as u32
+}
+
 /// See [`crate::ops::Kernels::entropy`].
 pub fn entropy(prompt: &SoftPrompt<Flex>) -> Vec<f32> {
     let inputs = Inputs::of(prompt);
