@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::generate::{argmax, host, ids_tensor};
 use crate::model::{Cache, Generation, Llama, LlamaConfig, greedy};
 use crate::objective::Objective;
-use crate::ops::{Kernels, TargetLoss, TrackedBackend};
+use crate::ops::{Kernels, TargetLoss, TrackedBackend, beside, blocks};
 use crate::prompt::Prompt;
 use crate::target::Target;
 use crate::tokenizer::Tokenizer;
@@ -130,6 +130,7 @@ const SAMPLE_ROWS: usize = 128;
 const SWAP_ROWS: usize = 256;
 
 type Plain<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
+type Matrix<B> = Tensor<Plain<B>, 2>;
 
 /// The frozen model with its tokenizer.
 pub struct Subject<B: TrackedBackend> {
@@ -158,9 +159,10 @@ impl<B: TrackedBackend> Subject<B> {
     pub fn within(mut self, mib: Option<u64>, problem: &Problem) -> Result<Self> {
         let Some(mib) = mib else { return Ok(self) };
         let (config, positions) = (self.plain.config(), problem.prompt.len() + problem.target.ids.len());
-        let row = trace_bytes(config);
+        let width = self.plain.dtype().size();
+        let row = width * trace_numbers(config);
         // Old and new Z and its moments, its gradient, and buffers as wide as the vocabulary.
-        let fixed = 4 * (config.parameters() + 7 * problem.prompt.tokens() * config.vocab_size) + (128 << 20);
+        let fixed = width * config.parameters() + 4 * 7 * problem.prompt.tokens() * config.vocab_size + (128 << 20);
         let least = (fixed + SAMPLE_ROWS.max(positions) * row).div_ceil(1 << 20) as u64;
         if mib < least {
             return Err(Error::input(format!("--max-memory: {mib} MiB are too few, this model and prompt need {least}; allow more")));
@@ -302,7 +304,7 @@ impl<B: TrackedBackend> Subject<B> {
     }
 
     /// The same objective and its gradient with respect to the free parts, `[S·N, D]`: the model's own way back, which computes no
-    /// gradient of a weight, groups of samples side by side.
+    /// gradient of a weight, groups of samples side by side. The gradient is [`crate::ops::wide`].
     pub fn value_and_gradient(&self, free: Tensor<Plain<B>, 2>, problem: &Problem, objective: Objective) -> (f64, Tensor<Plain<B>, 2>) {
         let (prompt, target) = (&problem.prompt, &problem.target.ids);
         let (n, samples) = (prompt.tokens(), free.dims()[0] / prompt.tokens());
@@ -331,19 +333,22 @@ impl<B: TrackedBackend> Subject<B> {
     /// the squared length of the jump, g·(E_v − E_x) / ‖E_v − E_x‖².
     pub fn swap_order(&self, free: &[u32], gradient: Tensor<Plain<B>, 2>) -> Vec<f32> {
         let embedding = self.plain.embed_tokens.val();
-        let current = self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]);
-        let change = Plain::<B>::matmul(gradient.clone(), embedding.clone().transpose()) - (gradient * current.clone()).sum_dim(1);
-        let norms = self.norms.get_or_init(|| embedding.clone().powi_scalar(2).sum_dim(1).transpose()).clone();
+        let dtype = gradient.dtype();
+        let current = self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]).cast(dtype);
+        let all = |f: &dyn Fn(Matrix<B>) -> Matrix<B>| beside(blocks(&embedding, dtype).map(|(_, rows)| f(rows)).collect());
+        let along = |x: Matrix<B>| all(&|rows| Plain::<B>::matmul(x.clone(), rows.transpose()));
+        let change = along(gradient.clone()) - (gradient * current.clone()).sum_dim(1);
+        let norms = self.norms.get_or_init(|| all(&|rows| rows.powi_scalar(2).sum_dim(1).transpose())).clone();
         let own = current.clone().powi_scalar(2).sum_dim(1);
-        let distance = Plain::<B>::matmul(current, embedding.transpose()) * -2.0 + norms + own;
+        let distance = along(current) * -2.0 + norms + own;
         host(change / distance.clamp_min(1e-3))
     }
 }
 
-/// What a row of a pass keeps for the way back, in all layers.
-fn trace_bytes(config: &LlamaConfig) -> usize {
+/// How many numbers a row of a pass keeps for the way back, in all layers.
+fn trace_numbers(config: &LlamaConfig) -> usize {
     let heads = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
-    4 * config.num_hidden_layers * (2 * config.hidden_size + heads + 2 * config.intermediate_size)
+    config.num_hidden_layers * (2 * config.hidden_size + heads + 2 * config.intermediate_size)
 }
 
 /// The losses of some samples' target positions, and the gradient of their weighted sum with respect to the free parts.
@@ -363,8 +368,11 @@ fn group_gradient<B: Kernels>(
     let (hidden, trace) = model.trace(input, prefix, target.len());
     let targets = repeat::<B>(target, samples, &model.device());
     let TargetLoss { losses, hidden } = B::target_loss(hidden, model.head(), targets, objective);
-    let gradient = model.backward(hidden * weight, trace).reshape([samples, positions, d]);
-    (losses.into_data().iter().collect(), gradient.narrow(1, 0, prompt.tokens()).reshape([rows, d]))
+    // The gradients of a mean may be too small for a half-wide type. A power of two changes nothing else.
+    let scale = weight.recip().log2().floor().exp2();
+    let gradient = model.backward((hidden * (weight * scale)).cast(model.dtype()), trace).reshape([samples, positions, d]);
+    let gradient = gradient.narrow(1, 0, prompt.tokens()).reshape([rows, d]).cast(losses.dtype()) / scale;
+    (losses.into_data().iter().collect(), gradient)
 }
 
 /// `[S, T, D]` prompts followed by the target's first M − 1 tokens.
@@ -384,7 +392,7 @@ fn assemble<B: Kernels>(model: &Llama<B>, free: Tensor<B, 3>, head: &[u32], tail
         let part = (!ids.is_empty()).then(|| model.embed(ids_tensor(&[ids], &model.device())));
         part.map(|part| part.expand([samples, ids.len(), d]))
     };
-    Tensor::cat([fixed(head), Some(free), fixed(tail)].into_iter().flatten().collect(), 1)
+    Tensor::cat([fixed(head), Some(free.cast(model.dtype())), fixed(tail)].into_iter().flatten().collect(), 1)
 }
 
 /// The target once for each sample, `[S·M]`.
@@ -401,4 +409,81 @@ pub fn check_context(config: &LlamaConfig, prompt: usize, target: usize) -> Resu
     Err(Error::input(format!(
         "prompt ({prompt} tokens) and target ({target} tokens) need {needed} positions, but the model's context holds {limit}; shorten them"
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    //! A step of DLMI in half-wide types, against f32.
+
+    use burn::tensor::{DType, TensorData};
+
+    use super::*;
+    use crate::ops::{Gumbel, SoftPrompt};
+    use crate::prompt::PromptOptions;
+    use crate::testing::{Golden, tiny};
+
+    const N: usize = 3;
+
+    fn problem() -> Problem {
+        let checkpoint = tiny();
+        let ids = Golden::open("dlmi_step.safetensors").ids("target").remove(0);
+        let target = Target { text: checkpoint.tokenizer.decode(&ids), ids };
+        let options = PromptOptions { tokens: N, allow_everything: true, ..PromptOptions::default() };
+        Problem { prompt: Prompt::new(options, &target, &checkpoint.tokenizer, checkpoint.config.vocab_size).unwrap(), target }
+    }
+
+    /// The gradients of Z and τ of one step, the model being of type `dtype`.
+    fn gradients<B: Kernels>(dtype: DType, tau: f32, objective: Objective) -> [Vec<f32>; 2] {
+        let (mut checkpoint, golden, problem) = (tiny(), Golden::open("dlmi_step.safetensors"), problem());
+        let config = checkpoint.config.clone();
+        let model = Llama::<B>::load(&config, &mut checkpoint, &B::Device::default(), dtype).unwrap();
+        let [_, samples, _, v] = golden.shape("noise")[..] else { panic!("noise is [steps, S, N, V]") };
+        let matrix = |values: Vec<f32>, rows, columns| Tensor::from_data(TensorData::new(values, [rows, columns]), &model.device());
+        let prompt = SoftPrompt {
+            logits: matrix(golden.floats("z0"), N, v),
+            temperature: matrix(vec![tau; N], N, 1),
+            embedding: model.embed_tokens.val(),
+            mask: None,
+            noise: Gumbel::Given(matrix(golden.floats("noise")[..samples * N * v].to_vec(), samples * N, v)),
+            samples,
+        };
+        let soft = B::soft_embedding(&prompt);
+        let weight = objective.weight(problem.target.ids.len()) / samples as f64;
+        let prefix = Cache::new(config.num_hidden_layers, 1);
+        let (_, gradient) = group_gradient(&model, &prefix, soft.embeddings.clone(), &problem, objective, weight);
+        let (logits, temperature) = B::soft_embedding_backward(&prompt, soft, gradient);
+        [host(logits), host(temperature)]
+    }
+
+    /// ‖found − expected‖ / ‖expected‖ is within `bound`, and the type shows.
+    fn near<B: Kernels>(dtype: DType, bound: f64) {
+        let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        for objective in [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }] {
+            for tau in [1.0, 100.0] {
+                let (found, expected) = (gradients::<B>(dtype, tau, objective), gradients::<Flex>(DType::F32, tau, objective));
+                for (what, (found, expected)) in ["Z", "τ"].iter().zip(found.iter().zip(&expected)) {
+                    assert_eq!(found.len(), expected.len());
+                    let error = norm(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied());
+                    assert!(0.0 < error && error < bound, "{what} of {objective:?} at {tau}: {error} in {dtype:?}");
+                }
+            }
+        }
+    }
+
+    const F16: f64 = 2e-2;
+    const BF16: f64 = 1e-1;
+
+    #[test]
+    fn half_wide_gradients() {
+        near::<Flex>(DType::F16, F16);
+        near::<Flex>(DType::BF16, BF16);
+    }
+
+    #[cfg(feature = "wgpu")]
+    #[test]
+    fn half_wide_gradients_on_vulkan() {
+        if crate::testing::has_vulkan("half_wide_gradients_on_vulkan") {
+            near::<burn::backend::Vulkan>(DType::F16, F16);
+        }
+    }
 }

@@ -7,7 +7,7 @@ use super::{Clock, Held, Method, Progress, State};
 use crate::model::generate::{argmax, host};
 use crate::noise::{Purpose, Stream};
 use crate::objective::Objective;
-use crate::ops::{Gumbel, SoftPrompt, TrackedBackend};
+use crate::ops::{Gumbel, SoftPrompt, TrackedBackend, wide};
 use crate::optimiser::{Adam, Moments};
 use crate::subject::{Problem, Subject};
 use crate::{Error, Result};
@@ -137,7 +137,7 @@ fn vocabulary_mask<B: TrackedBackend>(subject: &Subject<B>, problem: &Problem) -
         return None;
     }
     let row: Vec<f32> = allowed.iter().map(|&ok| if ok { 0.0 } else { -1e30 }).collect();
-    let options = (&subject.device(), subject.model().dtype());
+    let options = (&subject.device(), wide(subject.model().dtype()));
     Some(Tensor::from_data(TensorData::new(row, [1, allowed.len()]), options))
 }
 
@@ -147,7 +147,7 @@ impl<B: TrackedBackend> Method<B> for RelaxedMethod<B> {
         let Temperature::Learned { per_position, .. } = self.row.temperature;
         let draw = |purpose, rows, columns| {
             let values = Stream::new(clock.seed, clock.restart, 0, purpose, 0).normal(rows, columns);
-            Tensor::from_data(TensorData::new(values, [rows, columns]), (&subject.device(), subject.model().dtype()))
+            Tensor::from_data(TensorData::new(values, [rows, columns]), (&subject.device(), wide(subject.model().dtype())))
         };
         self.mask = vocabulary_mask(subject, problem);
         self.set(draw(Purpose::InitialLogits, n, v), draw(Purpose::InitialTemperature, if per_position { n } else { 1 }, 1));
