@@ -448,7 +448,8 @@ mod tests {
             samples,
         };
         let soft = B::soft_embedding(&prompt);
-        let weight = objective.weight(problem.target.ids.len()) / samples as f64;
+        // So small that multiplied by it the gradient would vanish in f16.
+        let weight = 1e-6 * objective.weight(problem.target.ids.len());
         let prefix = Cache::new(config.num_hidden_layers, 1);
         let (_, gradient) = group_gradient(&model, &prefix, soft.embeddings.clone(), &problem, objective, weight);
         let (logits, temperature) = B::soft_embedding_backward(&prompt, soft, gradient);
@@ -470,8 +471,9 @@ mod tests {
         }
     }
 
-    const F16: f64 = 2e-2;
-    const BF16: f64 = 1e-1;
+    /// Bounds of [`near`]. The largest errors found were 6e-3 and 3.2e-2.
+    const F16: f64 = 1.5e-2;
+    const BF16: f64 = 8e-2;
 
     #[test]
     fn half_wide_gradients() {

