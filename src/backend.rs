@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use burn::backend::flex::FlexDevice;
 use burn::backend::{Autodiff, Flex};
+use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 
 use crate::ops::TrackedBackend;
@@ -101,12 +102,54 @@ pub fn on_start() -> Option<ExitCode> {
     self_test::child()
 }
 
-/// Opens what `--backend` and `--device` ask for: probes, chooses, and has a GPU prove itself. `auto` goes on to
+/// Element types of weights and activations, by the names users know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32 bits, everywhere
+    F32,
+    /// 16 bits, 10 of them after the point, on GPUs
+    F16,
+    /// 16 bits with the range of f32, 7 of them after the point, on GPUs
+    Bf16,
+}
+
+impl Dtype {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
+
+    /// The name as typed on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::F16 => Self::F16,
+            Dtype::Bf16 => Self::BF16,
+        }
+    }
+}
+
+/// Opens what `--backend` and `--device` ask for: probes, chooses, and has a GPU prove itself in `dtype`. `auto` goes on to
 /// the next best device when one fails; a device that was asked for by name does not.
 ///
 /// # Errors
-/// Those of [`Inventory::choose`].
-pub fn open(requested: BackendName, row: Option<usize>) -> Result<Choice> {
+/// Those of [`Inventory::choose`]; input when a CPU is to compute in another type than f32.
+pub fn open(requested: BackendName, row: Option<usize>, dtype: Dtype) -> Result<Choice> {
     let mut inventory = match (requested.on_cpu(), row) {
         (true, None) => Inventory::cpus(),
         _ => Inventory::probe(),
@@ -115,8 +158,14 @@ pub fn open(requested: BackendName, row: Option<usize>) -> Result<Choice> {
         let choice = inventory.choose(requested, row)?;
         let device = &mut inventory.devices[choice.device.row];
         if device.is_gpu() && device.health == Health::Untested {
-            device.health = self_test(device);
+            device.health = self_test(device, dtype);
             continue;
+        }
+        if !device.is_gpu() && dtype != Dtype::F32 {
+            return Err(Error::input(format!(
+                "dtype {dtype} is for GPUs, and this run is on the CPU ({}): leave it out, or choose a GPU of `dlmi doctor`",
+                choice.reason
+            )));
         }
         if device.kind == DeviceKind::Software {
             tracing::warn!("{device} is a software renderer: slower than `--backend flex`");

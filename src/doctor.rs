@@ -139,7 +139,7 @@ impl fmt::Display for Report {
 }
 
 fn write_device(f: &mut fmt::Formatter<'_>, device: &DeviceInfo) -> fmt::Result {
-    let DeviceInfo { row, backend, kind, name, .. } = device;
+    let DeviceInfo { row, backend, kind, name, dtypes, .. } = device;
     write!(f, "  {row}  {backend:8} {:10} {name}", kind.as_str())?;
     if let Some(driver) = &device.driver {
         write!(f, ", {driver}")?;
@@ -152,7 +152,10 @@ fn write_device(f: &mut fmt::Formatter<'_>, device: &DeviceInfo) -> fmt::Result 
     }
     match &device.health {
         Health::Untested => writeln!(f),
-        Health::Sound(deviation) => writeln!(f, ", self-test passed ({deviation:.0e} off flex)"),
+        Health::Sound(deviation) => {
+            let dtypes: Vec<_> = dtypes.iter().map(|dtype| dtype.as_str()).collect();
+            writeln!(f, ", self-test passed ({deviation:.0e} off flex), --dtype {}", dtypes.join(" or "))
+        }
         Health::Broken(reason) => writeln!(f, "\n     {:8} FAILS its self-test: {reason}", ""),
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::generate::{argmax, host, ids_tensor};
 use crate::model::{Cache, Llama};
 use crate::noise::Stream;
-use crate::ops::{Gumbel, Kernels, SoftPrompt};
+use crate::ops::{Gumbel, Kernels, SoftPrompt, wide};
 
 /// Whose tokens the model is fed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -102,9 +102,10 @@ impl<B: Kernels> Output<B> {
             Gumbel::Silent => Gumbel::Silent,
             Gumbel::Drawn { .. } => unreachable!("noise is drawn for all tokens at once"),
         };
+        let (logits, embedding) = (logits.cast(wide(model.dtype())), model.embed_tokens.val());
         let temperature = Tensor::ones([samples, 1], (&model.device(), logits.dtype()));
-        let embedding = model.embed_tokens.val();
-        B::soft_embedding(&SoftPrompt { logits, temperature, embedding, mask: None, noise, samples: 1 }).embeddings
+        let prompt = SoftPrompt { logits, temperature, embedding, mask: None, noise, samples: 1 };
+        B::soft_embedding(&prompt).embeddings.cast(model.dtype())
     }
 }
 
@@ -112,7 +113,7 @@ impl<B: Kernels> Output<B> {
 fn drawn<B: Backend>(stream: Stream, largest: f32, samples: Range<usize>, tokens: usize, model: &Llama<B>) -> Tensor<B, 2> {
     let (v, rows) = (model.config().vocab_size, samples.len() * tokens);
     let draws = samples.flat_map(|sample| stream.sample(sample as u32).gumbel(tokens, v)).map(|g| g.min(largest));
-    Tensor::from_data(TensorData::new(draws.collect::<Vec<f32>>(), [rows, v]), (&model.device(), model.dtype()))
+    Tensor::from_data(TensorData::new(draws.collect::<Vec<f32>>(), [rows, v]), (&model.device(), wide(model.dtype())))
 }
 
 /// Normalised hidden states that predict `tokens` tokens behind `prompts` `[S, T, D]`, the model's own output fed:

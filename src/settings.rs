@@ -13,7 +13,7 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-pub use crate::backend::BackendName;
+pub use crate::backend::{BackendName, Dtype};
 pub use layers::{Layers, Origin, Resolved, Sources, environment};
 pub use presets::{ModelIdentity, preset_names};
 pub use value::{names, utf8};
@@ -109,6 +109,7 @@ pub struct Settings {
     pub seed: u32,
     pub backend: BackendName,
     pub device: Option<usize>,
+    pub dtype: Dtype,
     pub model: String,
     pub max_memory: Option<u64>,
     pub batch: usize,
@@ -150,6 +151,7 @@ impl Default for Settings {
             seed: 0,
             backend: BackendName::Auto,
             device: None,
+            dtype: Dtype::F32,
             model: "bard".into(),
             max_memory: None,
             batch: 24,
@@ -222,6 +224,7 @@ pub const KEYS: &[Key] = &[
     key("seed", "Seed of all randomness", |s, v| put(&mut s.seed, v.whole(0..=u32::MAX.into()))),
     key("backend", "What computes", |s, v| put(&mut s.backend, v.choice())),
     key("device", "Row of `dlmi doctor`, or `none`", |s, v| put(&mut s.device, v.optional(|v| v.whole(0..=1023)))),
+    key("dtype", "Element type of weights and activations: f32, or f16 or bf16 on a GPU", |s, v| put(&mut s.dtype, v.choice())),
     key("model", "Bundled name, folder, .gguf or .safetensors file, or org/name[@revision]", |s, v| put(&mut s.model, v.string())),
     key("max_memory", "MiB that weights and a step should stay within, or `none`: less at once, the same result", |s, v| {
         put(&mut s.max_memory, v.optional(|v| v.whole(1..=1 << 30)))
@@ -263,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_row_writes_its_own_field_only() {
-        let samples = ["echo", "7", "0.5", "true", "false", "text", "flex", "none", "uniform", "hard", "shared"];
+        let samples = ["echo", "7", "0.5", "true", "false", "text", "flex", "none", "f16", "uniform", "hard", "shared"];
         for key in KEYS {
             let changed: Vec<_> = samples
                 .iter()

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::feeding::Feeding;
 use crate::model::generate::{argmax, host, ids_tensor};
 use crate::model::{Cache, Llama, LlamaConfig, greedy};
-use crate::ops::{Kernels, TrackedBackend};
+use crate::ops::{Kernels, TrackedBackend, beside, blocks};
 use crate::prompt::Prompt;
 use crate::target::Target;
 use crate::tokenizer::Tokenizer;
@@ -22,7 +22,7 @@ use crate::{Error, Result};
 
 pub use neighbours::Neighbours;
 
-use gradient::{rows_kept, together, trace_bytes};
+use gradient::{rows_kept, together, trace_numbers};
 
 /// What was asked of the model, in positions, cached ones not counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +54,7 @@ pub struct Swap {
 }
 
 type Plain<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
+type Matrix<B> = Tensor<Plain<B>, 2>;
 
 /// The frozen model with its tokenizer.
 pub struct Subject<B: TrackedBackend> {
@@ -81,11 +82,11 @@ impl<B: TrackedBackend> Subject<B> {
     /// That is too little for the fewest samples that are computed at once.
     pub fn within(mut self, mib: Option<u64>, problem: &Problem, samples: usize, feeding: Feeding) -> Result<Self> {
         let Some(mib) = mib else { return Ok(self) };
-        let (config, m) = (self.plain.config(), problem.target.ids.len());
+        let (config, m, width) = (self.plain.config(), problem.target.ids.len(), self.plain.dtype().size());
         let rows = rows_kept(config, feeding, samples, problem.prompt.len() + m, m);
-        let row = trace_bytes(config);
+        let row = width * trace_numbers(config);
         // Old and new Z and its moments, its gradient, and buffers as wide as the vocabulary.
-        let fixed = 4 * (config.parameters() + 7 * problem.prompt.tokens() * config.vocab_size) + (128 << 20);
+        let fixed = width * config.parameters() + 4 * 7 * problem.prompt.tokens() * config.vocab_size + (128 << 20);
         let least = (fixed + rows * row).div_ceil(1 << 20) as u64;
         if mib < least {
             return Err(Error::input(format!("--max-memory: {mib} MiB are too few, this model and prompt need {least}; allow more")));
@@ -211,11 +212,14 @@ impl<B: TrackedBackend> Subject<B> {
     /// the squared length of the jump, g·(E_v − E_x) / ‖E_v − E_x‖².
     pub fn swap_order(&self, free: &[u32], gradient: Tensor<Plain<B>, 2>) -> Vec<f32> {
         let embedding = self.plain.embed_tokens.val();
-        let current = self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]);
-        let change = Plain::<B>::matmul(gradient.clone(), embedding.clone().transpose()) - (gradient * current.clone()).sum_dim(1);
-        let norms = self.norms.get_or_init(|| embedding.clone().powi_scalar(2).sum_dim(1).transpose()).clone();
+        let dtype = gradient.dtype();
+        let current = self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]).cast(dtype);
+        let all = |f: &dyn Fn(Matrix<B>) -> Matrix<B>| beside(blocks(&embedding, dtype).map(|(_, rows)| f(rows)).collect());
+        let along = |x: Matrix<B>| all(&|rows| Plain::<B>::matmul(x.clone(), rows.transpose()));
+        let change = along(gradient.clone()) - (gradient * current.clone()).sum_dim(1);
+        let norms = self.norms.get_or_init(|| all(&|rows| rows.powi_scalar(2).sum_dim(1).transpose())).clone();
         let own = current.clone().powi_scalar(2).sum_dim(1);
-        let distance = Plain::<B>::matmul(current, embedding.transpose()) * -2.0 + norms + own;
+        let distance = along(current) * -2.0 + norms + own;
         host(change / distance.clamp_min(1e-3))
     }
 }
@@ -238,7 +242,7 @@ fn assemble<B: Kernels>(model: &Llama<B>, free: Tensor<B, 3>, head: &[u32], tail
         let part = (!ids.is_empty()).then(|| model.embed(ids_tensor(&[ids], &model.device())));
         part.map(|part| part.expand([samples, ids.len(), d]))
     };
-    Tensor::cat([fixed(head), Some(free), fixed(tail)].into_iter().flatten().collect(), 1)
+    Tensor::cat([fixed(head), Some(free.cast(model.dtype())), fixed(tail)].into_iter().flatten().collect(), 1)
 }
 
 /// The target once for each sample, `[S·M]`.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BackendName, self_test};
+use super::{BackendName, Dtype, self_test};
 use crate::{Error, Result};
 
 /// What computes.
@@ -72,6 +72,8 @@ pub struct DeviceInfo {
     pub max_tensor_bytes: Option<u64>,
     /// Outcome of the self-test, if one was run.
     pub health: Health,
+    /// Types that `--dtype` may name: f32 alone on a CPU, on a GPU those in which [`Inventory::test`] found it sound.
+    pub dtypes: Vec<Dtype>,
 }
 
 impl DeviceInfo {
@@ -86,6 +88,7 @@ impl DeviceInfo {
             memory_bytes: None,
             max_tensor_bytes: None,
             health: Health::Untested,
+            dtypes: if backend.on_cpu() { vec![Dtype::F32] } else { Vec::new() },
         }
     }
 
@@ -199,11 +202,13 @@ impl Inventory {
         }
     }
 
-    /// Runs the self-test on every GPU that was not tested yet.
+    /// Runs the self-test on every GPU in every type; its health is that in f32.
     pub fn test(&mut self) {
         for device in self.devices.iter_mut().filter(|device| device.is_gpu()) {
-            if device.health == Health::Untested {
-                device.health = self_test(device);
+            device.health = self_test(device, Dtype::F32);
+            if let Health::Sound(_) = device.health {
+                let sound = |dtype: &Dtype| *dtype == Dtype::F32 || matches!(self_test(device, *dtype), Health::Sound(_));
+                device.dtypes = Dtype::ALL.into_iter().filter(sound).collect();
             }
         }
     }

@@ -6,9 +6,9 @@ use std::panic::{PanicHookInfo, catch_unwind, set_hook};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 
-use super::{BackendName, DeviceInfo, DeviceKind, Health, Job, dispatch};
+use super::{BackendName, DeviceInfo, DeviceKind, Dtype, Health, Job, dispatch};
 use crate::ops::TrackedBackend;
 
 /// Tells a child which device to test, and keeps a program that never calls [`child`] from starting itself for ever.
@@ -18,13 +18,13 @@ const MARK: &str = "self-test: ";
 const SOUND: &str = "sound, deviation ";
 /// Compiling and tuning the first kernels takes seconds on a GPU, a minute for a software renderer on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
-/// Largest deviation from flex over the largest value. TF32 products deviate by about 1e-3.
+/// Largest deviation from flex over the largest value. Products in TF32 and f16 deviate by about 1e-3, in bf16 by 4e-3.
 const TOLERANCE: f32 = 1e-2;
 
-/// Has a child process compute on `device` and compare with flex. Takes seconds.
-pub fn self_test(device: &DeviceInfo) -> Health {
+/// Has a child process compute on `device` in `dtype` and compare with flex in f32. Takes seconds.
+pub fn self_test(device: &DeviceInfo, dtype: Dtype) -> Health {
     match std::env::current_exe() {
-        Ok(program) => test_with(Command::new(program), device, LIMIT),
+        Ok(program) => test_with(Command::new(program), device, dtype, LIMIT),
         Err(error) => Health::Broken(format!("the program cannot find itself: {error}")),
     }
 }
@@ -62,10 +62,10 @@ fn panic_message(panic: &PanicHookInfo) -> String {
 /// The child's part: the largest deviation of the device from flex, over the largest value.
 #[inline]
 fn judge(order: &str) -> Result<f32, String> {
-    let device = parse(order).ok_or_else(|| format!("no such device: `{order}`"))?;
+    let (device, dtype) = parse(order).ok_or_else(|| format!("no such device or type: `{order}`"))?;
     let flex = DeviceInfo::new(BackendName::Flex, DeviceKind::Cpu, 0, "");
-    let got = dispatch(&device, Gradient)?;
-    let expected = dispatch(&flex, Gradient)?;
+    let got = dispatch(&device, Gradient(dtype))?;
+    let expected = dispatch(&flex, Gradient(Dtype::F32))?;
     let scale = expected.iter().fold(0f32, |max, value| max.max(value.abs()));
     let worst = got.iter().zip(&expected).map(|(a, b)| (a - b).abs());
     // `max` would pass over NaN.
@@ -77,11 +77,11 @@ fn judge(order: &str) -> Result<f32, String> {
     Err(format!("a matrix product is wrong by {worst:.1e} where the largest value is {scale:.1e}"))
 }
 
-fn order(device: &DeviceInfo) -> String {
-    format!("{} {} {}", device.backend, device.kind.as_str(), device.index)
+fn order(device: &DeviceInfo, dtype: Dtype) -> String {
+    format!("{} {} {} {dtype}", device.backend, device.kind.as_str(), device.index)
 }
 
-fn parse(order: &str) -> Option<DeviceInfo> {
+fn parse(order: &str) -> Option<(DeviceInfo, Dtype)> {
     let mut words = order.split(' ');
     let backend: BackendName = words.next()?.parse().ok()?;
     let kind = words.next()?;
@@ -89,13 +89,15 @@ fn parse(order: &str) -> Option<DeviceInfo> {
         .into_iter()
         .find(|known| known.as_str() == kind)?;
     let index = words.next()?.parse().ok()?;
+    let dtype = words.next()?;
+    let dtype = Dtype::ALL.into_iter().find(|known| known.as_str() == dtype)?;
     let known = backend.compiled() && backend != BackendName::Auto;
-    known.then(|| DeviceInfo::new(backend, kind, index, ""))
+    known.then(|| (DeviceInfo::new(backend, kind, index, ""), dtype))
 }
 
 /// For x `[N, D]` and W `[V, D]`: y = x·Wᵀ with W as a transposed view, as the language model head does it, and
-/// the gradient of Σy²/SHRINK by x, which is 2·y·W/SHRINK. Both back to back.
-struct Gradient;
+/// the gradient of Σy²/SHRINK by x, which is 2·y·W/SHRINK. Both back to back, the products in this type.
+struct Gradient(Dtype);
 
 const N: usize = 8;
 const V: usize = 512;
@@ -107,13 +109,18 @@ impl Job for Gradient {
     type Output = Result<Vec<f32>, String>;
 
     fn run<B: TrackedBackend>(self, device: B::Device) -> Self::Output {
+        let able = |dtype: &Dtype| B::supports_dtype(&device, (*dtype).into());
+        if !able(&self.0) {
+            let others: Vec<_> = Dtype::ALL.into_iter().filter(able).map(Dtype::as_str).collect();
+            return Err(format!("it cannot compute in {}, only in {}", self.0, others.join(" and ")));
+        }
         let tensor = |rows: usize, seed: usize| {
             let values: Vec<f32> = (0..rows * D).map(|i| pattern(i + seed)).collect();
-            Tensor::<B, 2>::from_data(TensorData::new(values, [rows, D]), &device)
+            Tensor::<B, 2>::from_data(TensorData::new(values, [rows, D]), (&device, DType::from(self.0)))
         };
         let x = tensor(N, 1).require_grad();
         let w = tensor(V, 7919);
-        let y = x.clone().matmul(w.transpose());
+        let y = x.clone().matmul(w.transpose()).cast(DType::F32);
         let gradients = (y.clone() * y.clone()).sum().div_scalar(SHRINK).backward();
         let dx = x.grad(&gradients).ok_or("no gradient came back")?;
         let read = |data: Result<TensorData, _>| match data {
@@ -131,11 +138,11 @@ fn pattern(i: usize) -> f32 {
 }
 
 /// The parent's part.
-fn test_with(mut program: Command, device: &DeviceInfo, limit: Duration) -> Health {
+fn test_with(mut program: Command, device: &DeviceInfo, dtype: Dtype, limit: Duration) -> Health {
     if std::env::var_os(ORDER).is_some() {
         return Health::Broken("a self-test started another: call `backend::on_start` first in `main`".into());
     }
-    let started = program.env(ORDER, order(device)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let started = program.env(ORDER, order(device, dtype)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     let outcome = started.and_then(|child| wait(child, limit));
     let (status, said) = match outcome {
         Ok(outcome) => outcome,
@@ -195,7 +202,7 @@ mod tests {
     fn played(script: &str, limit: Duration) -> Health {
         let mut shell = Command::new("sh");
         shell.args(["-c", script]);
-        test_with(shell, &device(BackendName::Cuda), limit)
+        test_with(shell, &device(BackendName::Cuda), Dtype::Bf16, limit)
     }
 
     #[cfg(unix)]
@@ -206,7 +213,7 @@ mod tests {
             Health::Broken(reason) => reason,
             other => panic!("{script}: {other:?}"),
         };
-        let order = r#"[ "$DLMI_SELF_TEST" = "cuda software 0" ] && echo "self-test: sound, deviation 2e-7" >&2"#;
+        let order = r#"[ "$DLMI_SELF_TEST" = "cuda software 0 bf16" ] && echo "self-test: sound, deviation 2e-7" >&2"#;
         assert_eq!(played(order, minute), Health::Sound(2e-7));
         assert!(broken("exit 0").contains("exit status: 0"));
         assert!(broken("echo 'self-test: sound, deviation 2e-7' >&2; exit 1").contains("exit status: 1"));
@@ -226,22 +233,24 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_a_reason() {
-        let health = test_with(Command::new("/nonexistent"), &device(BackendName::Cuda), LIMIT);
+        let health = test_with(Command::new("/nonexistent"), &device(BackendName::Cuda), Dtype::F32, LIMIT);
         assert!(matches!(health, Health::Broken(reason) if reason.contains("failed")));
     }
 
     #[test]
     fn orders_survive_the_way_to_the_child() {
         let sent = DeviceInfo { index: 3, ..DeviceInfo::new(BackendName::Flex, DeviceKind::Integrated, 0, "") };
-        assert_eq!(parse(&order(&sent)), Some(sent));
-        for nonsense in ["", "flex", "flex cpu", "flex cpu x", "auto cpu 0", "metal cpu 0"] {
+        for dtype in Dtype::ALL {
+            assert_eq!(parse(&order(&sent, dtype)), Some((sent.clone(), dtype)));
+        }
+        for nonsense in ["", "flex", "flex cpu", "flex cpu 0", "flex cpu x f32", "flex cpu 0 f8", "auto cpu 0 f32", "metal cpu 0 f32"] {
             assert_eq!(parse(nonsense), None, "{nonsense}");
         }
     }
 
     #[test]
     fn the_gradient_is_what_it_says() {
-        let values = Gradient.run::<Autodiff<Flex>>(Default::default()).unwrap();
+        let values = Gradient(Dtype::F32).run::<Autodiff<Flex>>(Default::default()).unwrap();
         let at = |seed: usize, row: usize, column: usize| pattern(seed + row * D + column);
         for (row, column) in [(0, 0), (7, 511), (3, 200)] {
             let y: f32 = (0..D).map(|k| at(1, row, k) * at(7919, column, k)).sum();

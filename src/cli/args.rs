@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Command, FromArgMatches, Subcommand, ValueEnum, value_parser};
 
-use crate::settings::{self, BackendName, KEYS, Layers, Method, Settings, Sources, utf8};
+use crate::settings::{self, BackendName, Dtype, KEYS, Layers, Method, Settings, Sources, utf8};
 use crate::ui::Color;
 use crate::{Error, Result};
 
@@ -31,9 +31,8 @@ pub struct Global {
     backend: Option<String>,
     #[arg(long, value_name = "ROW", help = help("device"), allow_negative_numbers = true)]
     device: Option<String>,
-    /// Number format of weights and arithmetic: f32 [default: f32]
-    #[arg(long, value_name = "TYPE", hide_possible_values = true)]
-    dtype: Option<Dtype>,
+    #[arg(long, value_name = "TYPE", help = help("dtype"), value_parser = Names::of::<Dtype>(), hide_possible_values = true)]
+    dtype: Option<String>,
     #[arg(long, value_name = "SPEC", help = help("model"))]
     model: Option<OsString>,
     /// Settings that belong together (paper, sdlm, bard, smollm2-135m, ...); may be repeated
@@ -62,14 +61,6 @@ pub struct Global {
     /// Say more (-vv: for debugging)
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
-}
-
-/// Number formats.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Dtype {
-    /// 32 bits
-    #[default]
-    F32,
 }
 
 /// What to do.
@@ -382,8 +373,8 @@ impl Cli {
     /// Keys and values of the flags that were given.
     fn flags(&self) -> Result<Vec<(&'static str, String)>> {
         let mut flags = Flags::default();
-        let Global { backend, device, model, seed, .. } = &self.global;
-        flags.text("backend", backend).text("device", device).text("seed", seed).os_text("model", model)?;
+        let Global { backend, device, dtype, model, seed, .. } = &self.global;
+        flags.text("backend", backend).text("device", device).text("dtype", dtype).text("seed", seed).os_text("model", model)?;
         match &self.verb {
             Verb::Invert(verb) => {
                 flags.text("method", &verb.method).text("prompt_tokens", &verb.prompt_tokens).text("steps", &verb.steps);
@@ -430,11 +421,6 @@ impl Flags {
 }
 
 impl Global {
-    /// Number format of weights and arithmetic.
-    pub fn dtype(&self) -> Dtype {
-        self.dtype.unwrap_or_default()
-    }
-
     /// When to print in colour.
     pub fn color(&self) -> Color {
         self.color.unwrap_or_default()
@@ -636,7 +622,7 @@ mod tests {
 
     #[test]
     fn flags_become_settings() {
-        let line = "--backend flex --device 1 --model m --seed 3 invert t --method dlmi --prompt-tokens 5 --steps none --samples 2 \
+        let line = "--backend flex --device 1 --dtype bf16 --model m --seed 3 invert t --method dlmi --prompt-tokens 5 --steps none --samples 2 \
                     --restarts 4 --max-seconds 1.5 --prefix a --suffix b --allow-target-tokens --allow-special --bos";
 
         let wanted = Settings {
@@ -654,6 +640,7 @@ mod tests {
             seed: 3,
             backend: BackendName::Flex,
             device: Some(1),
+            dtype: Dtype::Bf16,
             model: "m".into(),
             ..Settings::default()
         };
@@ -678,6 +665,7 @@ mod tests {
             "`--method` must be one of dlmi, dlmi-tf, gbda, reinforce, soda, snap, random, echo, not `foo`"
         );
         assert_eq!(message("invert x --backend metal"), "`--backend` must be one of auto, flex, ndarray, wgpu, cuda, not `metal`");
+        assert_eq!(message("invert x --dtype f8"), "`--dtype` must be one of f32, f16, bf16, not `f8`");
         assert_eq!(message("invert x --prompt-tokens -3"), "`--prompt-tokens` must be a whole number from 1 to 4096, not `-3`");
         assert_eq!(message("invert x --device -1"), "`--device` must be `none` or a whole number from 0 to 1023, not `-1`");
     }
@@ -708,7 +696,6 @@ mod tests {
             "targets --label f --tokens 5",
             "score a b c",
             "doctor -q -v",
-            "--dtype f16 doctor",
             "models",
             "config",
             "completions tcsh",

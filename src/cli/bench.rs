@@ -45,11 +45,11 @@ impl Job for Measurement {
         let (m, rounds, seed) = (options.target_tokens as usize, options.rounds as usize, self.session.settings().seed);
         let measured = match self.what {
             Bench::Load(_) => {
-                let (spec, offline) = (self.session.settings().model.clone(), self.offline);
+                let (spec, dtype, offline) = (self.session.settings().model.clone(), self.session.settings().dtype, self.offline);
                 let load = |_| {
                     let mut checkpoint = crate::spec::open(&spec, offline, false)?;
                     let config = checkpoint.config.clone();
-                    let model = crate::model::Llama::<B::InnerBackend>::load(&config, &mut checkpoint, &device, burn::tensor::DType::F32)?;
+                    let model = crate::model::Llama::<B::InnerBackend>::load(&config, &mut checkpoint, &device, dtype.into())?;
                     B::InnerBackend::sync(&device).ok();
                     Ok(model)
                 };
@@ -108,7 +108,7 @@ impl Measurement {
         put("model_digest", self.session.checkpoint.digest.clone().into());
         put("backend", self.choice.device.backend.to_string().into());
         put("device", self.choice.device.name.clone().into());
-        put("dtype", "f32".into());
+        put("dtype", json!(settings.dtype));
         put("threads", rayon::current_num_threads().into());
         put("rounds", options.rounds.into());
         let on_cpu = matches!(self.choice.device.backend, BackendName::Flex | BackendName::Ndarray);

@@ -137,7 +137,7 @@ impl Task {
             model: self.session.model_identity(),
             backend: self.choice.device.backend.to_string(),
             device: self.choice.device.name.clone(),
-            dtype: "f32".to_owned(),
+            dtype: settings.dtype.to_string(),
             method: settings.method.to_string(),
             preset: self.session.resolved.presets.clone(),
             seed: settings.seed,

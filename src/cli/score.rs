@@ -1,6 +1,5 @@
 //! `dlmi score`: what a given prompt is worth, on the plain path (CPU, f32) whatever the backend.
 
-use burn::backend::Flex;
 use serde_json::json;
 
 use super::args::{Cli, Score, read_text};
@@ -28,7 +27,7 @@ pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
     session.check_ids(&target_ids, "the target")?;
     check_context(&session.checkpoint.config, prompt_ids.len(), target_ids.len())?;
 
-    let judge = Judge::new(session.load::<Flex>(&Default::default())?);
+    let judge = Judge::new(session.load_plain()?);
     let scores = judge.hard_scores(&prompt_ids, &target_ids, judge.confirm(&prompt_ids, &target_ids));
     let perplexities = judge.perplexities(&prompt_ids, &target_ids, session.start_token());
     let (prompt_text, target_text) = (tokenizer.decode(&prompt_ids), tokenizer.decode(&target_ids));

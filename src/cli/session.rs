@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use burn::backend::Flex;
-use burn::tensor::{DType, backend::Backend};
+use burn::tensor::backend::Backend;
 
 use super::args::Cli;
 use crate::backend::{self, Choice};
@@ -12,7 +12,7 @@ use crate::evaluate::Judge;
 use crate::model::Llama;
 use crate::ops::TrackedBackend;
 use crate::run::record;
-use crate::settings::{ModelIdentity, Resolved, Settings};
+use crate::settings::{Dtype, ModelIdentity, Resolved, Settings};
 use crate::subject::Subject;
 use crate::ui::Policy;
 use crate::{Error, Result, spec};
@@ -49,22 +49,32 @@ impl Session {
 
     /// The device that the settings ask for.
     pub fn device(&self) -> Result<Choice> {
-        let choice = backend::open(self.settings().backend, self.settings().device)?;
+        let settings = self.settings();
+        let choice = backend::open(settings.backend, settings.device, settings.dtype)?;
         tracing::info!("running on {}: {}", choice.device, choice.reason);
         Ok(choice)
     }
 
-    /// Reads the weights.
+    /// Reads the weights, as the settings' type.
     pub fn load<B: Backend>(&mut self, device: &B::Device) -> Result<Llama<B>> {
+        self.load_as(device, self.settings().dtype)
+    }
+
+    /// Reads the weights for the plain path: CPU, f32.
+    pub fn load_plain(&mut self) -> Result<Llama<Flex>> {
+        self.load_as(&Default::default(), Dtype::F32)
+    }
+
+    fn load_as<B: Backend>(&mut self, device: &B::Device, dtype: Dtype) -> Result<Llama<B>> {
         let config = self.checkpoint.config.clone();
-        Llama::load(&config, &mut self.checkpoint, device, DType::F32)
+        Llama::load(&config, &mut self.checkpoint, device, dtype.into())
     }
 
     /// The plain path: the subject's own model where it lives on the CPU backend, else another copy.
     pub fn judge<B: TrackedBackend>(&mut self, subject: &Subject<B>) -> Result<Judge> {
         match subject.as_flex() {
             Some(model) => Ok(Judge::new(model)),
-            None => Ok(Judge::new(self.load::<Flex>(&Default::default())?)),
+            None => Ok(Judge::new(self.load_plain()?)),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::metrics::Spread;
 use crate::model::generate::{argmax, host};
 use crate::noise::{Purpose, Stream};
 use crate::objective::Objective;
-use crate::ops::{Gumbel, Kernels, SoftPrompt, TrackedBackend};
+use crate::ops::{Gumbel, Kernels, SoftPrompt, TrackedBackend, wide};
 use crate::optimiser::{Adam, Moments};
 use crate::subject::{Problem, Subject};
 
@@ -257,7 +257,7 @@ impl<B: TrackedBackend> RelaxedMethod<B> {
 
     /// Draws a matrix of N(0, deviation²).
     fn normal(&self, subject: &Subject<B>, stream: Stream, shape: [usize; 2], deviation: f64) -> Matrix<B> {
-        let options = (&subject.device(), subject.model().dtype());
+        let options = (&subject.device(), wide(subject.model().dtype()));
         if deviation == 0.0 {
             return Tensor::zeros(shape, options);
         }
@@ -283,7 +283,7 @@ fn vocabulary_mask<B: TrackedBackend>(subject: &Subject<B>, problem: &Problem) -
         return None;
     }
     let row: Vec<f32> = allowed.iter().map(|&ok| if ok { 0.0 } else { -1e30 }).collect();
-    let options = (&subject.device(), subject.model().dtype());
+    let options = (&subject.device(), wide(subject.model().dtype()));
     Some(Tensor::from_data(TensorData::new(row, [1, allowed.len()]), options))
 }
 
@@ -300,7 +300,7 @@ impl<B: TrackedBackend> Method<B> for RelaxedMethod<B> {
                     InitialPhi::Normal => self.normal(subject, stream, [rows, 1], 1.0),
                     InitialPhi::Uniform => {
                         let values: Vec<f32> = (0..rows).map(|row| stream.uniform(row as u32, 0)).collect();
-                        Tensor::from_data(TensorData::new(values, [rows, 1]), (&subject.device(), subject.model().dtype()))
+                        Tensor::from_data(TensorData::new(values, [rows, 1]), (&subject.device(), wide(subject.model().dtype())))
                     }
                 })
             }

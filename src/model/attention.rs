@@ -53,7 +53,7 @@ pub struct Asking<B: Backend> {
     pub spread: Option<Tensor<B, 1, Int>>,
     /// The way back: where each of them stands, `[R']`.
     pub gather: Option<Tensor<B, 1, Int>>,
-    /// Additive causal mask `[1, T_q·T]`: 0 where a position may look, −1e30 where not.
+    /// Additive causal mask `[1, T_q·T]`, [`wide`](crate::ops::wide): 0 where a position may look, −1e30 where not.
     pub mask: Tensor<B, 2>,
 }
 

@@ -10,7 +10,7 @@ use super::config::LlamaConfig;
 use super::rope::{RotaryEmbedding, Rotation};
 use crate::Result;
 use crate::checkpoint::Checkpoint;
-use crate::ops::Kernels;
+use crate::ops::{Kernels, wide};
 
 /// Where weights come from: a checkpoint, or an initialiser.
 pub trait WeightSource {
@@ -142,7 +142,8 @@ pub struct Llama<B: Backend> {
 }
 
 impl<B: Backend> Llama<B> {
-    /// Builds the model from `weights`, stored on `device` as `dtype`. No weight tracks gradients.
+    /// Builds the model from `weights`, stored on `device` as `dtype`, which is then the type of its activations too. No weight tracks
+    /// gradients.
     pub fn load(config: &LlamaConfig, weights: &mut dyn WeightSource, device: &B::Device, dtype: DType) -> Result<Self> {
         let mut loader = Loader { weights, device, dtype };
         let (v, d) = (config.vocab_size, config.hidden_size);
@@ -287,7 +288,7 @@ impl<B: Kernels> Llama<B> {
     fn causal_mask(&self, asking: usize, len: usize, dtype: DType) -> Tensor<B, 2> {
         let row = |t| (0..len).map(move |j| if j <= len - asking + t { 0.0f32 } else { -1e30 });
         let mask: Vec<f32> = (0..asking).flat_map(row).collect();
-        Tensor::from_data(TensorData::new(mask, [1, asking * len]), (&self.device(), dtype))
+        Tensor::from_data(TensorData::new(mask, [1, asking * len]), (&self.device(), wide(dtype)))
     }
 }
 

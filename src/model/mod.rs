@@ -28,9 +28,13 @@ mod tests {
     use crate::testing::{Golden, each_cpu_backend, each_tracked_cpu_backend, golden, real_smollm2};
 
     fn load<B: Backend>(path: &Path) -> Llama<B> {
+        load_as(path, DType::F32)
+    }
+
+    fn load_as<B: Backend>(path: &Path, dtype: DType) -> Llama<B> {
         let mut checkpoint = Checkpoint::open(path).unwrap();
         let config = checkpoint.config.clone();
-        Llama::load(&config, &mut checkpoint, &B::Device::default(), DType::F32).unwrap()
+        Llama::load(&config, &mut checkpoint, &B::Device::default(), dtype).unwrap()
     }
 
     /// Largest difference to the expected logits over all positions and the whole vocabulary, and the greedy tokens.
@@ -133,6 +137,39 @@ mod tests {
     }
 
     each_cpu_backend!(tiny_models, gguf_files, cached_passes, real_model);
+
+    /// In a half-wide type, whatever computes: the largest logit error over the largest logit is within `bound`.
+    fn half<B: Kernels>(dtype: DType, bound: f32) {
+        for name in TINY {
+            let llama = load_as::<B>(&golden(&format!("tiny/{name}")), dtype);
+            let golden = Golden::open(&format!("tiny/{name}/expected.safetensors"));
+            let embedded = llama.embed(ids_tensor(&golden.ids("input_ids"), &llama.device()));
+            let asked = embedded.dims()[1];
+            let hidden = llama.hidden(embedded, asked);
+            assert_eq!(hidden.dtype(), dtype);
+            let largest = golden.floats("logits").iter().fold(0.0f32, |a, b| a.max(b.abs()));
+            let error = golden.largest_difference("logits", &host(llama.logits(hidden))) / largest;
+            assert!(0.0 < error && error < bound, "{name}: {error} in {dtype:?}");
+        }
+    }
+
+    #[test]
+    fn half_width() {
+        half::<burn::backend::Flex>(DType::F16, F16);
+        half::<burn::backend::Flex>(DType::BF16, BF16);
+    }
+
+    /// Bounds of [`half`]. The largest errors found were 5e-3 and 3.6e-2; transformers has 4.3e-3 and 3e-2 on these models.
+    const F16: f32 = 1e-2;
+    const BF16: f32 = 6e-2;
+
+    #[cfg(feature = "wgpu")]
+    #[test]
+    fn half_width_on_vulkan() {
+        if crate::testing::has_vulkan("half_width_on_vulkan") {
+            half::<burn::backend::Vulkan>(DType::F16, F16);
+        }
+    }
 
     /// The same on Vulkan, which may be a software renderer.
     #[cfg(feature = "wgpu")]

@@ -1,20 +1,27 @@
-//! The blocks of a decoder layer and their backward passes in plain Burn: the definitions that every backend can use.
+//! The blocks of a decoder layer and their backward passes in plain Burn: the definitions that every backend can use. Where x is
+//! half as wide as f32, squares and softmax are computed in f32.
 
 use burn::tensor::activation::{sigmoid, silu, softmax};
 use burn::tensor::{Tensor, backend::Backend};
 
+use super::width::wide;
+
 /// x / √(mean(x²) + ε) · weight for every row.
 pub fn rms_norm<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 1>, epsilon: f64) -> Tensor<B, 2> {
+    let dtype = x.dtype();
+    let (x, weight) = (x.cast(wide(dtype)), weight.cast(wide(dtype)));
     let mean_square = x.clone().powi_scalar(2).mean_dim(1);
-    x / (mean_square + epsilon).sqrt() * weight.unsqueeze::<2>()
+    (x / (mean_square + epsilon).sqrt() * weight.unsqueeze::<2>()).cast(dtype)
 }
 
 /// With r = 1/√(mean(x²) + ε) and g = dy·weight: dx = r·(g − x·mean(g·x)·r²).
 pub fn rms_norm_backward<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 1>, epsilon: f64, output: Tensor<B, 2>) -> Tensor<B, 2> {
+    let dtype = x.dtype();
+    let (x, weight, output) = (x.cast(wide(dtype)), weight.cast(wide(dtype)), output.cast(wide(dtype)));
     let root = (x.clone().powi_scalar(2).mean_dim(1) + epsilon).sqrt().recip();
     let g = output * weight.unsqueeze::<2>();
     let mean = (g.clone() * x.clone()).mean_dim(1) * root.clone().powi_scalar(2);
-    (g - x * mean) * root
+    ((g - x * mean) * root).cast(dtype)
 }
 
 /// Gradient of the weight, Σ over the rows of dy·x·r.
@@ -48,15 +55,16 @@ pub fn rotate<B: Backend>(x: Tensor<B, 2>, cos: Tensor<B, 2>, sin: Tensor<B, 2>,
 /// matrix.
 pub fn attention<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, mask: Tensor<B, 2>) -> Tensor<B, 2> {
     let [s, h, t, d] = q.dims();
-    let mixed = matmul_rows(attention_weights(q, k, mask), v).reshape([s, h, t, d]);
+    let weights = attention_weights(q, k, mask).cast(v.dtype());
+    let mixed = matmul_rows(weights, v).reshape([s, h, t, d]);
     mixed.swap_dims(1, 2).reshape([s * t, h * d])
 }
 
-/// softmax(q·kᵀ/√d + mask), `[S, KV, H/KV·T, past + T]`.
+/// softmax(q·kᵀ/√d + mask) in the type of the mask, `[S, KV, H/KV·T, past + T]`.
 fn attention_weights<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, mask: Tensor<B, 2>) -> Tensor<B, 4> {
     let ([s, h, t, d], [_, kv, all, _]) = (q.dims(), k.dims());
     let rows = h / kv * t;
-    let scores = matmul_rows(q.reshape([s, kv, rows, d]), k.swap_dims(2, 3)) * (d as f64).powf(-0.5);
+    let scores = matmul_rows(q.reshape([s, kv, rows, d]), k.swap_dims(2, 3)).cast(mask.dtype()) * (d as f64).powf(-0.5);
     let scores = scores.reshape([s * h, t * all]) + mask;
     softmax(scores.reshape([s * h, t, all]), 2).reshape([s, kv, rows, all])
 }
@@ -71,12 +79,13 @@ pub fn attention_backward<B: Backend>(
     output: Tensor<B, 2>,
 ) -> [Tensor<B, 4>; 3] {
     let ([s, h, t, d], [_, kv, _, _]) = (q.dims(), k.dims());
+    let dtype = q.dtype();
     let weights = attention_weights(q.clone(), k.clone(), mask);
     let output = output.reshape([s, t, h, d]).swap_dims(1, 2).reshape([s, kv, h / kv * t, d]);
-    let dv = matmul_rows(weights.clone().swap_dims(2, 3), output.clone());
-    let dp = matmul_rows(output, v.swap_dims(2, 3));
+    let dv = matmul_rows(weights.clone().cast(dtype).swap_dims(2, 3), output.clone());
+    let dp = matmul_rows(output, v.swap_dims(2, 3)).cast(weights.dtype());
     let mean = (dp.clone() * weights.clone()).sum_dim(3);
-    let ds = weights * (dp - mean) * (d as f64).powf(-0.5);
+    let ds = (weights * (dp - mean) * (d as f64).powf(-0.5)).cast(dtype);
     let dq = matmul_rows(ds.clone(), k).reshape([s, h, t, d]);
     let dk = matmul_rows(ds.swap_dims(2, 3), q.reshape([s, kv, h / kv * t, d]));
     [dq, dk, dv]

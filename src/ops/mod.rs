@@ -10,9 +10,12 @@ mod layer;
 mod soft_embedding;
 mod target_loss;
 mod tracked;
+mod width;
 
 pub use soft_embedding::{Gumbel, SoftEmbeddings, SoftPrompt, reference as soft_embedding_reference};
 pub use target_loss::{TargetLoss, reference as target_loss_reference};
+pub use width::wide;
+pub(crate) use width::{beside, blocks};
 
 /// The definitions in plain Burn, for benchmarks to run beside a backend's own.
 pub mod plain {
@@ -34,7 +37,7 @@ const CHUNK: usize = 16 << 20;
 
 /// The blocks, on a backend without gradients. The defaults are plain Burn.
 pub trait Kernels: Backend {
-    /// Soft embeddings of all samples; see [`SoftPrompt`].
+    /// Soft embeddings of all samples, in the type of Z whatever that of W_E; see [`SoftPrompt`].
     fn soft_embedding(prompt: &SoftPrompt<Self>) -> SoftEmbeddings<Self> {
         soft_embedding::forward(prompt)
     }
@@ -59,7 +62,7 @@ pub trait Kernels: Backend {
         soft_embedding::entropy(prompt)
     }
 
-    /// ℓ_y − max_{v≠y} ℓ_v of every row, `[R]`, from hidden states `[R, D]`, head `[V, D]` and targets `[R]`.
+    /// ℓ_y − max_{v≠y} ℓ_v of every row, `[R]`, from hidden states `[R, D]`, head `[V, D]` and targets `[R]`; [`wide`], as the losses are.
     fn margins(hidden: Tensor<Self, 2>, head: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
         target_loss::margins(hidden, head, targets)
     }
@@ -117,7 +120,7 @@ pub trait Kernels: Backend {
     }
 
     /// Causal grouped-query attention: queries `[S, H, T, d]` to keys and values `[S, KV, past + T, d]`, the result `[S·T, H·d]`.
-    /// `mask` `[1, T·(past + T)]` is the causal one (0 or −1e30), ready to be added.
+    /// `mask` `[1, T·(past + T)]` is the causal one (0 or −1e30), [`wide`] and ready to be added.
     fn causal_attention(q: Tensor<Self, 4>, k: Tensor<Self, 4>, v: Tensor<Self, 4>, mask: Tensor<Self, 2>) -> Tensor<Self, 2> {
         layer::attention(q, k, v, mask)
     }

@@ -5,6 +5,7 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Tensor, TensorData};
 
 use super::CHUNK;
+use super::width::{product, product_transposed};
 use crate::model::generate::host;
 use crate::noise::Stream;
 
@@ -47,7 +48,7 @@ pub struct SoftPrompt<B: Backend> {
     pub logits: Tensor<B, 2>,
     /// τ, `[N, 1]`.
     pub temperature: Tensor<B, 2>,
-    /// W_E, `[V, D]`.
+    /// W_E, `[V, D]`, stored in the model's type; all else is in that of Z.
     pub embedding: Tensor<B, 2>,
     /// 0 for tokens of the search vocabulary and −1e30 for the others, `[1, V]`.
     pub mask: Option<Tensor<B, 2>>,
@@ -139,7 +140,7 @@ pub fn forward<B: Backend>(prompt: &SoftPrompt<B>) -> SoftEmbeddings<B> {
         let top = y.clone().max_dim(1);
         let p = (y - top.clone()).exp();
         let sum = p.clone().sum_dim(1);
-        embeddings.push(p.matmul(prompt.embedding.clone()) / sum.clone());
+        embeddings.push(product(p, &prompt.embedding) / sum.clone());
         largest.push(top);
         sums.push(sum);
     }
@@ -156,7 +157,7 @@ pub fn backward<B: Backend>(prompt: &SoftPrompt<B>, result: SoftEmbeddings<B>, o
         let rows = |x: &Tensor<B, 2>| x.clone().narrow(0, first * n, count * n);
         let y = prompt.scaled(first, count);
         let p = (y.clone() - rows(&result.largest)).exp() / rows(&result.sums);
-        let dp = rows(&output).matmul(prompt.embedding.clone().transpose());
+        let dp = product_transposed(rows(&output), &prompt.embedding);
         let mean = (dp.clone() * p.clone()).sum_dim(1);
         let ds = p * (dp - mean);
         let dy = (ds.clone() * y).sum_dim(1);

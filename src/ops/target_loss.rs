@@ -3,6 +3,7 @@
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, activation::log_softmax, backend::Backend};
 
 use super::CHUNK;
+use super::width::{product, wide};
 use crate::objective::Objective;
 
 /// Losses of R rows and what the backward pass needs of them.
@@ -10,7 +11,7 @@ use crate::objective::Objective;
 pub struct TargetLoss<B: Backend> {
     /// `[R]`.
     pub losses: Tensor<B, 1>,
-    /// Gradient of each row's loss with respect to its hidden state, `[R, D]`.
+    /// Gradient of each row's loss with respect to its hidden state, `[R, D]`, [`wide`] too.
     pub hidden: Tensor<B, 2>,
 }
 
@@ -22,13 +23,20 @@ fn runner_up<B: Backend>(logits: Tensor<B, 2>, targets: Tensor<B, 2, Int>) -> (T
     (at_target - best, runner)
 }
 
+/// The logits, computed in the model's type.
+fn wide_logits<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>) -> Tensor<B, 2> {
+    let logits = hidden.matmul(head);
+    let dtype = wide(logits.dtype());
+    logits.cast(dtype)
+}
+
 /// ℓ_y − max_{v≠y} ℓ_v of every row; some rows at a time, so that no more than 64 MiB of logits are alive.
 pub fn margins<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
     let (rows, head, targets) = (hidden.dims()[0], head.transpose(), targets.unsqueeze_dim::<2>(1));
     let size = (CHUNK / head.dims()[1]).clamp(1, rows);
     let parts = (0..rows).step_by(size).map(|first| {
         let count = size.min(rows - first);
-        let logits = hidden.clone().narrow(0, first, count).matmul(head.clone());
+        let logits = wide_logits(hidden.clone().narrow(0, first, count), head.clone());
         runner_up(logits, targets.clone().narrow(0, first, count)).0.squeeze_dim(1)
     });
     Tensor::cat(parts.collect(), 0)
@@ -36,20 +44,22 @@ pub fn margins<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Te
 
 /// See [`super::Kernels::target_loss`].
 pub fn forward<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>, objective: Objective) -> TargetLoss<B> {
-    let logits = hidden.matmul(head.clone().transpose());
-    let at_target = head.clone().select(0, targets.clone());
+    let logits = wide_logits(hidden, head.clone().transpose());
+    let dtype = logits.dtype();
+    let rows = |ids| head.clone().select(0, ids).cast(dtype);
+    let at_target = rows(targets.clone());
     let column = targets.unsqueeze_dim(1);
     match objective.margin() {
         None => {
             let log_p = log_softmax(logits, 1);
             let losses = log_p.clone().gather(1, column).neg().squeeze_dim(1);
-            TargetLoss { losses, hidden: log_p.exp().matmul(head) - at_target }
+            TargetLoss { losses, hidden: product(log_p.exp(), &head) - at_target }
         }
         Some(margin) => {
             let (margins, runner) = runner_up(logits, column);
             let losses = (margins.neg() + margin).clamp_min(0.0);
             let active = losses.clone().greater_elem(0.0).float().cast(losses.dtype());
-            let hidden = (head.select(0, runner.squeeze_dim(1)) - at_target) * active;
+            let hidden = (rows(runner.squeeze_dim(1)) - at_target) * active;
             TargetLoss { losses: losses.squeeze_dim(1), hidden }
         }
     }

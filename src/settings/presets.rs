@@ -103,7 +103,7 @@ mod tests {
         for name in preset_names().filter(|name| *name != "paper") {
             for assignment in by_name(name).unwrap() {
                 let key = assignment.key.name;
-                assert!(!["model", "backend", "device", "seed", "method", "steps"].contains(&key), "{name} sets {key}");
+                assert!(!["model", "backend", "device", "dtype", "seed", "method", "steps"].contains(&key), "{name} sets {key}");
             }
         }
     }

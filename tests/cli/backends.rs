@@ -8,9 +8,9 @@ use serde_json::Value;
 #[cfg(feature = "wgpu")]
 use crate::methods::TABLE_1;
 #[cfg(feature = "wgpu")]
-use crate::support::{Ran, TINY, dlmi, run};
+use crate::support::{Ran, TINY, dlmi, refuses, run};
 
-/// What the child says about `device`.
+/// What the child says about a device and a type.
 fn verdict(device: &str) -> String {
     let child = Command::new(env!("CARGO_BIN_EXE_dlmi")).env("DLMI_SELF_TEST", device).output().unwrap();
     let said = String::from_utf8(child.stderr).unwrap();
@@ -29,13 +29,23 @@ fn deviation(device: &str) -> f32 {
 
 #[test]
 fn flex_agrees_with_itself() {
-    assert_eq!(deviation("flex cpu 0"), 0.0);
+    assert_eq!(deviation("flex cpu 0 f32"), 0.0);
+}
+
+/// The products are really computed in the type that is asked for: it shows. (The program offers these types on GPUs alone.)
+#[test]
+fn half_wide_types_deviate_as_they_must() {
+    for (device, least, most) in [("flex cpu 0 f16", 1e-5, 2e-3), ("flex cpu 0 bf16", 1e-4, 1e-2)] {
+        let deviation = deviation(device);
+        assert!(least < deviation && deviation < most, "{device}: {deviation}");
+    }
 }
 
 #[cfg(feature = "ndarray")]
 #[test]
 fn ndarray_agrees() {
-    assert!(deviation("ndarray cpu 0") < 1e-5);
+    assert!(deviation("ndarray cpu 0 f32") < 1e-5);
+    assert_eq!(verdict("ndarray cpu 0 f16"), "it cannot compute in f16, only in f32");
 }
 
 /// Whether there is a Vulkan driver, be it a software renderer. Its absence is said loudly, and under `CI=true` a failure.
@@ -59,7 +69,11 @@ fn vulkan_agrees() {
     }
     let software = |device: &dlmi::backend::DeviceInfo| device.backend == BackendName::Wgpu && device.kind == DeviceKind::Software;
     if Inventory::probe().devices.iter().any(software) {
-        assert!(deviation("wgpu software 0") < 1e-5);
+        assert!(deviation("wgpu software 0 f32") < 1e-5);
+        let half = deviation("wgpu software 0 f16");
+        assert!(1e-5 < half && half < 2e-3, "{half}");
+        // CubeCL stores bf16 on Vulkan but does not add or multiply it.
+        assert!(verdict("wgpu software 0 bf16").starts_with("it cannot compute in bf16, only in f32"));
     }
 }
 
@@ -95,11 +109,38 @@ fn vulkan_completes_and_inverts() {
     }
 }
 
+/// Both methods in f16: the record says so, and the scores are those of f32 or nearly. bf16 is refused.
+#[cfg(feature = "wgpu")]
+#[test]
+fn vulkan_computes_in_half_width() {
+    if !has_vulkan("vulkan_computes_in_half_width") {
+        return;
+    }
+    let on = ["-q", "--model", TINY, "--backend", "wgpu", "--dtype"];
+    for method in ["dlmi", "snap"] {
+        let mut command = dlmi(on);
+        command.args(["f16", "--json", "invert", "he is", "--method", method, "--prompt-tokens", "3", "--samples", "2", "--steps", "4"]);
+        let ran = run(&mut command);
+        let record: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+        assert_eq!((&record["dtype"], &record["settings"]["dtype"], &record["stopped"]), (&"f16".into(), &"f16".into(), &"budget".into()));
+    }
+    let mut command = dlmi(on);
+    command.args(["f16", "--json", "bench", "step", "--method", "dlmi", "--prompt-tokens", "3", "--samples", "2", "--rounds", "2"]);
+    let half: Value = serde_json::from_str(&run(&mut command).out).unwrap();
+    let whole: Value = serde_json::from_str(&run(command.args(["--dtype", "f32"])).out).unwrap();
+    assert_eq!((&half["dtype"], &whole["dtype"]), (&"f16".into(), &"f32".into()));
+    for (half, whole) in half["losses"].as_array().unwrap().iter().zip(whole["losses"].as_array().unwrap()) {
+        let (half, whole) = (half.as_f64().unwrap(), whole.as_f64().unwrap());
+        assert!(half != whole && (half - whole).abs() < 0.01, "{half} in f16, {whole} in f32");
+    }
+    refuses(dlmi(on).args(["bf16", "complete", "x"]), 3, &["bf16", "f32"]);
+}
+
 /// Burn panics on a thread of its own here; the child turns it into a line.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 #[test]
 fn a_device_that_is_not_there_is_a_reason() {
-    for (device, compiled) in [("wgpu discrete 99", cfg!(feature = "wgpu")), ("cuda discrete 99", cfg!(feature = "cuda"))] {
+    for (device, compiled) in [("wgpu discrete 99 f32", cfg!(feature = "wgpu")), ("cuda discrete 99 f32", cfg!(feature = "cuda"))] {
         if compiled {
             let line = verdict(device);
             assert!(!line.starts_with("sound"), "{device}: {line}");

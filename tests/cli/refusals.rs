@@ -229,7 +229,7 @@ fn usage_that_is_wrong() {
     refuses(&mut dlmi(["complete"]), 2, &["PROMPT"]);
     refuses(&mut dlmi(["complete", "x", "--tokens", "0"]), 2, &["--tokens", "0"]);
     refuses(&mut dlmi(["doctor", "-q", "-v"]), 2, &["--quiet", "--verbose"]);
-    refuses(&mut dlmi(["--dtype", "f8", "doctor"]), 2, &["--dtype", "f8", "f32"]);
+    refuses(&mut dlmi(["--dtype", "f8", "complete", "x"]), 2, &["--dtype", "f8", "f32"]);
     refuses(&mut dlmi(["completions", "csh"]), 2, &["csh", "bash"]);
     refuses(&mut dlmi(["invert", "x", "--bad\u{1b}[31m"]), 2, &["--bad"]);
 }
@@ -257,6 +257,18 @@ fn numbers_out_of_range() {
 fn a_device_that_is_not_there() {
     for arguments in [&["--device", "99"][..], &["--backend", "flex", "--device", "99"]] {
         refuses(dlmi(["--model", TINY, "complete", "x"]).args(arguments), 3, &["99", "doctor"]);
+    }
+}
+
+#[test]
+fn a_cpu_computes_in_f32_only() {
+    for backend in ["flex", "ndarray"].into_iter().filter(|backend| *backend == "flex" || cfg!(feature = "ndarray")) {
+        for dtype in ["f16", "bf16"] {
+            let on = ["--model", TINY, "--backend", backend, "--dtype", dtype];
+            refuses(dlmi(on).args(["complete", "x"]), 2, &[dtype, "GPU", backend]);
+            refuses(dlmi(on).args(["invert", "x"]), 2, &[dtype, "GPU", backend]);
+            refuses(dlmi(on).args(["bench", "step"]), 2, &[dtype, "GPU", backend]);
+        }
     }
 }
 

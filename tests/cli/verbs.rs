@@ -121,6 +121,11 @@ fn doctor_lists_flex_and_every_other_backend() {
     // Drivers of GPUs may speak on stderr.
     let report: Value = serde_json::from_str(&run(&mut dlmi(["doctor", "--json"])).out).unwrap();
     assert_eq!((report["devices"][0]["backend"].clone(), report["devices"][0]["row"].clone()), (json!("flex"), json!(0)));
+    assert_eq!(report["devices"][0]["dtypes"], json!(["f32"]));
+    for device in report["devices"].as_array().unwrap().iter().filter(|device| device["backend"] == "wgpu" && device["kind"] == "software")
+    {
+        assert_eq!(device["dtypes"], json!(["f32", "f16"]), "{device}");
+    }
     assert!(report["auto"]["row"].is_u64() && report["auto"]["reason"].is_string(), "{report}");
     let ran = run(&mut dlmi(["doctor"]));
     assert_eq!(ran.code, Some(0), "{ran:?}");

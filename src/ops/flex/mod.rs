@@ -32,7 +32,7 @@ impl Kernels for Flex {
     }
 
     fn soft_embedding(prompt: &SoftPrompt<Self>) -> SoftEmbeddings<Self> {
-        match prompt.logits.dtype() {
+        match prompt.embedding.dtype() {
             DType::F32 => vocabulary::soft_embedding(prompt),
             _ => super::soft_embedding::forward(prompt),
         }
@@ -43,7 +43,7 @@ impl Kernels for Flex {
         result: SoftEmbeddings<Self>,
         output: Tensor<Self, 2>,
     ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
-        match prompt.logits.dtype() {
+        match prompt.embedding.dtype() {
             DType::F32 => vocabulary::soft_embedding_backward(prompt, result, output),
             _ => super::soft_embedding::backward(prompt, result, output),
         }
