@@ -72,7 +72,6 @@ fn vulkan_agrees() {
         assert!(deviation("wgpu software 0 f32") < 1e-5);
         let half = deviation("wgpu software 0 f16");
         assert!(1e-5 < half && half < 2e-3, "{half}");
-        // CubeCL stores bf16 on Vulkan but does not add or multiply it.
         assert!(verdict("wgpu software 0 bf16").starts_with("it cannot compute in bf16, only in f32"));
     }
 }
@@ -109,31 +108,18 @@ fn vulkan_completes_and_inverts() {
     }
 }
 
-/// Both methods in f16: the record says so, and the scores are those of f32 or nearly. bf16 is refused.
+/// A search in f16, and the record says so. bf16 is refused: CubeCL stores it on Vulkan but does not compute in it.
 #[cfg(feature = "wgpu")]
 #[test]
 fn vulkan_computes_in_half_width() {
     if !has_vulkan("vulkan_computes_in_half_width") {
         return;
     }
-    let on = ["-q", "--model", TINY, "--backend", "wgpu", "--dtype"];
-    for method in ["dlmi", "snap"] {
-        let mut command = dlmi(on);
-        command.args(["f16", "--json", "invert", "he is", "--method", method, "--prompt-tokens", "3", "--samples", "2", "--steps", "4"]);
-        let ran = run(&mut command);
-        let record: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
-        assert_eq!((&record["dtype"], &record["settings"]["dtype"], &record["stopped"]), (&"f16".into(), &"f16".into(), &"budget".into()));
-    }
-    let mut command = dlmi(on);
-    command.args(["f16", "--json", "bench", "step", "--method", "dlmi", "--prompt-tokens", "3", "--samples", "2", "--rounds", "2"]);
-    let half: Value = serde_json::from_str(&run(&mut command).out).unwrap();
-    let whole: Value = serde_json::from_str(&run(command.args(["--dtype", "f32"])).out).unwrap();
-    assert_eq!((&half["dtype"], &whole["dtype"]), (&"f16".into(), &"f32".into()));
-    for (half, whole) in half["losses"].as_array().unwrap().iter().zip(whole["losses"].as_array().unwrap()) {
-        let (half, whole) = (half.as_f64().unwrap(), whole.as_f64().unwrap());
-        assert!(half != whole && (half - whole).abs() < 0.01, "{half} in f16, {whole} in f32");
-    }
-    refuses(dlmi(on).args(["bf16", "complete", "x"]), 3, &["bf16", "f32"]);
+    let on = |dtype| dlmi(["-q", "--model", TINY, "--backend", "wgpu", "--dtype", dtype]);
+    let ran = run(on("f16").args(["--json", "invert", "he is", "--prompt-tokens", "3", "--steps", "2"]));
+    let record: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+    assert_eq!((&record["dtype"], &record["settings"]["dtype"], &record["steps"]), (&"f16".into(), &"f16".into(), &2.into()));
+    refuses(on("bf16").args(["complete", "x"]), 3, &["bf16", "f32"]);
 }
 
 /// Burn panics on a thread of its own here; the child turns it into a line.
