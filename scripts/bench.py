@@ -4,8 +4,9 @@
 usage: bench.py MODEL HF_DIR [--what step,score,generate] [--turns 5] [--rounds 3] [--python PYTHON] [--nanogcg PYTHON] [--dlmi PROGRAM]
 
 MODEL is what `dlmi --model` takes, HF_DIR the same weights as a transformers folder (scripts/gguf_to_hf.py makes one). PYTHON has torch
-and transformers, NANOGCG nanogcg besides. Every turn runs ours and the peer's once, each in a process of its own; a figure is the median
-over the turns of the medians over the rounds. A step is only timed if the first three losses of both sides agree within 1e-4.
+and transformers, NANOGCG torch, nanogcg 0.3.0 and a transformers below 4.48. Every turn runs ours and the peer's once, each in a process
+of its own; a figure is the median over the turns of the medians over the rounds, with the least and the largest of these. A step is only
+timed if the first three losses of both sides agree within 1e-4.
 """
 import argparse
 import json
@@ -58,7 +59,8 @@ for what in a.what.split(","):
             print(f"  {title}: {us['seconds_median']:.3f} s, peer {peer['seconds_median']:.3f} s", flush=True)
         middle = lambda side, key: statistics.median(turn[side][key] for turn in turns)
         mine, theirs = middle(0, "seconds_median"), middle(1, "seconds_median")
-        line = f"{title}: ours {mine:.3f} s, peer {theirs:.3f} s, ratio {mine / theirs:.2f}"
+        spread = lambda side: "{:.3f} to {:.3f}".format(*(pick(turn[side]["seconds_median"] for turn in turns) for pick in (min, max)))
+        line = f"{title}: ours {mine:.3f} s ({spread(0)}), peer {theirs:.3f} s ({spread(1)}), ratio {mine / theirs:.2f}"
         if "peak_mib" in turns[0][1] and turns[0][0].get("peak_mib"):
             line += f"; memory {middle(0, 'peak_mib'):.0f} MiB, peer {middle(1, 'peak_mib'):.0f} MiB"
         if "achieved_gflops" in turns[0][0]:
