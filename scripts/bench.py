@@ -31,7 +31,7 @@ a = parser.parse_args()
 STEP = ["step", "--method", "dlmi", "--set", "all_tokens=true"]
 TASKS = {
     "step": [(f"DLMI step, N = {n}", [*STEP, "--prompt-tokens", str(n)], a.python, ["dlmi_torch.py", "--prompt-tokens", str(n)]) for n in (10, 80)],
-    "score": [("64 candidates, N = 20", ["score", "--prompt-tokens", "20"], a.nanogcg, ["nanogcg_score.py"])],
+    "score": [("64 candidates, N = 20", ["score", "--prompt-tokens", "20"], a.nanogcg, ["nanogcg_score.py", "--batch-size", "32"])],
     "generate": [("20 tokens after 10", ["generate", "--prompt-tokens", "10"], a.python, ["generate_torch.py"])],
 }
 
