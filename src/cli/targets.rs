@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use burn::backend::Flex;
 use serde_json::json;
 
 use super::args::{Cli, Targets, read_text};
@@ -23,7 +22,7 @@ pub(super) fn run(cli: &Cli, verb: &Targets, policy: Policy) -> Result<ExitCode>
     let mut session = Session::open(cli, policy)?;
     let start = start_token(&session, verb)?;
     let wanted = wanted(&session, verb)?;
-    let model = session.load::<Flex>(&Default::default())?;
+    let model = session.load_plain()?;
     if let Some(path) = &verb.prompts_out {
         keep_prompts(path, &wanted)?;
     }

@@ -257,3 +257,10 @@ fn the_help_shows_every_use() {
         .code(0)
         .stdout(predicate::str::contains("--prompts-out known-prompts.jsonl").and(predicate::str::contains("--label targets.json")));
 }
+
+/// The plain path is f32, whatever a search would compute in.
+#[test]
+fn targets_are_made_in_f32() {
+    let drawn = |dtype: &[&str]| made(targets(&["--k", "6", "--per-k", "1", "--tokens", "6"]).args(dtype));
+    assert_eq!(drawn(&["--dtype", "bf16"]), drawn(&[]));
+}
