@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::method::{Clock, Held, Method};
 use crate::metrics::{Spread, lcs_ratio, matched_prefix, perplexity, token_accuracy};
-use crate::model::generate::{greedy, host, ids_tensor};
+use crate::model::generate::{argmax_rows, greedy, host, ids_tensor};
 use crate::model::{Generation, Llama};
 use crate::ops::TrackedBackend;
 use crate::prompt::Prompt;
@@ -161,9 +161,7 @@ impl Judge {
     pub fn hard_scores(&self, prompt: &[u32], target: &[u32], confirmation: Confirmation) -> HardScores {
         let input = self.model.embed(ids_tensor(&[[prompt, &target[..target.len() - 1]].concat()], &self.model.device()));
         let hidden = self.model.hidden(input, target.len());
-        let logits = host(self.model.logits(hidden));
-        let forced: Vec<u32> =
-            logits.chunks_exact(self.model.config().vocab_size).map(|row| crate::model::generate::argmax(row).0).collect();
+        let forced = argmax_rows(self.model.logits(hidden));
         HardScores {
             hard_forced: lcs_ratio(&forced, target),
             hard_free: lcs_ratio(&confirmation.completion, target),

@@ -7,10 +7,10 @@ use burn::tensor::{Tensor, TensorData};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::model::generate::{argmax, host, ids_tensor};
+use crate::model::generate::{argmax_rows, ids_tensor};
 use crate::model::{Cache, Llama};
 use crate::noise::Stream;
-use crate::ops::{Gumbel, Kernels, SoftPrompt, wide};
+use crate::ops::{Gumbel, Kernels, SoftPrompt, gumbel, wide};
 
 /// Whose tokens the model is fed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,8 +91,7 @@ impl<B: Kernels> Output<B> {
         let logits = model.logits(hidden);
         let v = logits.dims()[1];
         let Self::Distribution(noise) = self else {
-            let ids: Vec<[u32; 1]> = host(logits).chunks_exact(v).map(|row| [argmax(row).0]).collect();
-            return model.embed(ids_tensor(&ids, &model.device())).reshape([samples, d]);
+            return model.embed(ids_tensor(&[argmax_rows(logits)], &model.device())).reshape([samples, d]);
         };
         let noise = match noise {
             Gumbel::Given(noise) => {
@@ -111,9 +110,9 @@ impl<B: Kernels> Output<B> {
 
 /// Noise of some samples, `[samples·tokens, V]`.
 fn drawn<B: Backend>(stream: Stream, largest: f32, samples: Range<usize>, tokens: usize, model: &Llama<B>) -> Tensor<B, 2> {
-    let (v, rows) = (model.config().vocab_size, samples.len() * tokens);
-    let draws = samples.flat_map(|sample| stream.sample(sample as u32).gumbel(tokens, v)).map(|g| g.min(largest));
-    Tensor::from_data(TensorData::new(draws.collect::<Vec<f32>>(), [rows, v]), (&model.device(), wide(model.dtype())))
+    let shape = [samples.len() * tokens, model.config().vocab_size];
+    let values = gumbel(stream, largest, samples, [tokens, shape[1]]);
+    Tensor::from_data(TensorData::new(values, shape), (&model.device(), wide(model.dtype())))
 }
 
 /// Normalised hidden states that predict `tokens` tokens behind `prompts` `[S, T, D]`, the model's own output fed:

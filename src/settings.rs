@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::backend::{BackendName, Dtype};
 pub use layers::{Layers, Origin, Resolved, Sources, environment};
 pub use presets::{ModelIdentity, preset_names};
-pub use value::{names, utf8};
+pub use value::{name, names, utf8};
 
 use value::{Checked, Raw};
 
@@ -74,8 +74,7 @@ impl Method {
 
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = self.to_possible_value();
-        f.pad(value.as_ref().map_or("", |value| value.get_name()))
+        f.pad(&name(self))
     }
 }
 

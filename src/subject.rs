@@ -12,7 +12,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
 use crate::feeding::Feeding;
-use crate::model::generate::{argmax, host, ids_tensor};
+use crate::model::generate::{argmax_rows, host, ids_tensor};
 use crate::model::{Cache, Llama, LlamaConfig, greedy};
 use crate::ops::{Kernels, TrackedBackend, beside, blocks};
 use crate::prompt::Prompt;
@@ -186,9 +186,7 @@ impl<B: TrackedBackend> Subject<B> {
     pub fn forced(&self, prompts: Tensor<Plain<B>, 3>, target: &[u32]) -> Vec<Vec<u32>> {
         let part = |samples: Range<usize>| {
             let hidden = self.target_states(prompts.clone().narrow(0, samples.start, samples.len()), target);
-            let logits = host(self.plain.logits(hidden));
-            let ids: Vec<u32> = logits.chunks_exact(self.vocab_size()).map(|row| argmax(row).0).collect();
-            ids.chunks_exact(target.len()).map(<[u32]>::to_vec).collect::<Vec<_>>()
+            argmax_rows(self.plain.logits(hidden)).chunks_exact(target.len()).map(<[u32]>::to_vec).collect::<Vec<_>>()
         };
         together(prompts.dims()[0]).flat_map(part).collect()
     }

@@ -119,6 +119,18 @@ pub fn tiny() -> crate::checkpoint::Checkpoint {
     crate::checkpoint::Checkpoint::open(&golden("tiny/gqa3-tied")).unwrap()
 }
 
+/// The fixture of `table1_steps.py`.
+pub const TABLE_1: &str = "table1_steps.safetensors";
+
+/// Its target on the tiny model, to be found with n free tokens of the whole vocabulary behind `prefix`.
+pub fn table_1_problem(n: usize, prefix: &str) -> crate::Problem {
+    use crate::prompt::{Prompt, PromptOptions};
+    let (checkpoint, ids) = (tiny(), Golden::open(TABLE_1).ids("target").remove(0));
+    let target = crate::Target { text: checkpoint.tokenizer.decode(&ids), ids };
+    let options = PromptOptions { tokens: n, allow_everything: true, prefix: prefix.into(), ..PromptOptions::default() };
+    crate::Problem { prompt: Prompt::new(options, &target, &checkpoint.tokenizer, checkpoint.config.vocab_size).unwrap(), target }
+}
+
 /// A `tokenizer.json` for byte-level BPE: `<|endoftext|>` (0, special), the 256 bytes, `he`, `ll`, ` t`, `llo`, and
 /// `<tool>` (261, added but not special).
 pub fn tiny_tokenizer() -> Value {

@@ -188,6 +188,17 @@ fn caught<T>(code: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
+/// Refuses ids that are no row of a model's embedding matrix.
+///
+/// # Errors
+/// The first such id.
+pub fn check_ids(ids: &[u32], vocab_size: usize) -> Result<()> {
+    match ids.iter().find(|&&id| id as usize >= vocab_size) {
+        Some(id) => Err(Error::input(format!("token id {id} is out of range, this model has ids 0 to {}", vocab_size - 1))),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use crate::method::{Method, echo, random, relaxed, search, snap};
 use crate::objective::Objective;
 use crate::ops::TrackedBackend;
 use crate::optimiser::Adam;
-use crate::settings::{self, Settings, names};
+use crate::settings::{self, Settings, name, names};
 use crate::ui::print_result;
 
 pub(super) fn run(cli: &Cli) -> Result<()> {
@@ -37,13 +37,13 @@ pub(super) fn run(cli: &Cli) -> Result<()> {
 }
 
 /// A row of Table 1, and of what Table 5 adds to it, in words.
-fn cells(name: String, row: &Row) -> Map<String, Value> {
+fn cells(method: String, row: &Row) -> Map<String, Value> {
     let soft = !matches!(row.estimator, Estimator::Reinforce(_));
     let estimator = match row.estimator {
         Estimator::GumbelSoftmax { .. } => "Gumbel-softmax".to_owned(),
         Estimator::Softmax => "none".to_owned(),
         Estimator::Reinforce(reinforce) => {
-            format!("REINFORCE, {} baseline, beta {}", super::json(&reinforce.baseline).trim_matches('"'), reinforce.beta)
+            format!("REINFORCE, {} baseline, beta {}", name(&reinforce.baseline), reinforce.beta)
         }
     };
     let temperature = match row.temperature {
@@ -55,7 +55,7 @@ fn cells(name: String, row: &Row) -> Map<String, Value> {
     };
     let forcing = match row.feeding {
         Feeding::Forced => "yes".to_owned(),
-        Feeding::Free(feedback) => format!("no, fed back {}", super::json(&feedback).trim_matches('"')),
+        Feeding::Free(feedback) => format!("no, fed back {}", name(&feedback)),
     };
     let objective = match row.objective {
         Objective::CrossEntropy => "cross-entropy",
@@ -70,7 +70,7 @@ fn cells(name: String, row: &Row) -> Map<String, Value> {
     let again = row.initial.again.map(|(steps, deviation)| format!(", {} every {steps} steps", normal(deviation)));
     let initial = normal(row.initial.deviation) + &again.unwrap_or_default();
     let cells = json!({
-        "method": name, "soft_embedding": if soft { "yes" } else { "no" }, "gradient_estimator": estimator,
+        "method": method, "soft_embedding": if soft { "yes" } else { "no" }, "gradient_estimator": estimator,
         "learned_temperature": temperature, "teacher_forcing": forcing,
         "samples": row.samples.to_string(), "objective": objective, "start": initial, "optimiser": optimiser(row.optimiser),
     });

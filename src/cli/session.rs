@@ -14,6 +14,7 @@ use crate::ops::TrackedBackend;
 use crate::run::record;
 use crate::settings::{Dtype, ModelIdentity, Resolved, Settings};
 use crate::subject::Subject;
+use crate::tokenizer::check_ids;
 use crate::ui::Policy;
 use crate::{Error, Result, spec};
 
@@ -94,14 +95,10 @@ impl Session {
 
     /// Refuses ids that are no row of the embedding matrix.
     pub fn check_ids(&self, ids: &[u32], option: &str) -> Result<()> {
-        let vocab_size = self.checkpoint.config.vocab_size;
         if ids.is_empty() {
             return Err(Error::input(format!("{option} is empty; give at least one token")));
         }
-        match ids.iter().find(|&&id| id as usize >= vocab_size) {
-            Some(id) => Err(Error::input(format!("{option}: token id {id} is out of range, this model has ids 0 to {}", vocab_size - 1))),
-            None => Ok(()),
-        }
+        check_ids(ids, self.checkpoint.config.vocab_size).map_err(|error| Error::input(format!("{option}: {error}")))
     }
 
     /// How the record names the model.

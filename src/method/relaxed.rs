@@ -9,7 +9,7 @@ use crate::Result;
 use crate::estimator::Estimator;
 use crate::feeding::Feeding;
 use crate::metrics::Spread;
-use crate::model::generate::{argmax, host};
+use crate::model::generate::{argmax_rows, host};
 use crate::noise::{Purpose, Stream};
 use crate::objective::Objective;
 use crate::ops::{Gumbel, Kernels, SoftPrompt, TrackedBackend, wide};
@@ -330,9 +330,7 @@ impl<B: TrackedBackend> Method<B> for RelaxedMethod<B> {
     }
 
     fn held(&self, subject: &Subject<B>, _: &Problem) -> Held {
-        let z = self.current(subject, Gumbel::Silent).masked();
-        let v = z.dims()[1];
-        Held { free: host(z).chunks_exact(v).map(|row| argmax(row).0).collect(), margins: None }
+        Held { free: argmax_rows(self.current(subject, Gumbel::Silent).masked()), margins: None }
     }
 
     fn relaxed(&self, subject: &Subject<B>, _: &Problem, clock: Clock) -> Option<Matrix<B>> {

@@ -66,6 +66,12 @@ pub fn argmax(row: &[f32]) -> (u32, f32) {
     (best, first - second)
 }
 
+/// The [`argmax`] of every row of `logits` `[R, V]`, `[R]`.
+pub fn argmax_rows<B: Backend>(logits: Tensor<B, 2>) -> Vec<u32> {
+    let v = logits.dims()[1];
+    host(logits).chunks_exact(v).map(|row| argmax(row).0).collect()
+}
+
 /// The values of a tensor, row-major.
 pub fn host<B: Backend, const R: usize>(tensor: Tensor<B, R>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().into_vec().expect("converted to f32")

@@ -12,6 +12,7 @@ mod target_loss;
 mod tracked;
 mod width;
 
+pub(crate) use soft_embedding::gumbel;
 pub use soft_embedding::{Gumbel, SoftEmbeddings, SoftPrompt, reference as soft_embedding_reference};
 pub use target_loss::{TargetLoss, reference as target_loss_reference};
 pub use width::wide;

@@ -1,5 +1,7 @@
 //! e = softmax((Z + g) / τ)·W_E, the relaxed prompt of Algorithm 1, for S samples of the noise g at once.
 
+use std::ops::Range;
+
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Tensor, TensorData};
@@ -39,6 +41,11 @@ impl<B: Backend> Gumbel<B> {
             Self::Silent => Gumbel::Silent,
         }
     }
+}
+
+/// Noise of some samples from `stream`, none above `largest`: a matrix of this shape for each of them, row-major.
+pub(crate) fn gumbel(stream: Stream, largest: f32, samples: Range<usize>, [rows, columns]: [usize; 2]) -> Vec<f32> {
+    samples.flat_map(|sample| stream.sample(sample as u32).gumbel(rows, columns)).map(|g| g.min(largest)).collect()
 }
 
 /// Everything that the soft embeddings are made of.
@@ -87,8 +94,7 @@ impl<B: Backend> SoftPrompt<B> {
         let logits = stack(self.masked(), count);
         let noisy = match &self.noise {
             Gumbel::Drawn { stream, largest } => {
-                let draws = (first..first + count).flat_map(|s| stream.sample(s as u32).gumbel(n, v));
-                let values: Vec<f32> = draws.map(|g| g.min(*largest)).collect();
+                let values = gumbel(*stream, *largest, first..first + count, [n, v]);
                 let options = (&logits.device(), logits.dtype());
                 logits + Tensor::from_data(TensorData::new(values, [count * n, v]), options)
             }

@@ -1,6 +1,6 @@
 //! Between a row of Table 1 and the settings that may change it.
 
-use super::Settings;
+use super::{Settings, name};
 use crate::estimator::Estimator;
 use crate::feeding::Feeding;
 use crate::method::relaxed::{Row, Temperature};
@@ -12,20 +12,16 @@ pub(super) fn values(row: &Row) -> Vec<(&'static str, String)> {
         Temperature::None => (),
         Temperature::Fixed(tau) => values.push(("tau", tau.to_string())),
         Temperature::Learned { tau0, per_position, initial } => {
-            values.extend([("tau0", tau0.to_string()), ("per_position", per_position.to_string()), ("initial_phi", name(initial))])
+            values.extend([("tau0", tau0.to_string()), ("per_position", per_position.to_string()), ("initial_phi", name(&initial))])
         }
     }
     if let Feeding::Free(feedback) = row.feeding {
-        values.push(("feedback", name(feedback)));
+        values.push(("feedback", name(&feedback)));
     }
     if let Estimator::Reinforce(estimator) = row.estimator {
-        values.extend([("baseline", name(estimator.baseline)), ("baseline_beta", estimator.beta.to_string())]);
+        values.extend([("baseline", name(&estimator.baseline)), ("baseline_beta", estimator.beta.to_string())]);
     }
     values
-}
-
-fn name<T: clap::ValueEnum>(value: T) -> String {
-    value.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
 }
 
 impl Settings {

@@ -123,7 +123,12 @@ impl Raw {
 
 /// The names of an enumeration, as typed.
 pub fn names<T: ValueEnum>() -> Vec<String> {
-    T::value_variants().iter().filter_map(ValueEnum::to_possible_value).map(|value| value.get_name().to_string()).collect()
+    T::value_variants().iter().map(name).collect()
+}
+
+/// The name of one of its values, as typed.
+pub fn name<T: ValueEnum>(value: &T) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 /// Text from bytes that `name` (an argument, a file, standard input) brought.

@@ -108,7 +108,7 @@ impl<B: TrackedBackend> Subject<B> {
     /// The objective of each of some hard prompts, `[S]`, by the N free tokens of each.
     pub fn losses(&self, free: &[Vec<u32>], problem: &Problem, objective: Objective, fed: &Fed<Plain<B>>) -> Vec<f64> {
         let m = problem.target.ids.len();
-        let Samples { count, positions, weight, prefix } = self.samples(free.len(), problem, objective);
+        let Samples { count, positions, prefix, .. } = self.samples(free.len(), problem, objective);
         self.charge(count * positions, 0, count * (m + if matches!(fed, Fed::Target) { 0 } else { m - 1 }));
         let (groups, at_once) = match fed {
             Fed::Target => self.groups(count, positions),
@@ -127,7 +127,7 @@ impl<B: TrackedBackend> Subject<B> {
             }
         });
         let losses = Plain::<B>::side_by_side(jobs.collect(), at_once);
-        losses.into_iter().flatten().map(|loss| loss * weight * count as f64).collect()
+        losses.into_iter().flatten().map(|loss| loss * objective.weight(m)).collect()
     }
 
     /// Groups of samples of so many positions to be computed side by side, and how many of them at once.
@@ -248,23 +248,13 @@ mod tests {
     use super::*;
     use crate::model::generate::host;
     use crate::ops::{Gumbel, SoftPrompt};
-    use crate::prompt::{Prompt, PromptOptions};
-    use crate::target::Target;
-    use crate::testing::{Golden, tiny};
+    use crate::testing::{Golden, TABLE_1, table_1_problem, tiny};
 
     const N: usize = 3;
 
-    fn problem() -> Problem {
-        let checkpoint = tiny();
-        let ids = Golden::open("table1_steps.safetensors").ids("target").remove(0);
-        let target = Target { text: checkpoint.tokenizer.decode(&ids), ids };
-        let options = PromptOptions { tokens: N, allow_everything: true, ..PromptOptions::default() };
-        Problem { prompt: Prompt::new(options, &target, &checkpoint.tokenizer, checkpoint.config.vocab_size).unwrap(), target }
-    }
-
     /// The gradients of Z and τ of one step, the model being of type `dtype`.
     fn gradients<B: Kernels>(dtype: DType, tau: f32, objective: Objective) -> [Vec<f32>; 2] {
-        let (mut checkpoint, golden, problem) = (tiny(), Golden::open("table1_steps.safetensors"), problem());
+        let (mut checkpoint, golden, problem) = (tiny(), Golden::open(TABLE_1), table_1_problem(N, ""));
         let config = checkpoint.config.clone();
         let model = Llama::<B>::load(&config, &mut checkpoint, &B::Device::default(), dtype).unwrap();
         let [_, samples, _, v] = golden.shape("noise")[..] else { panic!("noise is [steps, S, N, V]") };

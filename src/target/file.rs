@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Target;
 use crate::checkpoint::read_text;
 use crate::error::quoted;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, check_ids};
 use crate::{Error, Result};
 
 /// Largest file that is read, in bytes.
@@ -152,7 +152,7 @@ impl Reader<'_> {
             (None, Some(text)) => Target::from_text(&text, self.tokenizer)?,
             (None, None) => return Err(Error::input("it has neither `text` nor `ids`; a target needs one of them")),
         };
-        self.check(bos.as_slice())?;
+        check_ids(bos.as_slice(), self.vocab_size)?;
         if !self.names.insert(id.clone()) {
             return Err(Error::input(format!("a second target is called {}; give each its own `id`", quoted(&id))));
         }
@@ -163,20 +163,12 @@ impl Reader<'_> {
         if ids.is_empty() {
             return Err(Error::input("`ids` is empty; give at least one token"));
         }
-        self.check(&ids)?;
+        check_ids(&ids, self.vocab_size)?;
         let spelt = self.tokenizer.decode(&ids);
         if text.is_some_and(|text| text != spelt) {
             self.odd.push(quoted(name));
         }
         Ok(Target { text: spelt, ids })
-    }
-
-    fn check(&self, ids: &[u32]) -> Result<()> {
-        let largest = self.vocab_size - 1;
-        match ids.iter().find(|&&id| id as usize > largest) {
-            Some(id) => Err(Error::input(format!("token id {id} is out of range, this model has ids 0 to {largest}"))),
-            None => Ok(()),
-        }
     }
 }
 

@@ -12,19 +12,9 @@ use super::*;
 use crate::estimator::{Reinforce, reinforce::Baseline};
 use crate::feeding::{Fed, Feedback, Output};
 use crate::model::Llama;
-use crate::prompt::{Prompt, PromptOptions};
-use crate::target::Target;
-use crate::testing::{Golden, each_tracked_cpu_backend, largest_difference, one_at_a_time, tiny};
-
-const GOLDEN: &str = "table1_steps.safetensors";
-
-fn problem(n: usize, prefix: &str) -> Problem {
-    let checkpoint = tiny();
-    let ids = Golden::open(GOLDEN).ids("target").remove(0);
-    let target = Target { text: checkpoint.tokenizer.decode(&ids), ids };
-    let options = PromptOptions { tokens: n, allow_everything: true, prefix: prefix.into(), ..PromptOptions::default() };
-    Problem { prompt: Prompt::new(options, &target, &checkpoint.tokenizer, checkpoint.config.vocab_size).unwrap(), target }
-}
+use crate::testing::{
+    Golden, TABLE_1 as GOLDEN, each_tracked_cpu_backend, largest_difference, one_at_a_time, table_1_problem as problem, tiny,
+};
 
 fn subject<B: TrackedBackend>(dtype: DType) -> Subject<B> {
     let mut checkpoint = tiny();
