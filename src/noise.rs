@@ -136,6 +136,7 @@ impl Draws {
 }
 
 /// ((x ≫ 9) + ½)·2⁻²³: exact in f32, inside (0, 1).
+#[inline(always)]
 fn unit(x: u32) -> f32 {
     ((x >> 9) as f32 + 0.5) * (1.0 / 8_388_608.0)
 }

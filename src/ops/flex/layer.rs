@@ -138,13 +138,12 @@ pub fn attention(q: Tensor<Flex, 4>, k: Tensor<Flex, 4>, v: Tensor<Flex, 4>) -> 
 #[inline(always)]
 fn attend_on<S: Simd>(_: S, heads: &Heads, sample: usize, out: &mut [f32]) {
     let (h, kv, t, all, d) = heads.sizes();
-    let mut weights = vec![0.0f32; all];
+    let mut weights = vec![0.0f32; padded(all)];
     for group in 0..kv {
         let (columns, values) = (transposed(&heads.k.block(sample, group), d), heads.v.block(sample, group));
         for head in group * (h / kv)..(group + 1) * (h / kv) {
             for position in 0..t {
-                let weights = &mut weights[..all - t + position + 1];
-                look(heads.q.row(sample, head, position), &columns, all, weights);
+                let weights = look(heads.q.row(sample, head, position), &columns, all - t + position + 1, &mut weights);
                 add_mixed(weights.iter().copied(), &values, d, &mut out[(position * h + head) * d..][..d]);
             }
         }
@@ -167,7 +166,8 @@ pub fn attention_backward(q: Tensor<Flex, 4>, k: Tensor<Flex, 4>, v: Tensor<Flex
 #[inline(always)]
 fn attend_backward_on<S: Simd>(_: S, heads: &Heads, output: &Rows, sample: usize, dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
     let (h, kv, t, all, d) = heads.sizes();
-    let (mut p, mut ds) = (vec![0.0f32; t * all], vec![0.0f32; t * all]);
+    let line = padded(all);
+    let (mut p, mut ds) = (vec![0.0f32; t * line], vec![0.0f32; t * line]);
     for group in 0..kv {
         let (keys, values) = (heads.k.block(sample, group), heads.v.block(sample, group));
         let (key_columns, value_columns) = (transposed(&keys, d), transposed(&values, d));
@@ -175,19 +175,20 @@ fn attend_backward_on<S: Simd>(_: S, heads: &Heads, output: &Rows, sample: usize
             let (queries, outputs) = (heads.q.block(sample, head), output.block(sample, head));
             for i in 0..t {
                 let seen = all - t + i + 1;
-                let (p, ds) = (&mut p[i * all..][..seen], &mut ds[i * all..][..seen]);
-                look(&queries[i * d..][..d], &key_columns, all, p);
-                products(&outputs[i * d..][..d], &value_columns, all, ds);
+                let p = look(&queries[i * d..][..d], &key_columns, seen, &mut p[i * line..][..line]);
+                let ds = products(&outputs[i * d..][..d], &value_columns, seen, &mut ds[i * line..][..line]);
                 let (mean, scale) = (dot(p, ds), (d as f32).powf(-0.5));
-                ds.iter_mut().zip(&*p).for_each(|(ds, p)| *ds = p * (*ds - mean) * scale);
+                for (ds, p) in ds.iter_mut().zip(&*p) {
+                    *ds = p * (*ds - mean) * scale;
+                }
                 add_mixed(ds.iter().copied(), &keys, d, &mut dq[(i * h + head) * d..][..d]);
             }
             for j in 0..all {
                 // The first query that sees position j.
                 let first = (j + t).saturating_sub(all);
                 let at = (j * kv + group) * d;
-                add_mixed((first..t).map(|i| ds[i * all + j]), &queries[first * d..], d, &mut dk[at..at + d]);
-                add_mixed((first..t).map(|i| p[i * all + j]), &outputs[first * d..], d, &mut dv[at..at + d]);
+                add_mixed((first..t).map(|i| ds[i * line + j]), &queries[first * d..], d, &mut dk[at..at + d]);
+                add_mixed((first..t).map(|i| p[i * line + j]), &outputs[first * d..], d, &mut dv[at..at + d]);
             }
         }
     }
@@ -229,30 +230,44 @@ impl Rows {
     }
 }
 
-/// softmax(q·kᵀ/√d) over the first positions, as many as `weights` has. Keys are columns, `stride` apart.
+/// Values in a vector of the widest kind: columns come in as many at a time, for what is left over would take longest.
+const LANES: usize = 16;
+
+/// Columns of a matrix of so many, and those that fill its last vector.
 #[inline(always)]
-fn look(query: &[f32], columns: &[f32], stride: usize, weights: &mut [f32]) {
-    products(query, columns, stride, weights);
-    let scale = (query.len() as f32).powf(-0.5);
-    weights.iter_mut().for_each(|weight| *weight *= scale);
+fn padded(columns: usize) -> usize {
+    columns.next_multiple_of(LANES)
+}
+
+/// softmax(q·kᵀ/√d) over the first `seen` positions, at the start of `weights`. Keys are columns, from [`transposed`].
+#[inline(always)]
+fn look<'a>(query: &[f32], columns: &[f32], seen: usize, weights: &'a mut [f32]) -> &'a mut [f32] {
+    let (weights, scale) = (products(query, columns, seen, weights), (query.len() as f32).powf(-0.5));
+    for weight in weights.iter_mut() {
+        *weight *= scale;
+    }
     softmax(weights);
+    weights
 }
 
-/// The products of x `[d]` with the first columns of a matrix `[d, stride]`.
+/// The products of x `[d]` with the first `seen` columns of a matrix `[d, out.len()]`, at the start of `out`.
 #[inline(always)]
-fn products(x: &[f32], columns: &[f32], stride: usize, out: &mut [f32]) {
-    out.fill(0.0);
-    add_mixed(x.iter().copied(), columns, stride, out);
+fn products<'a>(x: &[f32], columns: &[f32], seen: usize, out: &'a mut [f32]) -> &'a mut [f32] {
+    let line = out.len();
+    let whole = &mut out[..padded(seen)];
+    whole.fill(0.0);
+    add_mixed(x.iter().copied(), columns, line, whole);
+    &mut whole[..seen]
 }
 
-/// `[T, d]` → `[d, T]`.
+/// `[T, d]` → `[d, T]`, padded.
 #[inline(always)]
 fn transposed(rows: &[f32], d: usize) -> Vec<f32> {
-    let t = rows.len() / d;
-    let mut out = vec![0.0; rows.len()];
+    let line = padded(rows.len() / d);
+    let mut out = vec![0.0; d * line];
     for (j, row) in rows.chunks_exact(d).enumerate() {
         for (i, &x) in row.iter().enumerate() {
-            out[i * t + j] = x;
+            out[i * line + j] = x;
         }
     }
     out

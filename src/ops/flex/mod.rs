@@ -4,8 +4,10 @@
 //!
 //! Everything is for f32; other types take the plain definitions.
 
+mod few_rows;
 mod layer;
 mod matmul;
+mod panel;
 mod threads;
 mod vector;
 mod vocabulary;

@@ -82,6 +82,8 @@ fn products_are_the_same_bytes_with_any_number_of_threads() {
         (6, 300, 700),
         (9, 133, 1003),
         (16, 576, 1536),
+        (19, 1003, 75),
+        (23, 515, 200),
     ] {
         for transposed in [false, true] {
             let x = random(1, [r, k]);
@@ -94,6 +96,16 @@ fn products_are_the_same_bytes_with_any_number_of_threads() {
             assert!(largest_difference(&one, &host(x.clone().matmul(w.clone()))) < 1e-3);
             assert!([2, 3, 4, 16].into_iter().all(|threads| product(threads) == one), "{r} {k} {n}");
         }
+    }
+}
+
+/// A row's product, to the bit, among others or in other company.
+#[test]
+fn products_do_not_depend_on_other_rows() {
+    let (x, w) = (random(1, [40, 700]), random(2, [700, 130]));
+    let all = host(Flex::matmul(x.clone(), w.clone()));
+    for (first, rows) in [(0, 17), (3, 22), (21, 19)] {
+        assert_eq!(host(Flex::matmul(x.clone().narrow(0, first, rows), w.clone())), all[first * 130..(first + rows) * 130]);
     }
 }
 

@@ -65,7 +65,10 @@ impl Inputs {
         match &self.noise {
             Noise::Drawn(stream, most) => {
                 stream.sample((row / self.n) as u32).fill_uniform(position as u32, at.start, out);
-                out.iter_mut().for_each(|x| *x = (-ln(-ln(*x))).min(*most));
+                // Not `for_each`, whose closure would not be compiled for vectors.
+                for x in out.iter_mut() {
+                    *x = (-ln(-ln(*x))).min(*most);
+                }
             }
             Noise::Given(noise) => out.copy_from_slice(&noise[row * self.v..][at.clone()]),
             Noise::Silent => out.fill(0.0),

@@ -1,0 +1,93 @@
+//! Panels of a matrix: some of its columns, so laid out that a product reads them in order.
+
+use pulp::Simd;
+
+/// Columns of a panel.
+pub const WIDTH: usize = 64;
+
+/// Values of a column in a panel: a panel of them stays in the second cache.
+pub const DEPTH: usize = 512;
+
+/// One value of each column.
+pub type Line = [f32; WIDTH];
+
+/// From a matrix whose rows lie `stride` apart, `width` of its columns; the others are 0.
+#[pulp::with_simd(fill_rows = pulp::Arch::new())]
+#[inline(always)]
+pub fn fill_rows_on<S: Simd>(_: S, panel: &mut [Line], rows: &[f32], stride: usize, width: usize) {
+    for (k, line) in panel.iter_mut().enumerate() {
+        let row = &rows[k * stride..][..width];
+        if width == WIDTH {
+            // In vectors: this much is a call otherwise.
+            for (to, from) in S::as_mut_simd_f32s(line).0.iter_mut().zip(S::as_simd_f32s(row).0) {
+                *to = *from;
+            }
+        } else {
+            line[..width].copy_from_slice(row);
+            line[width..].fill(0.0);
+        }
+    }
+}
+
+/// The same from a matrix whose columns lie `stride` apart.
+pub fn fill_turned(panel: &mut [Line], columns: &[f32], stride: usize, width: usize) {
+    if width < WIDTH {
+        panel.fill([0.0; WIDTH]);
+    }
+    let (columns_done, done) = turn_squares(panel, columns, stride, width);
+    for column in 0..width {
+        let from = if column < columns_done { done } else { 0 };
+        for (k, line) in panel.iter_mut().enumerate().skip(from) {
+            line[column] = columns[column * stride + k];
+        }
+    }
+}
+
+/// Side of a square that is turned in registers.
+#[cfg(target_arch = "x86_64")]
+const SIDE: usize = 8;
+
+/// Fills what can be filled in squares: how many columns, and how much of each.
+fn turn_squares(panel: &mut [Line], columns: &[f32], stride: usize, width: usize) -> (usize, usize) {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx") {
+        let whole = (width / SIDE * SIDE, panel.len() / SIDE * SIDE);
+        for first in (0..whole.0).step_by(SIDE) {
+            // SAFETY: the processor has AVX.
+            unsafe { turn_squares_avx(panel, &columns[first * stride..], stride, first) };
+        }
+        return whole;
+    }
+    (0, 0)
+}
+
+/// The squares of the columns from `first`.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx")]
+fn turn_squares_avx(panel: &mut [Line], columns: &[f32], stride: usize, first: usize) {
+    use std::arch::x86_64::*;
+    for (square, lines) in panel.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+        let mut x = [_mm256_setzero_ps(); SIDE];
+        for column in 0..SIDE {
+            let values: &[f32; SIDE] = columns[column * stride + square * SIDE..].first_chunk().expect("a square lies in the matrix");
+            // SAFETY: eight values are read.
+            x[column] = unsafe { _mm256_loadu_ps(values.as_ptr()) };
+        }
+        // Values change places with those of the neighbour, pairs with those of the next but one, halves with those four away.
+        for i in [0, 2, 4, 6] {
+            (x[i], x[i + 1]) = (_mm256_unpacklo_ps(x[i], x[i + 1]), _mm256_unpackhi_ps(x[i], x[i + 1]));
+        }
+        let mut y = x;
+        for (i, j) in [(0, 0), (1, 2), (4, 4), (5, 6)] {
+            y[j] = _mm256_shuffle_ps::<0x44>(x[i], x[i + 2]);
+            y[j + 1] = _mm256_shuffle_ps::<0xEE>(x[i], x[i + 2]);
+        }
+        for i in 0..4 {
+            let halves = [_mm256_permute2f128_ps::<0x20>(y[i], y[i + 4]), _mm256_permute2f128_ps::<0x31>(y[i], y[i + 4])];
+            for (line, half) in [i, i + 4].into_iter().zip(halves) {
+                // SAFETY: eight values are written, within the line.
+                unsafe { _mm256_storeu_ps(lines[line][first..first + SIDE].as_mut_ptr(), half) };
+            }
+        }
+    }
+}
