@@ -230,10 +230,10 @@ impl Rows {
     }
 }
 
-/// Values in a vector of the widest kind: columns come in as many at a time, for what is left over would take longest.
+/// Values in a vector of the widest kind. Columns are filled up to whole vectors, for [`add_mixed`] takes a remainder value by value.
 const LANES: usize = 16;
 
-/// Columns of a matrix of so many, and those that fill its last vector.
+/// `columns`, rounded up to whole vectors.
 #[inline(always)]
 fn padded(columns: usize) -> usize {
     columns.next_multiple_of(LANES)

@@ -19,7 +19,7 @@ use super::{Dense, tensor};
 /// Multiplications below which one thread is faster.
 const SMALL: usize = 1 << 18;
 
-/// Rows for which making panels takes longer than it saves.
+/// With fewer rows than this, making panels takes longer than it saves.
 const FEW: usize = 17;
 
 /// Rows of x that are multiplied at a time.
@@ -47,30 +47,31 @@ impl Weight {
     }
 }
 
-/// `[R, K]`·`[K, N]` → `[R, N]`; the right side may be a view of any strides. Every sum is formed in the order of K, whatever the number of
-/// rows, columns or threads.
+/// `[R, K]`·`[K, N]` → `[R, N]`; the right side may be a view of any strides. The same bytes with any number of threads. From [`FEW`] rows on,
+/// every sum is formed in the order of K: a row's product does not depend on the others.
 pub fn matmul(x: Tensor<Flex, 2>, w: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
     let ([r, k], [rows, n]) = (x.dims(), w.dims());
     assert_eq!(k, rows, "a product of [{r}, {k}] and [{rows}, {n}]");
     let (x, w) = (Dense::of(&x), Weight::of(w));
+    if r * k * n == 0 {
+        return tensor(vec![0.0; r * n], [r, n]);
+    }
     if r < FEW {
         return few_rows(&x, &w, [r, k, n]);
     }
     let panels = n.div_ceil(WIDTH);
     let tiles = if r * k * n < SMALL { 1 } else { rayon::current_num_threads().min(panels) };
     let edge = |tile: usize| (tile * panels / tiles * WIDTH).min(n);
-    let mut out = Vec::<f32>::with_capacity(r * n);
+    let mut out = vec![0.0f32; r * n];
     let target = Out(out.as_mut_ptr());
     (0..tiles).into_par_iter().for_each(|tile| multiply(&x, &w, [r, k, n], edge(tile)..edge(tile + 1), &target));
-    // SAFETY: the tiles cover all r·n elements.
-    unsafe { out.set_len(r * n) };
     tensor(out, [r, n])
 }
 
 /// Where the result goes: each task writes its own columns.
 struct Out(*mut f32);
 
-// SAFETY: no two tasks write the same element, and nobody reads before all have ended.
+// SAFETY: no two tasks touch the same element, and nobody else does before all have ended.
 unsafe impl Sync for Out {}
 
 /// Some columns of the product, panel by panel, on this thread.
@@ -79,7 +80,7 @@ fn multiply(x: &[f32], w: &Weight, [r, k, n]: [usize; 3], columns: Range<usize>,
     for first in columns.clone().step_by(WIDTH) {
         let width = WIDTH.min(columns.end - first);
         let mut ragged = vec![0.0f32; if width < WIDTH { r * WIDTH } else { 0 }];
-        // SAFETY: `out` has room for r·n elements, and nobody else writes these.
+        // SAFETY: `out` has r·n elements, and nobody else touches these columns.
         let mut sums = match width {
             WIDTH => Sums { first: unsafe { out.0.add(first) }, stride: n },
             _ => Sums { first: ragged.as_mut_ptr(), stride: WIDTH },
@@ -91,7 +92,7 @@ fn multiply(x: &[f32], w: &Weight, [r, k, n]: [usize; 3], columns: Range<usize>,
                 false => fill_rows(panel, &w.values()[depth * n + first..], n, width),
             }
             // SAFETY: there are r rows of sums.
-            unsafe { add_products(&x[depth..], [r, k], panel, depth == 0, &mut sums) };
+            unsafe { add_products(&x[depth..], [r, k], panel, &mut sums) };
         }
         for (row, sums) in ragged.chunks_exact(WIDTH).enumerate() {
             // SAFETY: as above.
@@ -100,7 +101,7 @@ fn multiply(x: &[f32], w: &Weight, [r, k, n]: [usize; 3], columns: Range<usize>,
     }
 }
 
-/// Rows of sums, a panel wide, some of whose columns others may be writing; they begin `stride` apart.
+/// Rows of sums, a panel wide; they begin `stride` apart, and others may be writing what lies between them.
 struct Sums {
     first: *mut f32,
     stride: usize,
@@ -108,25 +109,24 @@ struct Sums {
 
 impl Sums {
     /// # Safety
-    /// There must be such a row.
+    /// There must be such a row, and nobody else may use it.
     #[inline(always)]
     unsafe fn row(&mut self, row: usize) -> &mut Line {
-        // SAFETY: as demanded.
+        // SAFETY: see above.
         unsafe { &mut *self.first.add(row * self.stride).cast() }
     }
 }
 
-/// Adds to R rows of sums the products of rows of x, which begin K apart, with the columns of a panel; nothing is there yet if they are
-/// `fresh`.
+/// Adds to R rows of sums the products of rows of x, which begin K apart, with the columns of a panel.
 ///
 /// # Safety
-/// There must be R rows of sums.
+/// There must be R rows of sums, which nobody else uses.
 #[pulp::with_simd(add_products = pulp::Arch::new())]
 #[inline(always)]
-unsafe fn add_products_on<S: Simd>(simd: S, x: &[f32], [r, k]: [usize; 2], panel: &[Line], fresh: bool, sums: &mut Sums) {
-    let strip = |first| Strip { x: &x[first * k..], stride: k, first, panel, fresh };
+unsafe fn add_products_on<S: Simd>(simd: S, x: &[f32], [r, k]: [usize; 2], panel: &[Line], sums: &mut Sums) {
+    let strip = |first| Strip { x: &x[first * k..], stride: k, first, panel };
     let whole = r / STRIP * STRIP;
-    // SAFETY: as demanded.
+    // SAFETY: see above.
     unsafe {
         for first in (0..whole).step_by(STRIP) {
             strip(first).add::<S, STRIP>(simd, sums);
@@ -137,7 +137,8 @@ unsafe fn add_products_on<S: Simd>(simd: S, x: &[f32], [r, k]: [usize; 2], panel
             3 => strip(whole).add::<S, 3>(simd, sums),
             4 => strip(whole).add::<S, 4>(simd, sums),
             5 => strip(whole).add::<S, 5>(simd, sums),
-            _ => (),
+            0 => (),
+            _ => unreachable!("fewer than a strip"),
         }
     }
 }
@@ -151,7 +152,6 @@ struct Strip<'a> {
     /// Row of the sums.
     first: usize,
     panel: &'a [Line],
-    fresh: bool,
 }
 
 impl Strip<'_> {
@@ -173,7 +173,7 @@ impl Strip<'_> {
         for first in (0..WIDTH).step_by(C * S::F32_LANES) {
             let columns = first..first + C * S::F32_LANES;
             let mut tile = [[simd.splat_f32s(0.0); C]; R];
-            for (row, tile) in tile.iter_mut().enumerate().skip(if self.fresh { R } else { 0 }) {
+            for (row, tile) in tile.iter_mut().enumerate() {
                 // SAFETY: see `add_products`.
                 let sums = S::as_simd_f32s(unsafe { &sums.row(self.first + row)[columns.clone()] }).0;
                 // In vectors: `copy_from_slice` is a call.
@@ -197,6 +197,56 @@ impl Strip<'_> {
                 for (sum, tile) in sums.iter_mut().zip(tile) {
                     *sum = *tile;
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! The kernels of machines unlike the one that the tests run on.
+
+    use super::*;
+
+    struct AddProducts<'a> {
+        x: &'a [f32],
+        dims: [usize; 2],
+        panel: &'a [Line],
+        sums: Sums,
+    }
+
+    impl pulp::WithSimd for AddProducts<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(mut self, simd: S) {
+            // SAFETY: the test below made as many rows.
+            unsafe { add_products_on(simd, self.x, self.dims, self.panel, &mut self.sums) }
+        }
+    }
+
+    fn products(r: usize, x: &[f32], panel: &[Line], run: impl Fn(AddProducts)) -> Vec<f32> {
+        let mut sums = vec![1.0f32; r * WIDTH];
+        let target = Sums { first: sums.as_mut_ptr(), stride: WIDTH };
+        run(AddProducts { x, dims: [r, panel.len()], panel, sums: target });
+        sums
+    }
+
+    #[test]
+    fn narrow_vectors_multiply_too() {
+        let value = |i: usize| ((i * 37 + 11) % 101) as f32 / 50.0 - 1.0;
+        let panel: Vec<Line> = (0..40).map(|k| std::array::from_fn(|column| value(k * WIDTH + column))).collect();
+        for r in 6..=11 {
+            let x: Vec<f32> = (0..r * panel.len()).map(|i| value(i * 3)).collect();
+            let product = |at: usize| {
+                let (row, column) = (&x[at / WIDTH * panel.len()..], at % WIDTH);
+                1.0 + row.iter().zip(&panel).map(|(x, line)| x * line[column]).sum::<f32>()
+            };
+            let near = |sums: Vec<f32>| sums.iter().enumerate().all(|(at, sum)| (sum - product(at)).abs() < 1e-4);
+            assert!(near(products(r, &x, &panel, |job| pulp::WithSimd::with_simd(job, pulp::Scalar::new()))));
+            #[cfg(target_arch = "x86_64")]
+            if let Some(v3) = pulp::x86::V3::try_new() {
+                assert!(near(products(r, &x, &panel, |job| pulp::Simd::vectorize(v3, job))));
             }
         }
     }

@@ -34,10 +34,9 @@ pub fn fill_turned(panel: &mut [Line], columns: &[f32], stride: usize, width: us
     if width < WIDTH {
         panel.fill([0.0; WIDTH]);
     }
-    let (columns_done, done) = turn_squares(panel, columns, stride, width);
-    for column in 0..width {
-        let from = if column < columns_done { done } else { 0 };
-        for (k, line) in panel.iter_mut().enumerate().skip(from) {
+    let (whole, depth) = turn_squares(panel, columns, stride, width);
+    for (k, line) in panel.iter_mut().enumerate() {
+        for column in if k < depth { whole } else { 0 }..width {
             line[column] = columns[column * stride + k];
         }
     }
@@ -48,16 +47,22 @@ pub fn fill_turned(panel: &mut [Line], columns: &[f32], stride: usize, width: us
 const SIDE: usize = 8;
 
 /// Fills what can be filled in squares: how many columns, and how much of each.
+#[cfg(target_arch = "x86_64")]
 fn turn_squares(panel: &mut [Line], columns: &[f32], stride: usize, width: usize) -> (usize, usize) {
-    #[cfg(target_arch = "x86_64")]
-    if std::is_x86_feature_detected!("avx") {
-        let whole = (width / SIDE * SIDE, panel.len() / SIDE * SIDE);
-        for first in (0..whole.0).step_by(SIDE) {
-            // SAFETY: the processor has AVX.
-            unsafe { turn_squares_avx(panel, &columns[first * stride..], stride, first) };
-        }
-        return whole;
+    if !std::is_x86_feature_detected!("avx") {
+        return (0, 0);
     }
+    let whole = (width / SIDE * SIDE, panel.len() / SIDE * SIDE);
+    for first in (0..whole.0).step_by(SIDE) {
+        // SAFETY: the processor has AVX.
+        unsafe { turn_squares_avx(panel, &columns[first * stride..], stride, first) };
+    }
+    whole
+}
+
+/// Other processors turn value by value.
+#[cfg(not(target_arch = "x86_64"))]
+fn turn_squares(_: &mut [Line], _: &[f32], _: usize, _: usize) -> (usize, usize) {
     (0, 0)
 }
 

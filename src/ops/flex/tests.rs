@@ -47,7 +47,7 @@ fn layers_blocks_agree_with_their_definitions() {
 #[test]
 fn attention_agrees_with_its_definition() {
     // Head widths that are whole vectors, some, and none; beginnings, continuations and single queries.
-    for (t, past, d) in [(7, 0, 16), (1, 5, 64), (3, 4, 88), (5, 20, 4)] {
+    for (t, past, d) in [(7, 0, 16), (1, 5, 64), (3, 4, 88), (5, 20, 4), (40, 0, 16), (32, 0, 20), (7, 60, 16), (3, 270, 16)] {
         let all = t + past;
         let q = random(6, [2, t, 6, d]).swap_dims(1, 2);
         let k = random(7, [2, all, 2, d]).swap_dims(1, 2);
@@ -84,6 +84,9 @@ fn products_are_the_same_bytes_with_any_number_of_threads() {
         (16, 576, 1536),
         (19, 1003, 75),
         (23, 515, 200),
+        (21, 5, 70),
+        (27, 1024, 128),
+        (18, 3, 7),
     ] {
         for transposed in [false, true] {
             let x = random(1, [r, k]);
@@ -106,6 +109,26 @@ fn products_do_not_depend_on_other_rows() {
     let all = host(Flex::matmul(x.clone(), w.clone()));
     for (first, rows) in [(0, 17), (3, 22), (21, 19)] {
         assert_eq!(host(Flex::matmul(x.clone().narrow(0, first, rows), w.clone())), all[first * 130..(first + rows) * 130]);
+    }
+}
+
+#[test]
+fn products_take_views() {
+    let x = random(1, [30, 96]);
+    let same = |w: Tensor<Flex, 2>| {
+        let copy = tensor(host(w.clone()), w.dims());
+        close_to(1e-5, Flex::matmul(x.clone(), w), Flex::matmul(x.clone(), copy));
+    };
+    same(random(2, [100, 80]).narrow(0, 3, 96));
+    same(random(2, [96, 80]).narrow(1, 5, 70));
+    same(random(2, [80, 96]).narrow(0, 7, 70).transpose());
+    same(random(2, [80, 100]).narrow(1, 2, 96).transpose());
+}
+
+#[test]
+fn products_of_nothing_are_zero() {
+    for r in [0, 4, 20] {
+        assert_eq!(host(Flex::matmul(tensor(vec![], [r, 0]), tensor(vec![], [0, 70]))), vec![0.0; r * 70]);
     }
 }
 
