@@ -20,7 +20,7 @@ use super::{Dense, tensor};
 const SMALL: usize = 1 << 18;
 
 /// With fewer rows than this, making panels takes longer than it saves.
-const FEW: usize = 17;
+const FEW: usize = 4;
 
 /// Rows of x that are multiplied at a time.
 const STRIP: usize = 6;

@@ -107,7 +107,7 @@ fn products_are_the_same_bytes_with_any_number_of_threads() {
 fn products_do_not_depend_on_other_rows() {
     let (x, w) = (random(1, [40, 700]), random(2, [700, 130]));
     let all = host(Flex::matmul(x.clone(), w.clone()));
-    for (first, rows) in [(0, 17), (3, 22), (21, 19)] {
+    for (first, rows) in [(0, 4), (3, 17), (21, 19)] {
         assert_eq!(host(Flex::matmul(x.clone().narrow(0, first, rows), w.clone())), all[first * 130..(first + rows) * 130]);
     }
 }

@@ -1,8 +1,6 @@
 //! Loops over slices that compile to vectors, and functions that would otherwise be calls. All of it must be inlined into a function
 //! that is compiled for a width of vectors (`pulp::with_simd`), which a closure handed to one is not.
 
-use pulp::Simd;
-
 /// Sixteen running sums, so that the loop is one of vectors, added in a fixed order.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -14,23 +12,6 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
     sums.iter().sum::<f32>() + rest
-}
-
-/// Dot products of several vectors with one, which is read once.
-#[inline(always)]
-pub fn dots<S: Simd, const Q: usize>(simd: S, a: [&[f32]; Q], b: &[f32]) -> [f32; Q] {
-    let (chunks, rest) = S::as_simd_f32s(b);
-    let parts = a.map(S::as_simd_f32s);
-    let mut sums = [simd.splat_f32s(0.0); Q];
-    for (c, &b) in chunks.iter().enumerate() {
-        for (sum, (a, _)) in sums.iter_mut().zip(&parts) {
-            *sum = simd.mul_add_e_f32s(a[c], b, *sum);
-        }
-    }
-    std::array::from_fn(|q| {
-        let tail: f32 = parts[q].1.iter().zip(rest).map(|(a, b)| a * b).sum();
-        simd.reduce_sum_f32s(sums[q]) + tail
-    })
 }
 
 /// Sixteen running sums, added in a fixed order.
