@@ -47,8 +47,8 @@ impl Weight {
     }
 }
 
-/// `[R, K]`·`[K, N]` → `[R, N]`; the right side may be a view of any strides. The same bytes with any number of threads. From [`FEW`] rows on,
-/// every sum is formed in the order of K: a row's product does not depend on the others.
+/// `[R, K]`·`[K, N]` → `[R, N]`; the right side may be a view of any strides. The same bytes with any number of threads. From [`FEW`]
+/// rows on, every sum is formed in the order of K: a row's product does not depend on the others.
 pub fn matmul(x: Tensor<Flex, 2>, w: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
     let ([r, k], [rows, n]) = (x.dims(), w.dims());
     assert_eq!(k, rows, "a product of [{r}, {k}] and [{rows}, {n}]");
