@@ -4,10 +4,12 @@
 //!
 //! Everything is for f32; other types take the plain definitions.
 
+mod attention;
 mod few_rows;
 mod layer;
 mod matmul;
 mod panel;
+mod strip;
 mod threads;
 mod vector;
 mod vocabulary;
@@ -128,7 +130,7 @@ impl Kernels for Flex {
 
     fn causal_attention(q: Tensor<Self, 4>, k: Tensor<Self, 4>, v: Tensor<Self, 4>, mask: Tensor<Self, 2>) -> Tensor<Self, 2> {
         match q.dtype() {
-            DType::F32 => layer::attention(q, k, v),
+            DType::F32 => attention::attention(q, k, v),
             _ => super::layer::attention(q, k, v, mask),
         }
     }
@@ -141,7 +143,7 @@ impl Kernels for Flex {
         output: Tensor<Self, 2>,
     ) -> [Tensor<Self, 4>; 3] {
         match q.dtype() {
-            DType::F32 => layer::attention_backward(q, k, v, output),
+            DType::F32 => attention::attention_backward(q, k, v, output),
             _ => super::layer::attention_backward(q, k, v, mask, output),
         }
     }

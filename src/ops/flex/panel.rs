@@ -8,8 +8,14 @@ pub const WIDTH: usize = 64;
 /// Values of a column in a panel: a panel of them stays in the second cache.
 pub const DEPTH: usize = 512;
 
-/// One value of each column.
-pub type Line = [f32; WIDTH];
+/// One value of each column. Aligned, so that no vector of it lies in two lines of the cache.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub struct Line(pub [f32; WIDTH]);
+
+impl Line {
+    pub const ZERO: Self = Self([0.0; WIDTH]);
+}
 
 /// From a matrix whose rows lie `stride` apart, `width` of its columns; the others are 0.
 #[pulp::with_simd(fill_rows = pulp::Arch::new())]
@@ -19,12 +25,12 @@ pub fn fill_rows_on<S: Simd>(_: S, panel: &mut [Line], rows: &[f32], stride: usi
         let row = &rows[k * stride..][..width];
         if width == WIDTH {
             // In vectors: this much is a call otherwise.
-            for (to, from) in S::as_mut_simd_f32s(line).0.iter_mut().zip(S::as_simd_f32s(row).0) {
+            for (to, from) in S::as_mut_simd_f32s(&mut line.0).0.iter_mut().zip(S::as_simd_f32s(row).0) {
                 *to = *from;
             }
         } else {
-            line[..width].copy_from_slice(row);
-            line[width..].fill(0.0);
+            line.0[..width].copy_from_slice(row);
+            line.0[width..].fill(0.0);
         }
     }
 }
@@ -32,12 +38,12 @@ pub fn fill_rows_on<S: Simd>(_: S, panel: &mut [Line], rows: &[f32], stride: usi
 /// The same from a matrix whose columns lie `stride` apart.
 pub fn fill_turned(panel: &mut [Line], columns: &[f32], stride: usize, width: usize) {
     if width < WIDTH {
-        panel.fill([0.0; WIDTH]);
+        panel.fill(Line::ZERO);
     }
     let (whole, depth) = turn_squares(panel, columns, stride, width);
     for (k, line) in panel.iter_mut().enumerate() {
         for column in if k < depth { whole } else { 0 }..width {
-            line[column] = columns[column * stride + k];
+            line.0[column] = columns[column * stride + k];
         }
     }
 }
@@ -91,7 +97,7 @@ fn turn_squares_avx(panel: &mut [Line], columns: &[f32], stride: usize, first: u
             let halves = [_mm256_permute2f128_ps::<0x20>(y[i], y[i + 4]), _mm256_permute2f128_ps::<0x31>(y[i], y[i + 4])];
             for (line, half) in [i, i + 4].into_iter().zip(halves) {
                 // SAFETY: eight values are written, within the line.
-                unsafe { _mm256_storeu_ps(lines[line][first..first + SIDE].as_mut_ptr(), half) };
+                unsafe { _mm256_storeu_ps(lines[line].0[first..first + SIDE].as_mut_ptr(), half) };
             }
         }
     }

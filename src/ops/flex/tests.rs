@@ -47,7 +47,9 @@ fn layers_blocks_agree_with_their_definitions() {
 #[test]
 fn attention_agrees_with_its_definition() {
     // Head widths that are whole vectors, some, and none; beginnings, continuations and single queries.
-    for (t, past, d) in [(7, 0, 16), (1, 5, 64), (3, 4, 88), (5, 20, 4), (40, 0, 16), (32, 0, 20), (7, 60, 16), (3, 270, 16)] {
+    for (t, past, d) in
+        [(7, 0, 16), (1, 5, 64), (3, 4, 88), (5, 20, 4), (40, 0, 16), (32, 0, 20), (7, 60, 16), (3, 270, 16), (100, 0, 64), (13, 120, 96)]
+    {
         let all = t + past;
         let q = random(6, [2, t, 6, d]).swap_dims(1, 2);
         let k = random(7, [2, all, 2, d]).swap_dims(1, 2);
@@ -156,8 +158,10 @@ fn soft_embeddings_agree_with_their_definition() {
     {
         let (prompt, output) = (soft_prompt(noise, tau), random(4, [100, 24]));
         let (ours, theirs) = (Flex::soft_embedding(&prompt), crate::ops::soft_embedding::forward(&prompt));
-        // An exponent y of some hundreds has an ulp of 3e-5.
-        close_to(1e-4, ours.embeddings.clone(), theirs.embeddings.clone());
+        // Two units in the last place of g = 15 are 4e-5 of an exponent where τ = 0.05, which itself is rounded to 3e-5 there; processors
+        // with and without AVX-512 round otherwise. Embeddings reach 4.
+        let tolerance = 3e-4;
+        close_to(tolerance, ours.embeddings.clone(), theirs.embeddings.clone());
         assert_eq!(Flex::draw(&prompt), crate::ops::soft_embedding::draw(&prompt));
         let entropies = [Flex::entropy(&prompt), crate::ops::soft_embedding::entropy(&prompt)];
         assert!(largest_difference(&entropies[0], &entropies[1]) < 1e-4);
@@ -165,7 +169,7 @@ fn soft_embeddings_agree_with_their_definition() {
         let theirs = crate::ops::soft_embedding::backward(&prompt, theirs, output);
         for (ours, theirs) in [(ours.0, theirs.0), (ours.1, theirs.1)] {
             let scale = theirs.clone().abs().max().into_scalar();
-            close_to(1e-4, ours / scale, theirs / scale);
+            close_to(tolerance, ours / scale, theirs / scale);
         }
     }
 }
