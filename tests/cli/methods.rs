@@ -3,6 +3,8 @@
 use serde_json::Value;
 
 use crate::support::{dlmi, run, tiny};
+#[cfg(feature = "ndarray")]
+use crate::support::{events, folder};
 
 /// Those with a row in Table 1.
 pub const TABLE_1: [&str; 5] = ["dlmi", "dlmi-tf", "gbda", "reinforce", "soda"];
@@ -50,6 +52,30 @@ fn every_method_takes_the_four_scores() {
             assert_eq!(record["lcs"][name].is_null(), method == "reinforce", "{method} {name}");
         }
         assert_eq!((&record["method"], &record["steps"]), (&method.into(), &3.into()));
+    }
+}
+
+/// On the bundled model, with plain Burn's products and layers in place of ours. What `gbda` feeds back is as sharp as τ = 1 makes it, and a
+/// rounding grows from token to token.
+#[cfg(feature = "ndarray")]
+#[test]
+fn first_steps_have_the_loss_and_gradient_of_ndarray() {
+    for method in TABLE_1 {
+        let steps = ["flex", "ndarray"].map(|backend| {
+            let out = folder();
+            let ran = run(dlmi(["--backend", backend, "-q", "--preset", "paper", "invert", "--method", method, "--prompt-tokens", "5"])
+                .args(["--samples", if method == "soda" { "1" } else { "4" }, "--steps", "3", "--out"])
+                .arg(out.path()));
+            assert_eq!(ran.code, Some(1), "{ran:?}");
+            events(out.path())
+        });
+        assert_eq!(steps.each_ref().map(Vec::len), [3, 3], "{method}");
+        for (flex, ndarray) in steps[0].iter().zip(&steps[1]) {
+            for (figure, most) in [("objective", 1e-4), ("gradient_norm", if method == "gbda" { 1e-3 } else { 1e-4 })] {
+                let [flex, ndarray] = [flex, ndarray].map(|event| event[figure].as_f64().unwrap());
+                assert!((flex - ndarray).abs() < most * flex.abs(), "{method}, {figure}: {flex}, {ndarray}");
+            }
+        }
     }
 }
 
