@@ -51,7 +51,7 @@ fn mix_columns_on<S: Simd>(_: S, x: &[f32], columns: &[f32], [k, n]: [usize; 2],
     let mut sums = vec![0.0f32; r * width];
     for first in (0..k).step_by(DEPTH) {
         for (x, sums) in x.chunks_exact(k).zip(sums.chunks_exact_mut(width)) {
-            add_mixed(x[first..(first + DEPTH).min(k)].iter().copied(), &columns[first * n..], n, sums);
+            add_mixed(&x[first..(first + DEPTH).min(k)], &columns[first * n..], n, sums);
         }
     }
     for (column, out) in out.chunks_exact_mut(r).enumerate() {

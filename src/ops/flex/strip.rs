@@ -106,7 +106,7 @@ impl Strip<'_> {
     unsafe fn add_vectors<S: Simd, const R: usize, const C: usize>(self, simd: S, sums: &mut Sums) {
         let Factors { values, row: apart, step } = self.x;
         let x = &values[self.first * apart..];
-        for first in (0..self.width.min(WIDTH)).step_by(C * S::F32_LANES) {
+        for first in (0..self.width).step_by(C * S::F32_LANES) {
             let columns = first..first + C * S::F32_LANES;
             let mut tile = [[simd.splat_f32s(0.0); C]; R];
             for (row, tile) in tile.iter_mut().enumerate() {

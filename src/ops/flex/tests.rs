@@ -158,10 +158,8 @@ fn soft_embeddings_agree_with_their_definition() {
     {
         let (prompt, output) = (soft_prompt(noise, tau), random(4, [100, 24]));
         let (ours, theirs) = (Flex::soft_embedding(&prompt), crate::ops::soft_embedding::forward(&prompt));
-        // Two units in the last place of g = 15 are 4e-5 of an exponent where τ = 0.05, which itself is rounded to 3e-5 there; processors
-        // with and without AVX-512 round otherwise. Embeddings reach 4.
-        let tolerance = 3e-4;
-        close_to(tolerance, ours.embeddings.clone(), theirs.embeddings.clone());
+        // An exponent y of some hundreds has an ulp of 3e-5.
+        close_to(1e-4, ours.embeddings.clone(), theirs.embeddings.clone());
         assert_eq!(Flex::draw(&prompt), crate::ops::soft_embedding::draw(&prompt));
         let entropies = [Flex::entropy(&prompt), crate::ops::soft_embedding::entropy(&prompt)];
         assert!(largest_difference(&entropies[0], &entropies[1]) < 1e-4);
@@ -169,7 +167,9 @@ fn soft_embeddings_agree_with_their_definition() {
         let theirs = crate::ops::soft_embedding::backward(&prompt, theirs, output);
         for (ours, theirs) in [(ours.0, theirs.0), (ours.1, theirs.1)] {
             let scale = theirs.clone().abs().max().into_scalar();
-            close_to(tolerance, ours / scale, theirs / scale);
+            // Two units in the last place of g = 15 are another 4e-5 of y where τ = 0.05; p and the mean of dp are both off by that.
+            // Processors with and without AVX-512 round otherwise.
+            close_to(3e-4, ours / scale, theirs / scale);
         }
     }
 }

@@ -87,32 +87,32 @@ pub fn largest(values: &[f32]) -> f32 {
 
 /// out += Σ_j weights_j·rows_j; row j begins at `j·stride`.
 #[inline(always)]
-pub fn add_mixed(weights: impl Iterator<Item = f32> + Clone, rows: &[f32], stride: usize, out: &mut [f32]) {
+pub fn add_mixed(weights: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
     let (blocks, rest) = out.as_chunks_mut::<256>();
     for (c, block) in blocks.iter_mut().enumerate() {
-        add_mixed_block(weights.clone(), rows, stride, c * 256, block);
+        add_mixed_block(weights, rows, stride, c * 256, block);
     }
     let mut done = blocks.len() * 256;
     let (blocks, rest) = rest.as_chunks_mut::<64>();
     for (c, block) in blocks.iter_mut().enumerate() {
-        add_mixed_block(weights.clone(), rows, stride, done + c * 64, block);
+        add_mixed_block(weights, rows, stride, done + c * 64, block);
     }
     done += blocks.len() * 64;
     let (blocks, rest) = rest.as_chunks_mut::<16>();
     for (c, block) in blocks.iter_mut().enumerate() {
-        add_mixed_block(weights.clone(), rows, stride, done + c * 16, block);
+        add_mixed_block(weights, rows, stride, done + c * 16, block);
     }
     let done = done + blocks.len() * 16;
     for (i, out) in rest.iter_mut().enumerate() {
-        *out += weights.clone().enumerate().map(|(j, weight)| weight * rows[j * stride + done + i]).sum::<f32>();
+        *out += weights.iter().enumerate().map(|(j, weight)| weight * rows[j * stride + done + i]).sum::<f32>();
     }
 }
 
 /// As [`add_mixed`], for W columns from `first`, whose sums stay in registers.
 #[inline(always)]
-fn add_mixed_block<const W: usize>(weights: impl Iterator<Item = f32>, rows: &[f32], stride: usize, first: usize, out: &mut [f32; W]) {
+fn add_mixed_block<const W: usize>(weights: &[f32], rows: &[f32], stride: usize, first: usize, out: &mut [f32; W]) {
     let mut sums = *out;
-    for (j, weight) in weights.enumerate() {
+    for (j, weight) in weights.iter().enumerate() {
         let row: &[f32; W] = rows[j * stride + first..][..W].try_into().expect("W values");
         for i in 0..W {
             sums[i] += weight * row[i];
