@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use pulp::Simd;
 use rayon::prelude::*;
 
-use super::panel::{Line, WIDTH, fill_rows, fill_turned};
+use super::panel::{Block, Line, WIDTH};
 use super::strip::{Factors, STRIP, Sums, add_products};
 use super::tensor;
 use super::vector::{dot, softmax};
@@ -181,13 +181,13 @@ impl Rows {
     /// One head as a matrix `[T, d]`.
     fn panels(&self, sample: usize, head: usize) -> Panels {
         let Factors { values, row, .. } = self.factors(sample, head, 0);
-        Panels::filled(self.t, self.d, |panel, first, width| fill_rows(panel, &values[first..], row, width))
+        Panels::of(Block { values, stride: row, transposed: false, depth: self.t, width: self.d })
     }
 
     /// The same transposed, `[d, T]`.
     fn columns(&self, sample: usize, head: usize) -> Panels {
         let Factors { values, row, .. } = self.factors(sample, head, 0);
-        Panels::filled(self.d, self.t, |panel, first, width| fill_turned(panel, &values[first * row..], row, width))
+        Panels::of(Block { values, stride: row, transposed: true, depth: self.d, width: self.t })
     }
 }
 
@@ -204,11 +204,11 @@ fn padded(columns: usize) -> usize {
 }
 
 impl Panels {
-    /// `fill(panel, first column, columns)` makes each of them.
-    fn filled(depth: usize, columns: usize, fill: impl Fn(&mut [Line], usize, usize)) -> Self {
+    fn of(matrix: Block) -> Self {
+        let Block { depth, width: columns, .. } = matrix;
         let mut lines = vec![Line::ZERO; depth * columns.div_ceil(WIDTH)];
         for (panel, first) in lines.chunks_exact_mut(depth).zip((0..columns).step_by(WIDTH)) {
-            fill(panel, first, WIDTH.min(columns - first));
+            matrix.part(0..depth, first..(first + WIDTH).min(columns)).fill(panel);
         }
         Self { lines, depth, columns }
     }
@@ -217,7 +217,7 @@ impl Panels {
     fn multiply(&self, x: Factors, rows: usize, depth: Range<usize>, columns: usize, sums: &mut [f32]) {
         for (panel, first) in self.lines.chunks_exact(self.depth).zip((0..columns).step_by(WIDTH)) {
             let mut sums = Sums::of(&mut sums[first..], padded(self.columns), rows);
-            add_products(x, &panel[depth.clone()], WIDTH.min(columns - first), &mut sums);
+            add_products(x, &panel[depth.clone()], WIDTH.min(columns - first), &mut sums, None);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! x·W for many rows x and a large W.
 //!
 //! `gemm`, which Burn multiplies with, copies a transposed W value by value, each from another line of the cache: a quarter of a DLMI step.
-//! Several threads of it wait for each other at every turn. Here every thread takes panels of W's columns by itself, turned in registers,
-//! and they meet once, at the end.
+//! Several threads of it wait for each other at every turn. Here every thread takes panels of W's columns by itself, turned in registers
+//! and fetched from memory while the one before is multiplied, and they meet once, at the end.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::few_rows::few_rows;
-use super::panel::{DEPTH, Line, WIDTH, fill_rows, fill_turned};
+use super::panel::{Block, DEPTH, Line, WIDTH};
 use super::strip::{Factors, Sums, add_products};
 use super::{Dense, tensor};
 
@@ -42,6 +42,11 @@ impl Weight {
     pub fn values(&self) -> &[f32] {
         &self.tensor.storage()[self.tensor.layout().start_offset()..]
     }
+
+    fn block(&self, [k, n]: [usize; 2]) -> Block<'_> {
+        let stride = if self.transposed { k } else { n };
+        Block { values: self.values(), stride, transposed: self.transposed, depth: k, width: n }
+    }
 }
 
 /// `[R, K]`·`[K, N]` → `[R, N]`; the right side may be a view of any strides. The same bytes with any number of threads. From [`FEW`]
@@ -59,9 +64,11 @@ pub fn matmul(x: Tensor<Flex, 2>, w: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
     let panels = n.div_ceil(WIDTH);
     let tiles = if r * k * n < SMALL { 1 } else { rayon::current_num_threads().min(panels) };
     let edge = |tile: usize| (tile * panels / tiles * WIDTH).min(n);
-    let mut out = vec![0.0f32; r * n];
+    let mut out = Vec::with_capacity(r * n);
     let target = Out(out.as_mut_ptr());
     (0..tiles).into_par_iter().for_each(|tile| multiply(&x, &w, [r, k, n], edge(tile)..edge(tile + 1), &target));
+    // SAFETY: every column belongs to a task, which wrote it.
+    unsafe { out.set_len(r * n) };
     tensor(out, [r, n])
 }
 
@@ -74,21 +81,22 @@ unsafe impl Sync for Out {}
 /// Some columns of the product, panel by panel, on this thread.
 fn multiply(x: &[f32], w: &Weight, [r, k, n]: [usize; 3], columns: Range<usize>, out: &Out) {
     let mut panel = vec![Line::ZERO; DEPTH.min(k)];
+    let part = |row: usize, column: usize| w.block([k, n]).part(row..(row + DEPTH).min(k), column..(column + WIDTH).min(columns.end));
     for first in columns.clone().step_by(WIDTH) {
         let width = WIDTH.min(columns.end - first);
         let mut ragged = vec![0.0f32; if width < WIDTH { r * WIDTH } else { 0 }];
-        // SAFETY: `out` has r·n elements, and nobody else touches these columns.
+        // SAFETY: `out` has room for r·n elements, and nobody else touches these columns.
         let mut sums = match width {
-            WIDTH => unsafe { Sums::at(out.0.add(first), n, r) },
+            WIDTH => unsafe { Sums::unwritten(out.0.add(first), n, r) },
             _ => Sums::of(&mut ragged, WIDTH, r),
         };
         for depth in (0..k).step_by(DEPTH) {
-            let panel = &mut panel[..DEPTH.min(k - depth)];
-            match w.transposed {
-                true => fill_turned(panel, &w.values()[first * k + depth..], k, width),
-                false => fill_rows(panel, &w.values()[depth * n + first..], n, width),
-            }
-            add_products(Factors { values: &x[depth..], row: k, step: 1 }, panel, width, &mut sums);
+            let block = part(depth, first);
+            let panel = &mut panel[..block.depth];
+            block.fill(panel);
+            let (row, column) = if depth + DEPTH < k { (depth + DEPTH, first) } else { (0, first + WIDTH) };
+            let next = (column < columns.end).then(|| part(row, column));
+            add_products(Factors { values: &x[depth..], row: k, step: 1 }, panel, width, &mut sums, next);
         }
         for (row, sums) in ragged.chunks_exact(WIDTH).enumerate() {
             // SAFETY: as above.

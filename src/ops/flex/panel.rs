@@ -1,12 +1,14 @@
 //! Panels of a matrix: some of its columns, so laid out that a product reads them in order.
 
+use std::ops::Range;
+
 use pulp::Simd;
 
 /// Columns of a panel.
 pub const WIDTH: usize = 64;
 
 /// Values of a column in a panel: a panel of them stays in the second cache.
-pub const DEPTH: usize = 512;
+pub const DEPTH: usize = 256;
 
 /// One value of each column. Aligned, so that no vector of it lies in two lines of the cache.
 #[derive(Clone, Copy)]
@@ -17,12 +19,79 @@ impl Line {
     pub const ZERO: Self = Self([0.0; WIDTH]);
 }
 
-/// From a matrix whose rows lie `stride` apart, `width` of its columns; the others are 0.
+/// A matrix, or a part of one: what panels are filled with.
+#[derive(Clone, Copy)]
+pub struct Block<'a> {
+    /// From its first value on.
+    pub values: &'a [f32],
+    /// From one row to the next or, if transposed, from one column to the next.
+    pub stride: usize,
+    /// Whether columns lie together in memory, and not rows.
+    pub transposed: bool,
+    /// Rows.
+    pub depth: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl Block<'_> {
+    pub fn part(self, rows: Range<usize>, columns: Range<usize>) -> Self {
+        let start = match self.transposed {
+            true => columns.start * self.stride + rows.start,
+            false => rows.start * self.stride + columns.start,
+        };
+        Self { values: &self.values[start..], depth: rows.len(), width: columns.len(), ..self }
+    }
+
+    /// Fills a panel of as many rows; its columns beyond the block's are 0.
+    pub fn fill(self, panel: &mut [Line]) {
+        assert!(panel.len() == self.depth && self.width <= WIDTH, "a panel of {} rows for {}x{}", panel.len(), self.depth, self.width);
+        match self.transposed {
+            true => fill_turned(self, panel),
+            false => fill_rows(self, panel),
+        }
+    }
+
+    /// Has the processor fetch a part of the block, as large as `part` is of `whole`, while it goes on.
+    #[inline(always)]
+    pub fn fetch(self, part: Range<usize>, whole: usize) {
+        let (runs, len) = if self.transposed { (self.width, self.depth) } else { (self.depth, self.width) };
+        let lines = len.div_ceil(CACHE_LINE);
+        let [first, end] = [part.start, part.end].map(|at| runs * lines * at / whole);
+        let (mut run, mut line) = (first / lines, first % lines);
+        for _ in first..end {
+            // Where the memory's lines begin elsewhere, this takes the later of two: the first was fetched with what lies before.
+            prefetch(&self.values[run * self.stride + (line * CACHE_LINE + CACHE_LINE - 1).min(len - 1)]);
+            line += 1;
+            if line == lines {
+                (run, line) = (run + 1, 0);
+            }
+        }
+    }
+}
+
+/// Values that are fetched together.
+const CACHE_LINE: usize = 16;
+
+/// Asks for a value and its neighbours, without waiting.
+#[inline(always)]
+fn prefetch(value: &f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: it is in memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(value).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
+}
+
 #[pulp::with_simd(fill_rows = pulp::Arch::new())]
 #[inline(always)]
-pub fn fill_rows_on<S: Simd>(_: S, panel: &mut [Line], rows: &[f32], stride: usize, width: usize) {
-    for (k, line) in panel.iter_mut().enumerate() {
-        let row = &rows[k * stride..][..width];
+fn fill_rows_on<S: Simd>(_: S, block: Block<'_>, panel: &mut [Line]) {
+    let width = block.width;
+    for (row, line) in panel.iter_mut().enumerate() {
+        let row = &block.values[row * block.stride..][..width];
         if width == WIDTH {
             // In vectors: this much is a call otherwise.
             for (to, from) in S::as_mut_simd_f32s(&mut line.0).0.iter_mut().zip(S::as_simd_f32s(row).0) {
@@ -35,15 +104,15 @@ pub fn fill_rows_on<S: Simd>(_: S, panel: &mut [Line], rows: &[f32], stride: usi
     }
 }
 
-/// The same from a matrix whose columns lie `stride` apart.
-pub fn fill_turned(panel: &mut [Line], columns: &[f32], stride: usize, width: usize) {
+fn fill_turned(block: Block, panel: &mut [Line]) {
+    let Block { values, stride, width, .. } = block;
     if width < WIDTH {
         panel.fill(Line::ZERO);
     }
-    let (whole, depth) = turn_squares(panel, columns, stride, width);
-    for (k, line) in panel.iter_mut().enumerate() {
-        for column in if k < depth { whole } else { 0 }..width {
-            line.0[column] = columns[column * stride + k];
+    let (whole, depth) = turn_squares(panel, values, stride, width);
+    for (row, line) in panel.iter_mut().enumerate() {
+        for column in if row < depth { whole } else { 0 }..width {
+            line.0[column] = values[column * stride + row];
         }
     }
 }

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use pulp::Simd;
 
-use super::panel::{Line, WIDTH};
+use super::panel::{Block, Line, WIDTH};
 
 /// Rows that are multiplied at a time.
 pub const STRIP: usize = 6;
@@ -22,6 +22,8 @@ pub struct Sums<'a> {
     first: *mut f32,
     stride: usize,
     rows: usize,
+    /// Whether there is something to add to: what was never written counts as 0.
+    begun: bool,
     life: PhantomData<&'a mut [f32]>,
 }
 
@@ -29,37 +31,39 @@ impl<'a> Sums<'a> {
     /// Rows of a slice.
     pub fn of(values: &'a mut [f32], stride: usize, rows: usize) -> Self {
         assert!(rows == 0 || values.len() >= (rows - 1) * stride + WIDTH, "{rows} rows of sums in {} values", values.len());
-        Self { first: values.as_mut_ptr(), stride, rows, life: PhantomData }
+        Self { first: values.as_mut_ptr(), stride, rows, begun: true, life: PhantomData }
     }
 
-    /// Of a matrix where others may be writing what lies between the rows.
+    /// Rows of a matrix that was not written yet; others may be writing what lies between them.
     ///
     /// # Safety
-    /// There must be such rows, which nobody else uses.
-    pub unsafe fn at(first: *mut f32, stride: usize, rows: usize) -> Self {
-        Self { first, stride, rows, life: PhantomData }
+    /// There must be room for such rows, which nobody else uses.
+    pub unsafe fn unwritten(first: *mut f32, stride: usize, rows: usize) -> Self {
+        Self { first, stride, rows, begun: false, life: PhantomData }
     }
 
+    /// Vectors of a row from a column on.
+    ///
     /// # Safety
     /// There must be such a row.
     #[inline(always)]
-    unsafe fn row(&mut self, row: usize) -> &mut [f32; WIDTH] {
+    unsafe fn vectors<S: Simd>(&self, row: usize, column: usize) -> *mut S::f32s {
         // SAFETY: see above.
-        unsafe { &mut *self.first.add(row * self.stride).cast() }
+        unsafe { self.first.add(row * self.stride + column).cast() }
     }
 }
 
 /// Adds to sums the products of as many rows of x with the columns of a panel. The columns from `width` on may or may not be left out.
-/// Every sum is formed in the order of the panel.
+/// Every sum is formed in the order of the panel. Meanwhile what the next panel is made of is fetched.
 #[pulp::with_simd(add_products = pulp::Arch::new())]
 #[inline(always)]
-pub fn add_products_on<S: Simd>(simd: S, x: Factors<'_>, panel: &[Line], width: usize, sums: &mut Sums<'_>) {
+pub fn add_products_on<S: Simd>(simd: S, x: Factors<'_>, panel: &[Line], width: usize, sums: &mut Sums<'_>, next: Option<Block<'_>>) {
     let rows = sums.rows;
     if rows == 0 || panel.is_empty() {
         return;
     }
     assert!((rows - 1) * x.row + (panel.len() - 1) * x.step < x.values.len(), "too few factors for {rows} rows");
-    let strip = |first| Strip { x, first, panel, width };
+    let strip = |first| Strip { x, first, panel, width, next };
     let whole = rows / STRIP * STRIP;
     // SAFETY: there are as many factors, and as many sums.
     unsafe {
@@ -76,6 +80,7 @@ pub fn add_products_on<S: Simd>(simd: S, x: Factors<'_>, panel: &[Line], width: 
             _ => unreachable!("fewer than a strip"),
         }
     }
+    sums.begun = true;
 }
 
 /// A few rows of a product, from row `first`.
@@ -84,6 +89,7 @@ struct Strip<'a> {
     first: usize,
     panel: &'a [Line],
     width: usize,
+    next: Option<Block<'a>>,
 }
 
 impl Strip<'_> {
@@ -107,18 +113,20 @@ impl Strip<'_> {
         let Factors { values, row: apart, step } = self.x;
         let x = &values[self.first * apart..];
         for first in (0..self.width).step_by(C * S::F32_LANES) {
-            let columns = first..first + C * S::F32_LANES;
+            if let Some(next) = self.next {
+                let [start, end] = [first, (first + C * S::F32_LANES).min(self.width)].map(|column| self.first * self.width + R * column);
+                next.fetch(start..end, sums.rows * self.width);
+            }
             let mut tile = [[simd.splat_f32s(0.0); C]; R];
-            for (row, tile) in tile.iter_mut().enumerate() {
-                // SAFETY: see `add`.
-                let sums = S::as_simd_f32s(unsafe { &sums.row(self.first + row)[columns.clone()] }).0;
-                // In vectors: `copy_from_slice` is a call.
-                for (tile, sum) in tile.iter_mut().zip(sums) {
-                    *tile = *sum;
+            let begun = if sums.begun { R } else { 0 };
+            for (row, tile) in tile.iter_mut().enumerate().take(begun) {
+                for (column, tile) in tile.iter_mut().enumerate() {
+                    // SAFETY: see `add`.
+                    *tile = unsafe { sums.vectors::<S>(self.first + row, first).add(column).read_unaligned() };
                 }
             }
             for (k, line) in self.panel.iter().enumerate() {
-                let line = S::as_simd_f32s(&line.0[columns.clone()]).0;
+                let line = S::as_simd_f32s(&line.0[first..first + C * S::F32_LANES]).0;
                 for (row, tile) in tile.iter_mut().enumerate() {
                     // SAFETY: see `add`.
                     let x = simd.splat_f32s(unsafe { *x.get_unchecked(k * step + row * apart) });
@@ -128,10 +136,9 @@ impl Strip<'_> {
                 }
             }
             for (row, tile) in tile.iter().enumerate() {
-                // SAFETY: see `add`.
-                let sums = S::as_mut_simd_f32s(unsafe { &mut sums.row(self.first + row)[columns.clone()] }).0;
-                for (sum, tile) in sums.iter_mut().zip(tile) {
-                    *sum = *tile;
+                for (column, tile) in tile.iter().enumerate() {
+                    // SAFETY: see `add`.
+                    unsafe { sums.vectors::<S>(self.first + row, first).add(column).write_unaligned(*tile) };
                 }
             }
         }
@@ -149,6 +156,7 @@ mod tests {
         panel: &'a [Line],
         width: usize,
         sums: Sums<'a>,
+        next: Option<Block<'a>>,
     }
 
     impl pulp::WithSimd for AddProducts<'_> {
@@ -156,7 +164,7 @@ mod tests {
 
         #[inline(always)]
         fn with_simd<S: Simd>(mut self, simd: S) {
-            add_products_on(simd, self.x, self.panel, self.width, &mut self.sums)
+            add_products_on(simd, self.x, self.panel, self.width, &mut self.sums, self.next)
         }
     }
 
@@ -164,6 +172,7 @@ mod tests {
     fn narrow_vectors_multiply_too() {
         const DEPTH: usize = 40;
         let value = |i: usize| ((i * 37 + 11) % 101) as f32 / 50.0 - 1.0;
+        let ahead: Vec<f32> = (0..7 * 33).map(value).collect();
         let panel: Vec<Line> = (0..DEPTH).map(|k| Line(std::array::from_fn(|column| value(k * WIDTH + column)))).collect();
         for (rows, width) in (1..=12).flat_map(|rows| [1, 16, 33, WIDTH].map(|width| (rows, width))) {
             // Rows of x together, and columns of it.
@@ -172,10 +181,13 @@ mod tests {
                 let product = |r: usize, column: usize| {
                     1.0 + panel.iter().enumerate().map(|(k, line)| x[r * row + k * step] * line.0[column]).sum::<f32>()
                 };
+                let transposed = step > 1;
+                let (depth, across) = if transposed { (33, 7) } else { (7, 33) };
                 let near = |run: &dyn Fn(AddProducts)| {
                     let mut sums = vec![1.0f32; rows * WIDTH];
                     let target = Sums::of(&mut sums, WIDTH, rows);
-                    run(AddProducts { x: Factors { values: &x, row, step }, panel: &panel, width, sums: target });
+                    let next = Some(Block { values: &ahead, stride: 33, transposed, depth, width: across });
+                    run(AddProducts { x: Factors { values: &x, row, step }, panel: &panel, width, sums: target, next });
                     let mut used = (0..rows).flat_map(|r| (0..width).map(move |column| (r, column)));
                     used.all(|(r, column)| (sums[r * WIDTH + column] - product(r, column)).abs() < 1e-4)
                 };
