@@ -5,17 +5,18 @@ use burn::tensor::Tensor;
 use pulp::Simd;
 use rayon::prelude::*;
 
-use super::matmul::Weight;
+use super::panel::Block;
 use super::tensor;
 use super::vector::{add_mixed, dot};
 
 /// `[R, K]`·`[K, N]` → `[R, N]`.
-pub fn few_rows(x: &[f32], w: &Weight, [r, k, n]: [usize; 3]) -> Tensor<Flex, 2> {
+pub fn few_rows(x: &[f32], w: Block, r: usize) -> Tensor<Flex, 2> {
+    let (k, n) = (w.depth, w.width);
     // [N, R], so that each task writes values that lie together.
     let mut columns = vec![0.0f32; n * r];
     columns.par_chunks_mut(BLOCK * r).enumerate().for_each(|(block, out)| match w.transposed {
-        true => dot_columns(x, &w.values()[block * BLOCK * k..], k, out),
-        false => mix_columns(x, &w.values()[block * BLOCK..], [k, n], out),
+        true => dot_columns(x, &w.values[block * BLOCK * k..], k, out),
+        false => mix_columns(x, &w.values[block * BLOCK..], [k, n], out),
     });
     let mut out = vec![0.0f32; r * n];
     for (column, values) in columns.chunks_exact(r).enumerate() {

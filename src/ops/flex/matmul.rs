@@ -23,10 +23,10 @@ const SMALL: usize = 1 << 18;
 const FEW: usize = 4;
 
 /// The right side of a product, `[K, N]`.
-pub struct Weight {
+struct Weight {
     tensor: FlexTensor,
     /// Whether columns lie together in memory, and not rows.
-    pub transposed: bool,
+    transposed: bool,
 }
 
 impl Weight {
@@ -38,14 +38,10 @@ impl Weight {
         Self { tensor: if dense { tensor } else { tensor.to_contiguous() }, transposed }
     }
 
-    /// From the first on.
-    pub fn values(&self) -> &[f32] {
-        &self.tensor.storage()[self.tensor.layout().start_offset()..]
-    }
-
     fn block(&self, [k, n]: [usize; 2]) -> Block<'_> {
+        let values = &self.tensor.storage()[self.tensor.layout().start_offset()..];
         let stride = if self.transposed { k } else { n };
-        Block { values: self.values(), stride, transposed: self.transposed, depth: k, width: n }
+        Block { values, stride, transposed: self.transposed, depth: k, width: n }
     }
 }
 
@@ -59,14 +55,14 @@ pub fn matmul(x: Tensor<Flex, 2>, w: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
         return tensor(vec![0.0; r * n], [r, n]);
     }
     if r < FEW {
-        return few_rows(&x, &w, [r, k, n]);
+        return few_rows(&x, w.block([k, n]), r);
     }
     let panels = n.div_ceil(WIDTH);
     let tiles = if r * k * n < SMALL { 1 } else { rayon::current_num_threads().min(panels) };
     let edge = |tile: usize| (tile * panels / tiles * WIDTH).min(n);
     let mut out = Vec::with_capacity(r * n);
     let target = Out(out.as_mut_ptr());
-    (0..tiles).into_par_iter().for_each(|tile| multiply(&x, &w, [r, k, n], edge(tile)..edge(tile + 1), &target));
+    (0..tiles).into_par_iter().for_each(|tile| multiply(&x, r, w.block([k, n]), edge(tile)..edge(tile + 1), &target));
     // SAFETY: every column belongs to a task, which wrote it.
     unsafe { out.set_len(r * n) };
     tensor(out, [r, n])
@@ -79,9 +75,10 @@ struct Out(*mut f32);
 unsafe impl Sync for Out {}
 
 /// Some columns of the product, panel by panel, on this thread.
-fn multiply(x: &[f32], w: &Weight, [r, k, n]: [usize; 3], columns: Range<usize>, out: &Out) {
+fn multiply(x: &[f32], r: usize, w: Block, columns: Range<usize>, out: &Out) {
+    let (k, n) = (w.depth, w.width);
     let mut panel = vec![Line::ZERO; DEPTH.min(k)];
-    let part = |row: usize, column: usize| w.block([k, n]).part(row..(row + DEPTH).min(k), column..(column + WIDTH).min(columns.end));
+    let part = |row: usize, column: usize| w.part(row..(row + DEPTH).min(k), column..(column + WIDTH).min(columns.end));
     for first in columns.clone().step_by(WIDTH) {
         let width = WIDTH.min(columns.end - first);
         let mut ragged = vec![0.0f32; if width < WIDTH { r * WIDTH } else { 0 }];

@@ -7,7 +7,7 @@ use pulp::Simd;
 /// Columns of a panel.
 pub const WIDTH: usize = 64;
 
-/// Values of a column in a panel: a panel of them stays in the second cache.
+/// Values of a column in a panel: two of them, and the rows that meet them, stay in the second cache.
 pub const DEPTH: usize = 256;
 
 /// One value of each column. Aligned, so that no vector of it lies in two lines of the cache.
@@ -105,14 +105,13 @@ fn fill_rows_on<S: Simd>(_: S, block: Block<'_>, panel: &mut [Line]) {
 }
 
 fn fill_turned(block: Block, panel: &mut [Line]) {
-    let Block { values, stride, width, .. } = block;
-    if width < WIDTH {
+    if block.width < WIDTH {
         panel.fill(Line::ZERO);
     }
-    let (whole, depth) = turn_squares(panel, values, stride, width);
+    let (whole, depth) = turn_squares(block, panel);
     for (row, line) in panel.iter_mut().enumerate() {
-        for column in if row < depth { whole } else { 0 }..width {
-            line.0[column] = values[column * stride + row];
+        for column in if row < depth { whole } else { 0 }..block.width {
+            line.0[column] = block.values[column * block.stride + row];
         }
     }
 }
@@ -123,21 +122,21 @@ const SIDE: usize = 8;
 
 /// Fills what can be filled in squares: how many columns, and how much of each.
 #[cfg(target_arch = "x86_64")]
-fn turn_squares(panel: &mut [Line], columns: &[f32], stride: usize, width: usize) -> (usize, usize) {
+fn turn_squares(block: Block, panel: &mut [Line]) -> (usize, usize) {
     if !std::is_x86_feature_detected!("avx") {
         return (0, 0);
     }
-    let whole = (width / SIDE * SIDE, panel.len() / SIDE * SIDE);
+    let whole = (block.width / SIDE * SIDE, panel.len() / SIDE * SIDE);
     for first in (0..whole.0).step_by(SIDE) {
         // SAFETY: the processor has AVX.
-        unsafe { turn_squares_avx(panel, &columns[first * stride..], stride, first) };
+        unsafe { turn_squares_avx(panel, &block.values[first * block.stride..], block.stride, first) };
     }
     whole
 }
 
 /// Other processors turn value by value.
 #[cfg(not(target_arch = "x86_64"))]
-fn turn_squares(_: &mut [Line], _: &[f32], _: usize, _: usize) -> (usize, usize) {
+fn turn_squares(_: Block, _: &mut [Line]) -> (usize, usize) {
     (0, 0)
 }
 

@@ -62,6 +62,7 @@ pub fn add_products_on<S: Simd>(simd: S, x: Factors<'_>, panel: &[Line], width: 
     if rows == 0 || panel.is_empty() {
         return;
     }
+    assert!(width <= WIDTH, "{width} columns of a panel");
     assert!((rows - 1) * x.row + (panel.len() - 1) * x.step < x.values.len(), "too few factors for {rows} rows");
     let strip = |first| Strip { x, first, panel, width, next };
     let whole = rows / STRIP * STRIP;
@@ -118,11 +119,12 @@ impl Strip<'_> {
                 next.fetch(start..end, sums.rows * self.width);
             }
             let mut tile = [[simd.splat_f32s(0.0); C]; R];
-            let begun = if sums.begun { R } else { 0 };
-            for (row, tile) in tile.iter_mut().enumerate().take(begun) {
-                for (column, tile) in tile.iter_mut().enumerate() {
-                    // SAFETY: see `add`.
-                    *tile = unsafe { sums.vectors::<S>(self.first + row, first).add(column).read_unaligned() };
+            if sums.begun {
+                for (row, tile) in tile.iter_mut().enumerate() {
+                    for (column, tile) in tile.iter_mut().enumerate() {
+                        // SAFETY: see `add`.
+                        *tile = unsafe { sums.vectors::<S>(self.first + row, first).add(column).read_unaligned() };
+                    }
                 }
             }
             for (k, line) in self.panel.iter().enumerate() {
