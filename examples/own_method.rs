@@ -3,12 +3,12 @@
 
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::DType;
+use dlmi::invert::{Budget, Outcome, Quiet, Trial};
 use dlmi::method::{Clock, Held, Method, Progress, State};
 use dlmi::noise::{Draws, Purpose, Stream};
 use dlmi::objective::Objective;
 use dlmi::ops::TrackedBackend;
-use dlmi::prompt::{Prompt, PromptOptions};
-use dlmi::run::{Budget, Outcome, Quiet, Trial};
+use dlmi::problem::{Prompt, PromptOptions};
 use dlmi::{Judge, Llama, Problem, Result, Subject, Target};
 
 #[derive(Default)]
@@ -53,7 +53,7 @@ impl<B: TrackedBackend> Method<B> for InTurn {
 }
 
 fn invert(text: &str, steps: u64) -> Result<(String, Outcome)> {
-    let mut checkpoint = dlmi::spec::open("bard", true, false)?;
+    let mut checkpoint = dlmi::source::spec::open("bard", true, false)?;
     let (config, tokenizer) = (checkpoint.config.clone(), checkpoint.tokenizer.clone());
     let model = Llama::<Flex>::load(&config, &mut checkpoint, &Default::default(), DType::F32)?;
     let (judge, subject) = (Judge::new(model.clone()), Subject::<Autodiff<Flex>>::new(model, tokenizer.clone()));

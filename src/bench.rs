@@ -6,16 +6,17 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::estimator::Estimator;
-use crate::feeding::{Feedback, Feeding};
 use crate::method::relaxed::Row;
 use crate::method::{Clock, Method};
-use crate::model::generate::ids_tensor;
 use crate::model::{Llama, LlamaConfig, greedy};
 use crate::noise::{Draws, Purpose, Stream};
 use crate::objective::Objective;
 use crate::ops::{Kernels, TrackedBackend};
-use crate::prompt::Prompt;
-use crate::subject::{Cost, Problem, Subject, Swap};
+use crate::problem::Problem;
+use crate::problem::Prompt;
+use crate::subject::feeding::{Feedback, Feeding};
+use crate::subject::{Cost, Subject, Swap};
+use crate::tensor::ids_tensor;
 
 /// Seconds of the rounds of one measurement, the first of which was left out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

@@ -23,12 +23,12 @@
 //! use burn::backend::{Autodiff, Flex};
 //! use burn::tensor::DType;
 //! use dlmi::method::{search::SearchMethod, snap::Snap};
-//! use dlmi::prompt::{Prompt, PromptOptions};
-//! use dlmi::run::{Budget, Quiet, Trial};
+//! use dlmi::problem::prompt::{Prompt, PromptOptions};
+//! use dlmi::invert::{Budget, Quiet, Trial};
 //! use dlmi::{Judge, Llama, Problem, Subject, Target};
 //!
 //! # fn main() -> dlmi::Result<()> {
-//! let mut checkpoint = dlmi::spec::open("bard", true, false)?;
+//! let mut checkpoint = dlmi::source::spec::open("bard", true, false)?;
 //! let (config, tokenizer) = (checkpoint.config.clone(), checkpoint.tokenizer.clone());
 //! let model = Llama::<Flex>::load(&config, &mut checkpoint, &Default::default(), DType::F32)?;
 //! let judge = Judge::new(model.clone());
@@ -47,14 +47,11 @@
 
 pub mod backend;
 pub mod bench;
-pub mod checkpoint;
 pub mod cli;
-pub mod doctor;
 pub mod error;
 pub mod estimator;
-pub mod evaluate;
-pub mod feeding;
-pub mod hub;
+mod files;
+pub mod invert;
 pub mod method;
 pub mod metrics;
 pub mod model;
@@ -62,19 +59,17 @@ pub mod noise;
 pub mod objective;
 pub mod ops;
 pub mod optimiser;
-pub mod prompt;
-pub mod run;
+pub mod problem;
 pub mod settings;
-pub mod spec;
+pub mod source;
 pub mod subject;
-pub mod target;
+pub mod tensor;
 #[cfg(test)]
 mod testing;
-pub mod tokenizer;
 pub mod ui;
 
 pub use error::{Error, Result};
-pub use evaluate::Judge;
+pub use invert::Judge;
 pub use model::Llama;
-pub use subject::{Problem, Subject};
-pub use target::Target;
+pub use problem::{Problem, Target};
+pub use subject::Subject;

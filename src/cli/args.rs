@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Command, FromArgMatches, Subcommand, ValueEnum, value_parser};
 
-use crate::settings::{self, BackendName, Dtype, KEYS, Layers, Method, Settings, Sources, utf8};
+use crate::files::utf8;
+use crate::settings::{self, BackendName, Dtype, KEYS, Layers, Method, Settings, Sources};
 use crate::ui::Color;
 use crate::{Error, Result};
 

@@ -10,9 +10,10 @@ use crate::Result;
 use crate::backend::{self, BackendName, Choice, Job};
 use crate::bench::{self, peak_mib};
 use crate::ops::TrackedBackend;
-use crate::prompt::{Prompt, PromptOptions};
-use crate::subject::{Problem, Subject, check_context};
-use crate::target::Target;
+use crate::problem::Problem;
+use crate::problem::Target;
+use crate::problem::{Prompt, PromptOptions};
+use crate::subject::{Subject, check_context};
 use crate::ui::{Policy, print_result};
 
 #[inline]
@@ -47,7 +48,7 @@ impl Job for Measurement {
             Bench::Load(_) => {
                 let (spec, dtype, offline) = (self.session.settings().model.clone(), self.session.settings().dtype, self.offline);
                 let load = |_| {
-                    let mut checkpoint = crate::spec::open(&spec, offline, false)?;
+                    let mut checkpoint = crate::source::spec::open(&spec, offline, false)?;
                     let config = checkpoint.config.clone();
                     let model = crate::model::Llama::<B::InnerBackend>::load(&config, &mut checkpoint, &device, dtype.into())?;
                     B::InnerBackend::sync(&device).ok();

@@ -7,10 +7,10 @@ use serde_json::json;
 use super::args::{Cli, Complete, read_text};
 use super::session::Session;
 use crate::backend::{self, Job};
-use crate::model::generate::ids_tensor;
 use crate::model::greedy;
 use crate::ops::TrackedBackend;
 use crate::subject::check_context;
+use crate::tensor::ids_tensor;
 use crate::ui::{Policy, print_result, visible_block};
 use crate::{Error, Result};
 

@@ -1,8 +1,9 @@
 //! `dlmi doctor`: what this machine can compute on, and what is missing.
 
 use super::args::Cli;
+use crate::Result;
+use crate::backend::doctor;
 use crate::ui::print_result;
-use crate::{Result, doctor};
 
 pub(super) fn run(cli: &Cli) -> Result<()> {
     let report = doctor::report()?;

@@ -9,17 +9,19 @@ use super::methods::method;
 use super::session::Session;
 use super::signals::watch_signals;
 use crate::backend::{self, Choice, Job};
-use crate::evaluate::{Judged, Scores};
-use crate::feeding::Feeding;
+use crate::invert::folder::Folder;
+use crate::invert::judge::{Judged, Scores};
+use crate::invert::record::{Circumstances, Inversion};
+use crate::invert::{Budget, Observer, Report, Snapshot, Stopped, Trial};
 use crate::ops::TrackedBackend;
-use crate::prompt::{Prompt, PromptOptions};
-use crate::run::folder::Folder;
-use crate::run::record::{Circumstances, Inversion};
-use crate::run::{Budget, Observer, Report, Snapshot, Stopped, Trial};
-use crate::subject::{Problem, Subject, check_context};
-use crate::target::Target;
+use crate::problem::Problem;
+use crate::problem::Target;
+use crate::problem::{Prompt, PromptOptions};
+use crate::source::spec;
+use crate::subject::feeding::Feeding;
+use crate::subject::{Subject, check_context};
 use crate::ui::{Paint, Policy, Progress, Status, paint, print_result, visible};
-use crate::{Error, Result, spec};
+use crate::{Error, Result};
 
 #[inline]
 pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {

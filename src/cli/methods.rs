@@ -6,13 +6,14 @@ use serde_json::{Map, Value, json};
 use super::args::Cli;
 use crate::Result;
 use crate::estimator::Estimator;
-use crate::feeding::Feeding;
 use crate::method::relaxed::{Row, Temperature};
-use crate::method::{Method, echo, random, relaxed, search, snap};
+use crate::method::search::{random, snap};
+use crate::method::{Method, echo, relaxed, search};
 use crate::objective::Objective;
 use crate::ops::TrackedBackend;
 use crate::optimiser::Adam;
 use crate::settings::{self, Settings, name, names};
+use crate::subject::feeding::Feeding;
 use crate::ui::print_result;
 
 pub(super) fn run(cli: &Cli) -> Result<()> {
@@ -128,9 +129,10 @@ mod tests {
     use super::*;
     use crate::method::Clock;
     use crate::model::Llama;
-    use crate::prompt::{Prompt, PromptOptions};
-    use crate::subject::{Problem, Subject};
-    use crate::target::Target;
+    use crate::problem::Problem;
+    use crate::problem::Target;
+    use crate::problem::{Prompt, PromptOptions};
+    use crate::subject::Subject;
     use crate::testing::{one_at_a_time, tiny};
 
     /// Objectives of some steps.
@@ -146,7 +148,7 @@ mod tests {
         let clock = |step| Clock { seed: 3, restart: 0, step };
         method.start(&subject, &problem, clock(0)).unwrap();
         let steps = (0..4).map(|step| method.step(&subject, &problem, clock(step)).unwrap().objective).collect();
-        crate::evaluate::scores(&*method, &subject, &problem, clock(4));
+        crate::invert::judge::scores(&*method, &subject, &problem, clock(4));
         steps
     }
 

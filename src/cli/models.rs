@@ -5,9 +5,9 @@ use serde_json::json;
 use super::args::{Cli, Models};
 use super::session::Session;
 use crate::Result;
-use crate::hub::{self, HubConfig};
-use crate::settings::utf8;
-use crate::spec::BUNDLED;
+use crate::files::utf8;
+use crate::source::hub::{self, HubConfig};
+use crate::source::spec::BUNDLED;
 use crate::ui::{Policy, print_result};
 
 pub(super) fn run(cli: &Cli, verb: &Models, policy: Policy) -> Result<()> {

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::args::{Cli, Score, read_text};
 use super::session::Session;
 use crate::Result;
-use crate::evaluate::Judge;
+use crate::invert::judge::Judge;
 use crate::metrics::{overlap, overlap_text, target_hit_ratio};
 use crate::subject::check_context;
 use crate::ui::{Policy, print_result, visible};

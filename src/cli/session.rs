@@ -7,16 +7,17 @@ use burn::tensor::backend::Backend;
 
 use super::args::Cli;
 use crate::backend::{self, Choice};
-use crate::checkpoint::Checkpoint;
-use crate::evaluate::Judge;
+use crate::invert::judge::Judge;
+use crate::invert::record;
 use crate::model::Llama;
 use crate::ops::TrackedBackend;
-use crate::run::record;
 use crate::settings::{Dtype, ModelIdentity, Resolved, Settings};
+use crate::source::checkpoint::Checkpoint;
+use crate::source::spec;
+use crate::source::tokenizer::check_ids;
 use crate::subject::Subject;
-use crate::tokenizer::check_ids;
 use crate::ui::Policy;
-use crate::{Error, Result, spec};
+use crate::{Error, Result};
 
 /// A model with the settings that hold for it.
 pub struct Session {

@@ -13,8 +13,8 @@ use super::args::{Cli, Targets, read_text};
 use super::session::Session;
 use super::signals::watch_signals;
 use crate::error::quoted;
+use crate::problem::targets::{Labelled, Maker, Recipe, Wanted, parse_targets};
 use crate::subject::check_context;
-use crate::target::{Labelled, Maker, Recipe, Wanted, parse_targets};
 use crate::ui::{Policy, Progress, Status, print_part};
 use crate::{Error, Result};
 

@@ -4,7 +4,8 @@
 use super::{Clock, Held, Method, Progress, State};
 use crate::Result;
 use crate::ops::TrackedBackend;
-use crate::subject::{Problem, Subject};
+use crate::problem::Problem;
+use crate::subject::Subject;
 
 /// The control.
 #[derive(Debug, Default)]

@@ -1,14 +1,8 @@
 //! The inverters. A method holds a prompt and improves it step by step; the run decides when to look, confirm and stop.
 
-pub mod dlmi;
 pub mod echo;
-pub mod gbda;
-pub mod random;
-pub mod reinforce;
 pub mod relaxed;
 pub mod search;
-pub mod snap;
-pub mod soda;
 mod state;
 
 pub use state::State;
@@ -19,7 +13,8 @@ use burn::tensor::backend::AutodiffBackend;
 use crate::Result;
 use crate::metrics::Spread;
 use crate::ops::TrackedBackend;
-use crate::subject::{Problem, Subject};
+use crate::problem::Problem;
+use crate::subject::Subject;
 
 /// Where the random numbers of a step come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData, backend::Backend};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::model::generate::host;
+use crate::tensor::host;
 use crate::{Error, Result};
 
 /// Named tensors and one JSON value.

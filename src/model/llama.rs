@@ -9,8 +9,8 @@ use super::cache::{Cache, KeysAndValues, Paths, picked};
 use super::config::LlamaConfig;
 use super::rope::{RotaryEmbedding, Rotation};
 use crate::Result;
-use crate::checkpoint::Checkpoint;
 use crate::ops::{Kernels, wide};
+use crate::source::checkpoint::Checkpoint;
 
 /// Where weights come from: a checkpoint, or an initialiser.
 pub trait WeightSource {

@@ -21,10 +21,10 @@ mod tests {
     use burn::module::{AutodiffModule, Module};
     use burn::tensor::{DType, Tensor, backend::Backend};
 
-    use super::generate::{argmax, greedy, host, ids_tensor};
     use super::*;
-    use crate::checkpoint::Checkpoint;
     use crate::ops::{Kernels, TrackedBackend};
+    use crate::source::checkpoint::Checkpoint;
+    use crate::tensor::{argmax, host, ids_tensor};
     use crate::testing::{Golden, each_cpu_backend, each_tracked_cpu_backend, golden, real_smollm2};
 
     fn load<B: Backend>(path: &Path) -> Llama<B> {

@@ -204,7 +204,7 @@ mod tests {
 
     /// Within 1e-5 of the larger one, element by element.
     fn close<B: Backend>(a: Tensor<B, 2>, b: Tensor<B, 2>) {
-        let (a, b) = (crate::model::generate::host(a), crate::model::generate::host(b));
+        let (a, b) = (crate::tensor::host(a), crate::tensor::host(b));
         let difference = a.iter().zip(&b).map(|(a, b)| (a - b).abs() / (1.0 + a.abs().max(b.abs()))).fold(0.0, f32::max);
         assert!(difference < 1e-5, "{difference}: {a:?} {b:?}");
     }
@@ -230,7 +230,7 @@ mod tests {
             let leaf = || Tensor::<B, 2>::from_inner(hidden.clone()).require_grad();
             let (h1, h2) = (leaf(), leaf());
             let TargetLoss { losses, hidden: gradient } = B::InnerBackend::target_loss(hidden.clone(), head.clone(), targets(), objective);
-            let ours = B::track_loss(h1.clone(), crate::model::generate::host(losses.clone().sum())[0].into(), gradient);
+            let ours = B::track_loss(h1.clone(), crate::tensor::host(losses.clone().sum())[0].into(), gradient);
             let theirs = target_loss_reference(h2.clone(), Tensor::from_inner(head), targets::<B>(), objective);
             close(losses.unsqueeze(), theirs.clone().inner().unsqueeze());
             let (g1, g2) = (ours.backward(), theirs.sum().backward());

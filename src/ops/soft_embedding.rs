@@ -8,8 +8,8 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::CHUNK;
 use super::width::{product, product_transposed};
-use crate::model::generate::host;
 use crate::noise::Stream;
+use crate::tensor::host;
 
 /// Gumbel noise g of the samples.
 #[derive(Debug, Clone)]

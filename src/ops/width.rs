@@ -48,7 +48,7 @@ mod tests {
     use burn::tensor::TensorData;
 
     use super::*;
-    use crate::model::generate::host;
+    use crate::tensor::host;
     use crate::testing::{largest_difference, values};
 
     fn matrix(name: &str, shape: [usize; 2], dtype: DType) -> Tensor<Flex, 2> {

@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use toml::de::DeTable;
 
 use super::presets::{self, ModelIdentity};
-use super::value::{Raw, utf8};
+use super::value::Raw;
 use super::{KEYS, Key, Method, Settings, find};
 use crate::estimator::reinforce::Baseline;
+use crate::files::utf8;
 use crate::{Error, Result};
 
 const VARIABLE: &str = "DLMI_";

@@ -2,8 +2,8 @@
 
 use super::{Settings, name};
 use crate::estimator::Estimator;
-use crate::feeding::Feeding;
 use crate::method::relaxed::{Row, Temperature};
+use crate::subject::feeding::Feeding;
 
 /// The settings that say what the row says: the defaults of its method.
 pub(super) fn values(row: &Row) -> Vec<(&'static str, String)> {

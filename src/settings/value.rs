@@ -5,8 +5,6 @@ use std::ops::RangeInclusive;
 use clap::ValueEnum;
 use toml::de::DeValue;
 
-use crate::{Error, Result};
-
 /// What a layer wrote for a key. TOML says what kind of value it is; everywhere else all values are text.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Raw {
@@ -129,15 +127,4 @@ pub fn names<T: ValueEnum>() -> Vec<String> {
 /// The name of one of its values, as typed.
 pub fn name<T: ValueEnum>(value: &T) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
-}
-
-/// Text from bytes that `name` (an argument, a file, standard input) brought.
-///
-/// # Errors
-/// An input error that names the offset of the first byte which is not UTF-8.
-pub fn utf8(bytes: Vec<u8>, name: &str) -> Result<String> {
-    String::from_utf8(bytes).map_err(|error| {
-        let offset = error.utf8_error().valid_up_to();
-        Error::input(format!("{name} is not UTF-8 text: byte {offset} (0x{:02x}) starts no valid character", error.as_bytes()[offset]))
-    })
 }

@@ -6,11 +6,11 @@ use burn::module::{AutodiffModule, Module};
 use burn::tensor::{DType, Tensor};
 
 use super::{Plain, Problem, Subject, assemble, repeat, with_fed};
-use crate::feeding::{Fed, Feedback, Feeding, Output, free_running};
-use crate::model::generate::ids_tensor;
 use crate::model::{Cache, Llama, LlamaConfig};
 use crate::objective::Objective;
 use crate::ops::{Kernels, TargetLoss, TrackedBackend};
+use crate::subject::feeding::{Fed, Feedback, Feeding, Output, free_running};
+use crate::tensor::ids_tensor;
 
 /// Rows of a group of samples, about: fewer are slow to multiply, more are slow to wait for.
 pub(super) const SAMPLE_ROWS: usize = 128;
@@ -246,8 +246,8 @@ mod tests {
     use burn::tensor::TensorData;
 
     use super::*;
-    use crate::model::generate::host;
     use crate::ops::{Gumbel, SoftPrompt};
+    use crate::tensor::host;
     use crate::testing::{Golden, TABLE_1, table_1_problem, tiny};
 
     const N: usize = 3;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use dlmi::tokenizer::Tokenizer;
+use dlmi::source::tokenizer::Tokenizer;
 use predicates::prelude::*;
 use serde_json::{Value, json};
 

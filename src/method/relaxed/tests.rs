@@ -4,14 +4,14 @@ use burn::backend::{Autodiff, Flex};
 use burn::tensor::DType;
 use burn::tensor::backend::Backend;
 
-use super::super::dlmi::{DLMI, DLMI_TF};
-use super::super::gbda::GBDA;
-use super::super::reinforce::REINFORCE;
-use super::super::soda::SODA;
+use super::dlmi::{DLMI, DLMI_TF};
+use super::gbda::GBDA;
+use super::reinforce::REINFORCE;
+use super::soda::SODA;
 use super::*;
 use crate::estimator::{Reinforce, reinforce::Baseline};
-use crate::feeding::{Fed, Feedback, Output};
 use crate::model::Llama;
+use crate::subject::feeding::{Fed, Feedback, Output};
 use crate::testing::{
     Golden, TABLE_1 as GOLDEN, each_tracked_cpu_backend, largest_difference, one_at_a_time, table_1_problem as problem, tiny,
 };

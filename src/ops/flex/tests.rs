@@ -4,9 +4,9 @@ use burn::tensor::TensorData;
 
 use super::vector::{exp, ln};
 use super::*;
-use crate::model::generate::host;
 use crate::noise::{Purpose, Stream};
 use crate::ops::{Gumbel, layer as plain};
+use crate::tensor::host;
 use crate::testing::largest_difference;
 use proptest::prelude::*;
 

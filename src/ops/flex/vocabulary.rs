@@ -10,10 +10,10 @@ use rayon::prelude::*;
 use super::matmul::matmul;
 use super::vector::{dot, exp, largest, ln, sum};
 use super::{Dense, tensor};
-use crate::model::generate::host;
 use crate::noise::Stream;
 use crate::objective::Objective;
 use crate::ops::{Gumbel, SoftEmbeddings, SoftPrompt, TargetLoss};
+use crate::tensor::host;
 
 type Matrix = Tensor<Flex, 2>;
 

@@ -1,0 +1,74 @@
+//! Files and texts from outside: reads with a limit, UTF-8 with an offset in the error, writes that are whole or absent.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+
+use crate::error::quoted;
+use crate::{Error, Result};
+
+/// Opens a regular file and says how many bytes it has. Whatever else lies there (a pipe would block for ever) is refused before it is
+/// opened.
+///
+/// # Errors
+/// What cannot be opened, and what is no regular file.
+pub fn open_regular(path: &Path) -> Result<(File, std::fs::Metadata)> {
+    let reading = |error| Error::reading(path, &error);
+    if !std::fs::metadata(path).map_err(reading)?.is_file() {
+        return Err(Error::input(format!("{} is not a regular file", quoted(&path.display().to_string()))));
+    }
+    let file = File::open(path).map_err(reading)?;
+    let metadata = file.metadata().map_err(reading)?;
+    Ok((file, metadata))
+}
+
+/// The whole of a regular file that may not be larger than `limit` bytes.
+///
+/// # Errors
+/// As [`open_regular`], and a file that is larger.
+pub fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let (file, metadata) = open_regular(path)?;
+    let too_large = |len| Error::input(format!("{} has {len} bytes; at most {limit} are read", quoted(&path.display().to_string())));
+    if metadata.len() > limit {
+        return Err(too_large(metadata.len()));
+    }
+    let mut bytes = Vec::new();
+    // One more than may be there: the file may have grown since.
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| Error::reading(path, &error))?;
+    if bytes.len() as u64 > limit { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
+}
+
+/// As [`read_small`], of a text.
+///
+/// # Errors
+/// Those of [`read_small`] and of [`utf8`].
+pub fn read_text(path: &Path, limit: u64) -> Result<String> {
+    utf8(read_small(path, limit)?, &quoted(&path.display().to_string()))
+}
+
+/// Text from bytes that `name` (an argument, a file, standard input) brought.
+///
+/// # Errors
+/// An input error that names the offset of the first byte which is not UTF-8.
+pub fn utf8(bytes: Vec<u8>, name: &str) -> Result<String> {
+    String::from_utf8(bytes).map_err(|error| {
+        let offset = error.utf8_error().valid_up_to();
+        Error::input(format!("{name} is not UTF-8 text: byte {offset} (0x{:02x}) starts no valid character", error.as_bytes()[offset]))
+    })
+}
+
+/// Writes beside, then renames: whatever happens, the old or the new content is there, whole.
+///
+/// # Errors
+/// [`Error::Environment`] with the path.
+pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(content)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(|error| Error::writing(path, &error))
+}

@@ -1,0 +1,153 @@
+//! The folder of a run: `result.json`, `events.jsonl` and the same for TensorBoard, `checkpoint.safetensors`, and a lock.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
+
+use super::event::{BestSoFar, Event};
+use super::log::Log;
+use super::{Report, Snapshot, Standing};
+use crate::files::replace;
+use crate::invert::judge::{Judged, Scores};
+use crate::method::State;
+use crate::{Error, Result};
+
+const SCHEMA: &str = "dlmi.checkpoint/2";
+
+/// An opened run folder. Nobody else can open it until this value is dropped.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    /// What must be the same when the run goes on.
+    identity: Value,
+    log: Log,
+    _lock: File,
+}
+
+impl Folder {
+    /// Opens or makes the folder. With `resume`, also reads the snapshot kept in it, if there is one; without, a folder that
+    /// already holds a run is refused. `identity` is a flat JSON object of all settings but the budgets.
+    pub fn open(path: &Path, identity: Value, resume: bool) -> Result<(Self, Option<Snapshot>)> {
+        fs::create_dir_all(path).map_err(|error| Error::writing(path, &error))?;
+        let lock = lock(path)?;
+        let checkpoint = path.join("checkpoint.safetensors");
+        let holds_run = ["checkpoint.safetensors", "result.json", "events.jsonl"].iter().any(|name| path.join(name).exists());
+        if holds_run && !resume {
+            return Err(Error::input(format!(
+                "`{}` already holds a run; add --resume to go on with it, or name another folder",
+                path.display()
+            )));
+        }
+        let (snapshot, last) = checkpoint.exists().then(|| read(&checkpoint, &identity)).transpose()?.unzip();
+        let seconds = snapshot.as_ref().map_or(0.0, |snapshot| snapshot.standing.seconds);
+        let log = Log::open(path, last.flatten(), seconds)?;
+        Ok((Self { path: path.to_owned(), identity, log, _lock: lock }, snapshot))
+    }
+
+    /// Adds a step to the events.
+    pub fn event(&mut self, report: &Report) -> Result<()> {
+        self.log.put(Event::from(report))
+    }
+
+    /// Adds to the last step what is known of it when the run is over.
+    pub fn end(&mut self, best: &Judged, scores: Scores) -> Result<()> {
+        self.log.end(BestSoFar::from(best), scores)
+    }
+
+    /// Replaces `checkpoint.safetensors`.
+    pub fn save(&self, snapshot: &Snapshot) -> Result<()> {
+        let path = self.path.join("checkpoint.safetensors");
+        replace(&path, &encode(snapshot, &self.identity, self.log.last()))
+    }
+
+    /// Replaces `result.json`.
+    pub fn result(&self, result: &str) -> Result<()> {
+        replace(&self.path.join("result.json"), format!("{result}\n").as_bytes())
+    }
+}
+
+fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join("lock");
+    let opened = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path);
+    let mut file = opened.map_err(|error| Error::writing(&path, &error))?;
+    if file.try_lock().is_err() {
+        let mut holder = String::new();
+        let _ = file.read_to_string(&mut holder);
+        return Err(Error::environment(format!(
+            "`{}` is in use by another dlmi ({}); wait for it or name another folder",
+            folder.display(),
+            holder.trim()
+        )));
+    }
+    let host = fs::read_to_string("/etc/hostname").unwrap_or_default();
+    let holder = format!("process {} on {}\n", std::process::id(), if host.trim().is_empty() { "this host" } else { host.trim() });
+    file.set_len(0).and_then(|()| file.write_all(holder.as_bytes())).map_err(|error| Error::writing(&path, &error))?;
+    Ok(file)
+}
+
+fn encode(snapshot: &Snapshot, identity: &Value, last: Option<&Event>) -> Vec<u8> {
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let tensors: Vec<(&String, &Vec<usize>, Vec<u8>)> =
+        snapshot.state.tensors.iter().map(|(name, (shape, values))| (name, shape, bytes(values))).collect();
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        (name.as_str(), TensorView::new(Dtype::F32, (*shape).clone(), bytes).expect("a shape agrees with its values"))
+    });
+    let standing = serde_json::to_string(&snapshot.standing).expect("plain data");
+    let event = serde_json::to_string(&last).expect("plain data");
+    let fields = snapshot.state.fields.to_string();
+    let metadata = HashMap::from([
+        ("schema".to_owned(), SCHEMA.to_owned()),
+        ("identity".to_owned(), identity.to_string()),
+        ("standing".to_owned(), standing),
+        ("event".to_owned(), event),
+        ("fields".to_owned(), fields),
+    ]);
+    safetensors::serialize(views, Some(metadata)).expect("names are unique")
+}
+
+/// The snapshot in a checkpoint, and the event of its last step.
+fn read(path: &Path, identity: &Value) -> Result<(Snapshot, Option<Event>)> {
+    let bytes = fs::read(path).map_err(|error| Error::reading(path, &error))?;
+    let broken = |what: &dyn std::fmt::Display| Error::input(format!("`{}` is not a checkpoint of dlmi: {what}", path.display()));
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| broken(&error))?;
+    let metadata = header.metadata().clone().unwrap_or_default();
+    let field = |name: &str| metadata.get(name).cloned().ok_or_else(|| broken(&format!("`{name}` is missing")));
+    let schema = field("schema")?;
+    if schema != SCHEMA {
+        return Err(Error::input(format!(
+            "`{}` has schema {schema}, this dlmi reads {SCHEMA}; run it anew in another folder",
+            path.display()
+        )));
+    }
+    let known: Value = serde_json::from_str(&field("identity")?).map_err(|error| broken(&error))?;
+    same_run(&known, identity, path)?;
+    let standing: Standing = serde_json::from_str(&field("standing")?).map_err(|error| broken(&error))?;
+    let event: Option<Event> = serde_json::from_str(&field("event")?).map_err(|error| broken(&error))?;
+    let fields: Value = serde_json::from_str(&field("fields")?).map_err(|error| broken(&error))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| broken(&error))?;
+    let values = |view: &TensorView| view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let tensors = file.iter().map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), values(&view)))).collect();
+    Ok((Snapshot { standing, state: State { tensors, fields } }, event))
+}
+
+/// Refuses to go on with other settings, naming the first that differs.
+fn same_run(known: &Value, now: &Value, path: &Path) -> Result<()> {
+    let (Some(known), Some(now)) = (known.as_object(), now.as_object()) else {
+        return Err(Error::input(format!("`{}` does not say which settings it belongs to; run it anew", path.display())));
+    };
+    for key in now.keys().chain(known.keys()) {
+        let (was, is) = (known.get(key).unwrap_or(&Value::Null), now.get(key).unwrap_or(&Value::Null));
+        if was != is {
+            return Err(Error::input(format!(
+                "the run in `{}` has {key} = {was}, but this command says {is}; use the same settings or another folder",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! The record of a run, step by step: `events.jsonl`, and beside it the same numbers for TensorBoard.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::event::{BestSoFar, Event};
+use super::judge::Scores;
+use super::tensorboard;
+use crate::files::replace;
+use crate::{Error, Result};
+
+/// Both files, open at their ends.
+#[derive(Debug)]
+pub(super) struct Log {
+    lines: Tail,
+    board: Tail,
+    last: Option<Event>,
+    /// When the run would have begun, had it made its steps in one sitting; seconds since 1970.
+    began: f64,
+}
+
+impl Log {
+    /// Opens the files in `folder` and keeps the steps up to `last`, which is taken as it is given here: what the file says of it
+    /// may be what was added when that sitting ended. The later ones were not saved, and will be made again. `seconds` have been spent.
+    pub fn open(folder: &Path, last: Option<Event>, seconds: f64) -> Result<Self> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
+        let (path, began) = (folder.join("events.jsonl"), now - seconds);
+        let kept: Vec<Event> = before(&path, last.as_ref().map_or(0, |last| last.step)).collect();
+        replace(&path, kept.iter().map(line).collect::<String>().as_bytes())?;
+        let mut board = Tail::open(folder.join(tensorboard::FILE))?;
+        // Derived from the events, and so in place: a TensorBoard that has it open reads on where it was.
+        board.cut(0)?;
+        board.put(&tensorboard::header(began))?;
+        let mut log = Self { lines: Tail::open(path)?, board, last: None, began };
+        kept.iter().try_for_each(|event| log.board.put(&tensorboard::record(began + event.seconds, event)))?;
+        last.map_or(Ok(()), |last| log.put(last))?;
+        Ok(log)
+    }
+
+    /// The event written last.
+    pub fn last(&self) -> Option<&Event> {
+        self.last.as_ref()
+    }
+
+    /// Adds a step.
+    pub fn put(&mut self, event: Event) -> Result<()> {
+        self.lines.put(line(&event).as_bytes())?;
+        self.board.put(&tensorboard::record(self.began + event.seconds, &event))?;
+        self.last = Some(event);
+        Ok(())
+    }
+
+    /// Writes the last step anew, with what is known of it at the end of a sitting.
+    pub fn end(&mut self, best: BestSoFar, scores: Scores) -> Result<()> {
+        let Some(last) = self.last.take() else { return Ok(()) };
+        self.lines.cut(self.lines.before_last)?;
+        self.board.cut(self.board.before_last)?;
+        self.put(Event { best: Some(best), scores: Some(scores), ..last })
+    }
+}
+
+/// The events in a file before `step`; a line that was cut off ends them.
+fn before(path: &Path, step: u64) -> impl Iterator<Item = Event> {
+    let lines = File::open(path).into_iter().flat_map(|file| BufReader::new(file).lines());
+    lines.map_while(|line| serde_json::from_str(&line.ok()?).ok()).take_while(move |event: &Event| event.step < step)
+}
+
+fn line(event: &Event) -> String {
+    serde_json::to_string(event).expect("plain data") + "\n"
+}
+
+/// A file that grows, and whose last piece may be taken back.
+#[derive(Debug)]
+struct Tail {
+    path: PathBuf,
+    file: File,
+    before_last: u64,
+}
+
+impl Tail {
+    fn open(path: PathBuf) -> Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|error| Error::writing(&path, &error))?;
+        Ok(Self { path, file, before_last: 0 })
+    }
+
+    fn put(&mut self, piece: &[u8]) -> Result<()> {
+        let write = || -> std::io::Result<u64> {
+            let before = self.file.metadata()?.len();
+            (&self.file).write_all(piece)?;
+            Ok(before)
+        };
+        self.before_last = write().map_err(|error| Error::writing(&self.path, &error))?;
+        Ok(())
+    }
+
+    fn cut(&self, length: u64) -> Result<()> {
+        self.file.set_len(length).map_err(|error| Error::writing(&self.path, &error))
+    }
+}

@@ -1,0 +1,14 @@
+//! An inversion from task to record: the loop around a method, what it reached, what is kept of it.
+
+pub mod event;
+pub mod folder;
+pub mod judge;
+mod log;
+pub mod record;
+pub mod run;
+mod tensorboard;
+#[cfg(test)]
+mod tests;
+
+pub use judge::Judge;
+pub use run::{Budget, Observer, Outcome, Quiet, Report, Snapshot, Standing, Stopped, Trial};

@@ -1,0 +1,336 @@
+//! The loop around a method: budget, judging, confirming, stopping. It knows nothing of files or terminals.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::judge::{Confirmation, Judge, Judged, Scores, judge, scores};
+use crate::Result;
+use crate::method::{Clock, Method, Progress, State};
+use crate::ops::TrackedBackend;
+use crate::problem::Problem;
+use crate::subject::{Cost, Subject};
+
+/// When a run ends, and how often it takes stock. All limits hold; the first one reached ends the run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Budget {
+    /// Steps of each start.
+    pub steps: Option<u64>,
+    /// Seconds in all.
+    pub seconds: Option<f64>,
+    /// Fresh starts after the first: when the steps are used up, or the method stalls.
+    pub restarts: u32,
+    /// Steps between two takings of the four scores.
+    pub eval_every: u64,
+    /// End as soon as a prompt is confirmed.
+    pub early_stop: bool,
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stopped {
+    /// A prompt was confirmed.
+    Exact,
+    /// The steps are used up.
+    Budget,
+    /// The seconds are used up.
+    Time,
+    /// The user or the system asked for it.
+    Signal,
+    /// The objective is not a number any more.
+    Diverged,
+}
+
+/// One step, for those who watch.
+#[derive(Debug)]
+pub struct Report<'a> {
+    /// Steps in all.
+    pub step: u64,
+    /// Fresh starts so far.
+    pub restart: u32,
+    /// Seconds since the run began, earlier sittings included.
+    pub seconds: f64,
+    /// What the method says.
+    pub progress: Progress,
+    /// The best prompt so far.
+    pub best: Option<&'a Judged>,
+    /// The four scores, where they were taken.
+    pub scores: Option<Scores>,
+    /// Work so far.
+    pub cost: Cost,
+}
+
+/// Everything that a run needs to go on as if it had never stopped.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// Where it stands.
+    pub standing: Standing,
+    /// What the method keeps.
+    pub state: State,
+}
+
+/// Where a run stands between two steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Steps in all.
+    pub step: u64,
+    /// Fresh starts so far.
+    pub restart: u32,
+    /// Steps since the last fresh start.
+    pub step_of_start: u64,
+    /// Seconds spent.
+    pub seconds: f64,
+    /// Work done.
+    pub cost: Cost,
+    /// The best prompt so far.
+    pub best: Option<Judged>,
+    /// The last step found nothing better for so long that a fresh start is due, if one is left.
+    pub stalled: bool,
+}
+
+/// Watches a run, keeps its snapshots, and may end it.
+pub trait Observer {
+    /// After every step.
+    fn step(&mut self, _report: &Report) -> Result<()> {
+        Ok(())
+    }
+
+    /// Every `eval_every` steps and when a run ends early. `snapshot` is costly: ask only where it is kept.
+    fn save(&mut self, _snapshot: &dyn Fn() -> Snapshot) -> Result<()> {
+        Ok(())
+    }
+
+    /// Once, when the run is over: the best prompt and the four scores of the step that was its last.
+    fn end(&mut self, _best: &Judged, _scores: Scores) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether the run should end now.
+    fn interrupted(&self) -> bool {
+        false
+    }
+}
+
+/// Nobody watches.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quiet;
+
+impl Observer for Quiet {}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Why.
+    pub stopped: Stopped,
+    /// Where it stood.
+    pub standing: Standing,
+    /// The best prompt.
+    pub best: Judged,
+    /// What the plain path writes after it.
+    pub confirmation: Confirmation,
+    /// The four scores at the last step.
+    pub scores: Scores,
+    /// When the confirmed prompt was found.
+    pub seconds_to_exact: Option<f64>,
+}
+
+/// What is to be done, with everything that does not change meanwhile.
+pub struct Trial<'a, B: TrackedBackend> {
+    /// The model, as the method sees it.
+    pub subject: &'a Subject<B>,
+    /// The model, as a user sees it.
+    pub judge: &'a Judge,
+    /// What is looked for.
+    pub problem: &'a Problem,
+    /// When to end.
+    pub budget: Budget,
+    /// Seed of all draws.
+    pub seed: u32,
+}
+
+impl<B: TrackedBackend> Trial<'_, B> {
+    /// Runs `method` until a prompt is confirmed or the budget is used up. With `resume`, goes on from there.
+    ///
+    /// # Errors
+    /// Those of the method and the observer, and a snapshot that does not fit the method.
+    pub fn run(&self, method: &mut dyn Method<B>, resume: Option<Snapshot>, observer: &mut dyn Observer) -> Result<Outcome> {
+        let at = Standing { step: 0, restart: 0, step_of_start: 0, seconds: 0.0, cost: Cost::default(), best: None, stalled: false };
+        let mut run = Run { trial: self, method, began: Instant::now(), seconds_before: 0.0, at, scored: None };
+        self.subject.prepare(self.problem);
+        match resume {
+            Some(snapshot) => run.resume(snapshot)?,
+            None => run.method.start(self.subject, self.problem, run.clock())?,
+        }
+        let (stopped, seconds_to_exact) = run.until_done(observer)?;
+        run.finish(stopped, seconds_to_exact, observer)
+    }
+}
+
+/// A run in progress.
+struct Run<'a, B: TrackedBackend> {
+    trial: &'a Trial<'a, B>,
+    method: &'a mut dyn Method<B>,
+    began: Instant,
+    seconds_before: f64,
+    at: Standing,
+    /// The four scores when they were last taken, and after how many steps.
+    scored: Option<(u64, Scores)>,
+}
+
+impl<B: TrackedBackend> Run<'_, B> {
+    fn resume(&mut self, snapshot: Snapshot) -> Result<()> {
+        self.method.restore(snapshot.state, self.trial.subject, self.trial.problem)?;
+        self.trial.subject.set_cost(snapshot.standing.cost);
+        self.seconds_before = snapshot.standing.seconds;
+        self.at = snapshot.standing;
+        Ok(())
+    }
+
+    fn clock(&self) -> Clock {
+        Clock { seed: self.trial.seed, restart: self.at.restart, step: self.at.step_of_start as u32 }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.seconds_before + self.began.elapsed().as_secs_f64()
+    }
+
+    fn until_done(&mut self, observer: &mut dyn Observer) -> Result<(Stopped, Option<f64>)> {
+        if self.knew_it_was_exact() {
+            return Ok((Stopped::Exact, Some(self.seconds())));
+        }
+        loop {
+            if let Some(stopped) = self.over(observer) {
+                observer.save(&|| self.snapshot())?;
+                return Ok((stopped, None));
+            }
+            self.restart_if_spent()?;
+            let progress = self.method.step(self.trial.subject, self.trial.problem, self.clock())?;
+            self.at.step += 1;
+            self.at.step_of_start += 1;
+            self.at.stalled = progress.stalled;
+            let due = self.at.step.is_multiple_of(self.trial.budget.eval_every);
+            self.look(due);
+            let exact = self.trial.budget.early_stop && self.confirmed();
+            let scores = due.then(|| self.scores());
+            observer.step(&self.report(progress, scores))?;
+            if exact {
+                observer.save(&|| self.snapshot())?;
+                return Ok((Stopped::Exact, Some(self.seconds())));
+            }
+            if !progress.objective.is_finite() {
+                return Ok((Stopped::Diverged, None));
+            }
+            if due {
+                observer.save(&|| self.snapshot())?;
+            }
+        }
+    }
+
+    /// Of a run that goes on: takes again what was taken, and charged, before its snapshot. Whether it was over by that.
+    fn knew_it_was_exact(&mut self) -> bool {
+        let cost = self.trial.subject.cost();
+        if self.at.step > 0 && self.at.step.is_multiple_of(self.trial.budget.eval_every) {
+            self.scores();
+        }
+        let exact = self.trial.budget.early_stop && self.confirmed();
+        self.trial.subject.set_cost(cost);
+        exact
+    }
+
+    /// Why the run must not take another step, if so.
+    fn over(&self, observer: &dyn Observer) -> Option<Stopped> {
+        if observer.interrupted() {
+            return Some(Stopped::Signal);
+        }
+        if self.used_up() && !self.may_restart() {
+            return Some(Stopped::Budget);
+        }
+        self.trial.budget.seconds.is_some_and(|limit| self.seconds() >= limit).then_some(Stopped::Time)
+    }
+
+    /// The clock of the step just made.
+    fn last_clock(&self) -> Clock {
+        Clock { step: self.clock().step.saturating_sub(1), ..self.clock() }
+    }
+
+    /// The four scores of the step just made, taken once.
+    fn scores(&mut self) -> Scores {
+        match self.scored {
+            Some((step, scores)) if step == self.at.step => scores,
+            _ => {
+                let now = scores(self.method, self.trial.subject, self.trial.problem, self.last_clock());
+                self.scored = Some((self.at.step, now));
+                now
+            }
+        }
+    }
+
+    /// Judges the prompt held, where that is free or due.
+    fn look(&mut self, due: bool) {
+        if !due && !self.method.knows_margins() {
+            return;
+        }
+        let held = self.method.held(self.trial.subject, self.trial.problem);
+        let judged = judge(held, self.trial.subject, self.trial.problem, self.at.step);
+        if self.at.best.as_ref().is_none_or(|best| judged.beats(best)) {
+            self.at.best = Some(judged);
+        }
+    }
+
+    /// Confirms the best prompt on the plain path where it seems to solve the target. One that does not stand is marked down.
+    fn confirmed(&mut self) -> bool {
+        let target = &self.trial.problem.target.ids;
+        let Some(best) = self.at.best.as_mut().filter(|best| best.solves(target)) else {
+            return false;
+        };
+        self.trial.subject.charge(best.typed.len() + target.len() - 1, 0, target.len());
+        let confirmation = self.trial.judge.confirm(&best.typed, target);
+        if !confirmation.exact {
+            best.matched_prefix = crate::metrics::matched_prefix(&confirmation.completion, target);
+        }
+        confirmation.exact
+    }
+
+    /// Whether all steps of this start were made.
+    fn used_up(&self) -> bool {
+        self.trial.budget.steps.is_some_and(|steps| self.at.step_of_start >= steps)
+    }
+
+    fn may_restart(&self) -> bool {
+        self.at.restart < self.trial.budget.restarts
+    }
+
+    /// Only when the next step is certain, so that what is held at the end is what the last step left.
+    fn restart_if_spent(&mut self) -> Result<()> {
+        if (self.at.stalled || self.used_up()) && self.may_restart() {
+            self.at.restart += 1;
+            self.at.step_of_start = 0;
+            self.method.start(self.trial.subject, self.trial.problem, self.clock())?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, progress: Progress, scores: Option<Scores>) -> Report<'_> {
+        let (step, restart, best) = (self.at.step, self.at.restart, self.at.best.as_ref());
+        Report { step, restart, seconds: self.seconds(), progress, best, scores, cost: self.trial.subject.cost() }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let standing = Standing { seconds: self.seconds(), cost: self.trial.subject.cost(), ..self.at.clone() };
+        Snapshot { standing, state: self.method.state() }
+    }
+
+    fn finish(mut self, stopped: Stopped, seconds_to_exact: Option<f64>, observer: &mut dyn Observer) -> Result<Outcome> {
+        if stopped != Stopped::Exact {
+            self.look(true);
+        }
+        let scores = self.scores();
+        let best = self.at.best.clone().expect("the prompt held was judged");
+        observer.end(&best, scores)?;
+        let confirmation = self.trial.judge.confirm(&best.typed, &self.trial.problem.target.ids);
+        self.trial.subject.charge(best.typed.len() + self.trial.problem.target.ids.len() - 1, 0, self.trial.problem.target.ids.len());
+        let standing = Standing { seconds: self.seconds(), cost: self.trial.subject.cost(), ..self.at };
+        Ok(Outcome { stopped, standing, best, confirmation, scores, seconds_to_exact })
+    }
+}

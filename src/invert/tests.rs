@@ -1,0 +1,126 @@
+//! Runs that are interrupted after any of their steps.
+
+use burn::backend::{Autodiff, Flex};
+use burn::tensor::DType;
+
+use super::event::{BestSoFar, Event};
+use super::judge::{Judged, Scores};
+use super::*;
+use crate::Llama;
+use crate::Result;
+use crate::method::Method;
+use crate::method::relaxed::dlmi::DLMI;
+use crate::method::relaxed::{RelaxedMethod, Row};
+use crate::method::search::SearchMethod;
+use crate::method::search::snap::Snap;
+use crate::problem::Target;
+use crate::problem::{Problem, Prompt, PromptOptions};
+use crate::subject::{Cost, Subject};
+use crate::testing::{one_at_a_time, tiny};
+
+type B = Autodiff<Flex>;
+type Maker = fn() -> Box<dyn Method<B>>;
+
+/// Keeps what it sees, and ends the run after some steps.
+#[derive(Debug, Default)]
+struct Watch {
+    until: u64,
+    events: Vec<Event>,
+    kept: Option<Snapshot>,
+    end: Option<(BestSoFar, Scores)>,
+}
+
+impl Observer for Watch {
+    fn step(&mut self, report: &Report) -> Result<()> {
+        self.events.push(Event { seconds: 0.0, ..Event::from(report) });
+        Ok(())
+    }
+
+    fn save(&mut self, snapshot: &dyn Fn() -> Snapshot) -> Result<()> {
+        self.kept = Some(snapshot());
+        Ok(())
+    }
+
+    fn end(&mut self, best: &Judged, scores: Scores) -> Result<()> {
+        assert!(self.end.replace((BestSoFar::from(best), scores)).is_none(), "a run ends once");
+        Ok(())
+    }
+
+    fn interrupted(&self) -> bool {
+        self.events.last().is_some_and(|event| event.step >= self.until)
+    }
+}
+
+struct Bench {
+    subject: Subject<B>,
+    judge: Judge,
+    problem: Problem,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let mut checkpoint = tiny();
+        let config = checkpoint.config.clone();
+        let model = Llama::<Flex>::load(&config, &mut checkpoint, &Default::default(), DType::F32).unwrap();
+        let target = Target::from_text("the quick brown fox", &checkpoint.tokenizer).unwrap();
+        let options = PromptOptions { tokens: 5, ..PromptOptions::default() };
+        let prompt = Prompt::new(options, &target, &checkpoint.tokenizer, config.vocab_size).unwrap();
+        let judge = Judge::new(model.clone());
+        Self { subject: Subject::new(model, checkpoint.tokenizer), judge, problem: Problem { prompt, target } }
+    }
+
+    /// Two starts of six steps at most.
+    fn run(&self, method: Maker, eval_every: u64, until: u64, resume: Option<Snapshot>) -> Watch {
+        let budget = Budget { steps: Some(6), seconds: None, restarts: 1, eval_every, early_stop: true };
+        let trial = Trial { subject: &self.subject, judge: &self.judge, problem: &self.problem, budget, seed: 3 };
+        self.subject.set_cost(Cost::default());
+        let mut watch = Watch { until, ..Watch::default() };
+        let outcome = trial.run(method().as_mut(), resume, &mut watch).unwrap();
+        assert_eq!(watch.end.map(|(_, scores)| scores), Some(outcome.scores));
+        watch
+    }
+}
+
+fn relaxed() -> Box<dyn Method<B>> {
+    Box::new(RelaxedMethod::new(Row { samples: 2, ..DLMI }))
+}
+
+/// It stalls before its steps are used up.
+fn impatient() -> Box<dyn Method<B>> {
+    let snap = Snap { batch: (1, 1), top: 4, momentum: 0.6, margin: 0.3, temperature: 0.0, patience: 1, begin_anew: false };
+    Box::new(SearchMethod::new(snap.search()))
+}
+
+/// Whether the last step was one of many, one with scores, or one before a fresh start.
+#[test]
+fn an_interruption_after_any_step_leaves_no_trace() {
+    let _guard = one_at_a_time();
+    let bench = Bench::new();
+    for (method, name) in [(relaxed as Maker, "dlmi"), (impatient, "snap")] {
+        let whole = bench.run(method, 4, u64::MAX, None);
+        let steps = whole.events.len() as u64;
+        let restarted = whole.events.iter().position(|event| event.restart == 1).expect("a fresh start");
+        assert!(if name == "snap" { restarted < 6 } else { restarted == 6 && steps == 12 }, "{name}: {restarted} of {steps}");
+        for until in 1..=steps {
+            let first = bench.run(method, 4, until, None);
+            assert_eq!(first.events.len() as u64, until);
+            let second = bench.run(method, 4, u64::MAX, first.kept);
+            assert_eq!([first.events, second.events].concat(), whole.events, "{name} interrupted after step {until}");
+            assert_eq!(second.end, whole.end, "{name} interrupted after step {until}");
+        }
+    }
+}
+
+/// What a run is said to have reached at its end is what its last step left, even where a fresh start would have come next.
+#[test]
+fn the_scores_at_the_end_are_those_of_the_last_step() {
+    let _guard = one_at_a_time();
+    let bench = Bench::new();
+    for method in [relaxed as Maker, impatient] {
+        let every = bench.run(method, 1, u64::MAX, None).events;
+        for event in &every {
+            let (best, scores) = bench.run(method, 1000, event.step, None).end.unwrap();
+            assert_eq!((Some(scores), best.matched_prefix), (event.scores, every[best.step as usize - 1].best.unwrap().matched_prefix));
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The unknown: a fixed prefix, N free positions, a fixed suffix, and which tokens may stand in the free ones.
+
+use std::collections::HashSet;
+
+use crate::problem::Target;
+use crate::source::tokenizer::Tokenizer;
+use crate::{Error, Result};
+
+/// What a prompt may look like.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PromptOptions {
+    /// N, free positions.
+    pub tokens: usize,
+    /// Text before the free part.
+    pub prefix: String,
+    /// Text after it.
+    pub suffix: String,
+    /// Token put before everything, where one is wanted.
+    pub bos: Option<u32>,
+    /// Tokens and words of the target may be used.
+    pub allow_target_tokens: bool,
+    /// Special and added tokens may be used.
+    pub allow_special: bool,
+    /// Every token of the vocabulary may be used, whatever its text (the paper's setting).
+    pub allow_everything: bool,
+}
+
+/// The shape of the prompts that a search may return, with its vocabulary.
+#[derive(Debug, Clone)]
+pub struct Prompt {
+    options: PromptOptions,
+    /// BoS and prefix.
+    head: Vec<u32>,
+    tail: Vec<u32>,
+    allowed: Vec<bool>,
+    readable: Vec<u32>,
+    tokenizer: Tokenizer,
+}
+
+impl Prompt {
+    /// Prepares the search vocabulary for a model with `vocab_size` embeddings.
+    pub fn new(options: PromptOptions, target: &Target, tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self> {
+        let allowed = search_vocabulary(&options, target, tokenizer, vocab_size);
+        let ids =
+            |wanted: &dyn Fn(u32) -> bool| (0..vocab_size as u32).filter(|&id| allowed[id as usize] && wanted(id)).collect::<Vec<_>>();
+        let words = ids(&|id| is_plain_word(&tokenizer.decode(&[id])));
+        let readable = if words.is_empty() { ids(&|_| true) } else { words };
+        if readable.is_empty() {
+            return Err(Error::input("no token of the vocabulary may stand in the prompt; try --allow-target-tokens or --allow-special"));
+        }
+        let head = options.bos.into_iter().chain(tokenizer.encode(&options.prefix)).collect();
+        let tail = tokenizer.encode(&options.suffix);
+        Ok(Self { options, head, tail, allowed, readable, tokenizer: tokenizer.clone() })
+    }
+
+    /// N.
+    pub fn tokens(&self) -> usize {
+        self.options.tokens
+    }
+
+    /// Tokens before the free part, BoS included.
+    pub fn head(&self) -> &[u32] {
+        &self.head
+    }
+
+    /// Tokens after it.
+    pub fn tail(&self) -> &[u32] {
+        &self.tail
+    }
+
+    /// All positions of the prompt as searched.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.options.tokens + self.tail.len()
+    }
+
+    /// A prompt always has free positions.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Whether each token may stand in the free part, `[V]`.
+    pub fn allowed(&self) -> &[bool] {
+        &self.allowed
+    }
+
+    /// Allowed tokens that are a space and a word, or all allowed ones where the tokenizer has none such.
+    pub fn readable(&self) -> &[u32] {
+        &self.readable
+    }
+
+    /// The ids as searched: BoS, prefix, `free`, suffix.
+    pub fn search_ids(&self, free: &[u32]) -> Vec<u32> {
+        [&self.head, free, &self.tail].concat()
+    }
+
+    /// What a user types: prefix, free part, suffix.
+    pub fn text(&self, free: &[u32]) -> String {
+        format!("{}{}{}", self.options.prefix, self.free_text(free), self.options.suffix)
+    }
+
+    /// The text of the free part.
+    pub fn free_text(&self, free: &[u32]) -> String {
+        self.tokenizer.decode(free)
+    }
+
+    /// The ids that the model sees when the text is typed, BoS first where one is wanted.
+    pub fn typed_ids(&self, free: &[u32]) -> Vec<u32> {
+        self.options.bos.into_iter().chain(self.tokenizer.encode(&self.text(free))).collect()
+    }
+
+    /// Whether typing the text gives the ids as searched.
+    pub fn round_trips(&self, free: &[u32]) -> bool {
+        self.typed_ids(free) == self.search_ids(free)
+    }
+
+    /// Whether typed ids keep the rules: no more than N free tokens, all of the search vocabulary.
+    pub fn is_valid(&self, typed: &[u32]) -> bool {
+        let head = common(&self.head, typed);
+        let rest = &typed[head..];
+        let reversed = |ids: &[u32]| ids.iter().rev().copied().collect::<Vec<_>>();
+        let tail = common(&reversed(&self.tail), &reversed(rest));
+        let free = &rest[..rest.len() - tail];
+        typed.len() <= self.len() && free.iter().all(|&id| self.allowed.get(id as usize) == Some(&true))
+    }
+}
+
+/// Length of the common beginning.
+fn common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// A space and at least three ASCII letters.
+fn is_plain_word(text: &str) -> bool {
+    text.strip_prefix(' ').is_some_and(|word| word.len() >= 3 && word.bytes().all(|b| b.is_ascii_alphabetic()))
+}
+
+/// Leaves out special, added, unused and broken tokens and, unless allowed, what belongs to the target: its tokens, and every
+/// token of three letters or more that equals, contains or is contained in one of its words.
+fn search_vocabulary(options: &PromptOptions, target: &Target, tokenizer: &Tokenizer, vocab_size: usize) -> Vec<bool> {
+    if options.allow_everything {
+        return vec![true; vocab_size];
+    }
+    let lower = target.text.to_lowercase();
+    let words: HashSet<&str> = lower.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty()).collect();
+    let target_ids: HashSet<u32> = target.ids.iter().copied().collect();
+    let belongs_to_target = |id: u32, text: &str| {
+        let core = text.trim().to_lowercase();
+        let related = |word: &&str| word.contains(&core) || (word.chars().count() >= 3 && core.contains(*word));
+        target_ids.contains(&id) || (core.chars().count() >= 3 && words.iter().any(related))
+    };
+    (0..vocab_size as u32)
+        .map(|id| {
+            let text = tokenizer.decode(&[id]);
+            let usable = !text.is_empty() && !text.contains('\u{fffd}') && (options.allow_special || !tokenizer.is_special(id));
+            usable && (options.allow_target_tokens || !belongs_to_target(id, &text))
+        })
+        .collect()
+}

@@ -1,0 +1,208 @@
+//! Weights spread over several safetensors files, as `model.safetensors.index.json` lists them.
+//!
+//! The index is untrusted: it names files. A name that is not a plain file name, or that leads out of the folder, is
+//! refused before anything is opened.
+
+use super::storage::Source;
+use super::{Tensors, safetensors};
+use crate::error::{Error, Result, quoted};
+use crate::files::read_text;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+const INDEX: &str = "model.safetensors.index.json";
+/// Each shard is a file held open.
+const MOST_SHARDS: usize = 512;
+/// Largest index that is read, in bytes.
+const LARGEST_INDEX: u64 = 8 << 20;
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// The weight files of a folder and the tensors in them: `model.safetensors`, else the shards of the index.
+pub(super) fn open_folder(folder: &Path) -> Result<(Vec<Source>, Tensors)> {
+    let single = folder.join("model.safetensors");
+    let index = folder.join(INDEX);
+    if single.exists() {
+        let mut source = Source::open(&single)?;
+        let tensors = safetensors::tensors(&mut source, 0)?;
+        return Ok((vec![source], tensors));
+    }
+    if index.exists() {
+        return open_shards(folder, &index);
+    }
+    Err(Error::input(format!(
+        "{} has neither `model.safetensors` nor `{INDEX}`; give a folder in Hugging Face layout, or the path of a `.gguf` or `.safetensors` file",
+        quoted(&folder.display().to_string())
+    )))
+}
+
+fn open_shards(folder: &Path, path: &Path) -> Result<(Vec<Source>, Tensors)> {
+    let origin = path.display().to_string();
+    let wrong = |what: String| Error::input(format!("{} {what}", quoted(&origin)));
+    let index: Index =
+        serde_json::from_str(&read_text(path, LARGEST_INDEX)?).map_err(|error| wrong(format!("is not a valid index: {error}")))?;
+    let names: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();
+    if names.len() > MOST_SHARDS {
+        return Err(wrong(format!("names {} files; at most {MOST_SHARDS} are read", names.len())));
+    }
+    let paths = names.iter().map(|name| inside(folder, name, &origin)).collect::<Result<Vec<_>>>()?;
+
+    let (mut sources, mut tensors) = (Vec::new(), Tensors::new());
+    for (number, (name, path)) in names.iter().zip(paths).enumerate() {
+        let mut source = Source::open(&path)?;
+        for (tensor, entry) in safetensors::tensors(&mut source, number)? {
+            if index.weight_map.get(&tensor).map(String::as_str) != Some(name) {
+                return Err(wrong(format!("does not place {} in {}, where it lies", quoted(&tensor), quoted(name))));
+            }
+            tensors.insert(tensor, entry);
+        }
+        sources.push(source);
+    }
+    if let Some((tensor, shard)) = index.weight_map.iter().find(|(tensor, _)| !tensors.contains_key(*tensor)) {
+        return Err(wrong(format!("places {} in {}, which lacks it", quoted(tensor), quoted(shard))));
+    }
+    Ok((sources, tensors))
+}
+
+/// The path of a shard, with links followed.
+fn inside(folder: &Path, name: &str, index: &str) -> Result<PathBuf> {
+    let refused = |why: &str| Error::input(format!("{} names the file {}, {why}", quoted(index), quoted(name)));
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if !name.chars().all(plain) || name.starts_with('.') || !name.ends_with(".safetensors") {
+        return Err(refused("which is not the plain name of a `.safetensors` file"));
+    }
+    let resolve = |path: &Path| path.canonicalize().map_err(|error| Error::reading(path, &error));
+    let (home, path) = (resolve(folder)?, resolve(&folder.join(name))?);
+    if path.starts_with(&home) || blobs(&home).is_some_and(|blobs| path.starts_with(blobs)) {
+        return Ok(path);
+    }
+    Err(refused("which is a link out of its folder"))
+}
+
+/// A snapshot in the hub's cache, `…/snapshots/<revision>`, is made of links into `…/blobs`.
+fn blobs(home: &Path) -> Option<PathBuf> {
+    let snapshots = home.parent()?;
+    (snapshots.file_name()? == "snapshots").then(|| snapshots.with_file_name("blobs"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::checkpoint::Checkpoint;
+    use crate::testing::{Written, golden, safetensors};
+    use serde_json::{Value, json};
+    use std::fs;
+
+    /// A folder with two shards of one tensor each, and an index.
+    fn folder(weight_map: Value) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            let tensor: Written = (name.to_owned(), "F32", vec![1], vec![0; 4]);
+            fs::write(folder.path().join(format!("{name}.safetensors")), safetensors(&[tensor])).unwrap();
+        }
+        fs::write(folder.path().join(INDEX), json!({ "weight_map": weight_map }).to_string()).unwrap();
+        folder
+    }
+
+    fn refused(weight_map: Value) -> String {
+        open_folder(folder(weight_map).path()).err().expect("the index should be refused").to_string()
+    }
+
+    #[test]
+    fn the_tensors_of_all_shards_are_one_table() {
+        let folder = folder(json!({"a": "a.safetensors", "b": "b.safetensors"}));
+        let (sources, tensors) = open_folder(folder.path()).unwrap();
+        assert_eq!((sources.len(), tensors["a"].source, tensors["b"].source), (2, 0, 1));
+    }
+
+    #[test]
+    fn a_sharded_model_and_one_file_of_its_tensors_are_equal() {
+        let mut sharded = Checkpoint::open(&golden("tiny/sharded")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["config.json", "tokenizer.json"] {
+            fs::copy(golden("tiny/sharded").join(name), folder.path().join(name)).unwrap();
+        }
+        let needed = sharded.config.tensors();
+        let mut written = |(name, shape): &(String, Vec<usize>)| -> Written {
+            let values = sharded.read(name, shape).unwrap();
+            (name.clone(), "F32", shape.clone(), values.into_iter().flat_map(f32::to_le_bytes).collect())
+        };
+        let tensors: Vec<Written> = needed.iter().map(&mut written).collect();
+        fs::write(folder.path().join("model.safetensors"), safetensors(&tensors)).unwrap();
+        let mut single = Checkpoint::open(folder.path()).unwrap();
+        for (name, shape) in &needed {
+            assert_eq!(single.read(name, shape).unwrap(), sharded.read(name, shape).unwrap(), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused_before_anything_is_opened() {
+        // None of these exists: an attempt to open one would be another sentence.
+        for name in [
+            "../a.safetensors",
+            "sub/a.safetensors",
+            "/etc/a.safetensors",
+            "C:\\a.safetensors",
+            "..\\a.safetensors",
+            "c:a.safetensors",
+            "..",
+            "",
+            ".a.safetensors",
+            "a.safetensors\0",
+            "a.bin",
+            "a.safetensors/..",
+            "\u{1b}[31m.safetensors",
+        ] {
+            let text = refused(json!({ "a": "a.safetensors", "b": name }));
+            assert!(text.contains("not the plain name of a `.safetensors` file"), "{name}: {text}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_out_of_the_folder_are_refused_except_into_the_hubs_blobs() {
+        use std::os::unix::fs::symlink;
+        let real = folder(json!({}));
+        let linked = folder(json!({"a": "link.safetensors"}));
+        symlink(real.path().join("a.safetensors"), linked.path().join("link.safetensors")).unwrap();
+        let text = open_folder(linked.path()).err().unwrap().to_string();
+        assert!(text.contains("a link out of its folder"), "{text}");
+
+        let repository = tempfile::tempdir().unwrap();
+        let (blobs, snapshot) = (repository.path().join("blobs"), repository.path().join("snapshots/main"));
+        fs::create_dir_all(&blobs).unwrap();
+        fs::create_dir_all(&snapshot).unwrap();
+        fs::copy(real.path().join("a.safetensors"), blobs.join("0123")).unwrap();
+        symlink("../../blobs/0123", snapshot.join("link.safetensors")).unwrap();
+        fs::copy(linked.path().join(INDEX), snapshot.join(INDEX)).unwrap();
+        assert_eq!(open_folder(&snapshot).unwrap().1.len(), 1);
+    }
+
+    #[test]
+    fn an_index_that_disagrees_with_its_shards_is_refused() {
+        let text = refused(json!({"a": "a.safetensors", "b": "a.safetensors"}));
+        assert!(text.contains("places `b` in `a.safetensors`, which lacks it"), "{text}");
+        let text = refused(json!({"a": "b.safetensors", "b": "b.safetensors"}));
+        assert!(text.contains("places `a` in `b.safetensors`, which lacks it"), "{text}");
+        let text = refused(json!({"x": "a.safetensors"}));
+        assert!(text.contains("does not place `a` in `a.safetensors`, where it lies"), "{text}");
+        let text = refused(json!({"a": "absent.safetensors"}));
+        assert!(text.contains("absent.safetensors"), "{text}");
+        let many: Value = (0..=MOST_SHARDS).map(|i| (format!("t{i}"), Value::from(format!("{i}.safetensors")))).collect();
+        assert!(refused(many).contains("names 513 files; at most 512"));
+        for weight_map in [json!(null), json!([]), json!({"a": 1})] {
+            assert!(refused(weight_map).contains("is not a valid index"));
+        }
+    }
+
+    #[test]
+    fn a_folder_without_weights_says_what_was_looked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = open_folder(folder.path()).err().unwrap().to_string();
+        assert!(text.contains("`model.safetensors`") && text.contains(INDEX), "{text}");
+    }
+}

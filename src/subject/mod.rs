@@ -1,0 +1,251 @@
+//! The frozen model as the methods see it. It counts every position that it is asked for.
+
+mod candidates;
+pub mod feeding;
+mod gradient;
+
+use std::any::Any;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::ops::Range;
+
+use burn::backend::Flex;
+use burn::tensor::{Tensor, backend::Backend};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Cache, Llama, LlamaConfig, greedy};
+use crate::ops::{Kernels, TrackedBackend, beside, blocks};
+use crate::problem::{Problem, Prompt};
+use crate::source::tokenizer::Tokenizer;
+use crate::subject::feeding::Feeding;
+use crate::tensor::{argmax_rows, host, ids_tensor};
+use crate::{Error, Result};
+
+pub use candidates::Neighbours;
+
+use gradient::{rows_kept, together, trace_numbers};
+
+/// What was asked of the model, in positions, cached ones not counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Positions pushed through the layers.
+    pub forward_tokens: u64,
+    /// Positions through which an input gradient was pulled.
+    pub backward_tokens: u64,
+    /// Rows multiplied by the LM head.
+    pub head_rows: u64,
+}
+
+/// One token of a prompt replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Swap {
+    /// Position in the whole prompt.
+    pub position: usize,
+    /// What stands there instead.
+    pub token: u32,
+}
+
+type Plain<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
+type Matrix<B> = Tensor<Plain<B>, 2>;
+
+/// The frozen model with its tokenizer.
+pub struct Subject<B: TrackedBackend> {
+    plain: Llama<Plain<B>>,
+    tokenizer: Tokenizer,
+    /// ‖E_v‖², `[1, V]`, once it was asked for.
+    norms: OnceCell<Tensor<Plain<B>, 2>>,
+    /// Keys and values of the tokens that stood before the free ones last time.
+    prefix: RefCell<(Vec<u32>, Cache<Plain<B>>)>,
+    /// Rows of a pass that may be alive at once.
+    most: usize,
+    cost: Cell<Cost>,
+}
+
+impl<B: TrackedBackend> Subject<B> {
+    /// Takes a loaded model.
+    pub fn new(plain: Llama<Plain<B>>, tokenizer: Tokenizer) -> Self {
+        let prefix = RefCell::new((Vec::new(), Cache::new(plain.config().num_hidden_layers, 1)));
+        Self { plain, tokenizer, norms: OnceCell::new(), prefix, most: usize::MAX, cost: Cell::default() }
+    }
+
+    /// Keeps weights and a step on `problem`, of so many samples fed in this way, within `mib` MiB, by computing less at once.
+    ///
+    /// # Errors
+    /// That is too little for the fewest samples that are computed at once.
+    pub fn within(mut self, mib: Option<u64>, problem: &Problem, samples: usize, feeding: Feeding) -> Result<Self> {
+        let Some(mib) = mib else { return Ok(self) };
+        let (config, m, width) = (self.plain.config(), problem.target.ids.len(), self.plain.dtype().size());
+        let rows = rows_kept(config, feeding, samples, problem.prompt.len() + m, m);
+        let row = width * trace_numbers(config);
+        // Old and new Z and its moments, its gradient, and buffers as wide as the vocabulary.
+        let fixed = width * config.parameters() + 4 * 7 * problem.prompt.tokens() * config.vocab_size + (128 << 20);
+        let least = (fixed + rows * row).div_ceil(1 << 20) as u64;
+        if mib < least {
+            return Err(Error::input(format!("--max-memory: {mib} MiB are too few, this model and prompt need {least}; allow more")));
+        }
+        self.most = (((mib << 20) as usize - fixed) / row).max(1);
+        Ok(self)
+    }
+
+    /// The model on the backend without gradients.
+    pub fn model(&self) -> &Llama<Plain<B>> {
+        &self.plain
+    }
+
+    /// The model's own copy when it lives on the CPU backend that confirms results.
+    pub fn as_flex(&self) -> Option<Llama<Flex>> {
+        (&self.plain as &dyn Any).downcast_ref::<Llama<Flex>>().cloned()
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// V.
+    pub fn vocab_size(&self) -> usize {
+        self.plain.config().vocab_size
+    }
+
+    /// Where it lives.
+    pub fn device(&self) -> B::Device {
+        self.plain.device()
+    }
+
+    /// What has been asked so far.
+    pub fn cost(&self) -> Cost {
+        self.cost.get()
+    }
+
+    /// Sets the count, when a run goes on from a checkpoint.
+    pub fn set_cost(&self, cost: Cost) {
+        self.cost.set(cost);
+    }
+
+    /// Charges work that was done elsewhere on this model's behalf.
+    pub fn charge(&self, forward: usize, backward: usize, head: usize) {
+        let mut cost = self.cost.get();
+        cost.forward_tokens += forward as u64;
+        cost.backward_tokens += backward as u64;
+        cost.head_rows += head as u64;
+        self.cost.set(cost);
+    }
+
+    /// Computes what all steps on `problem` share.
+    pub fn prepare(&self, problem: &Problem) {
+        self.prefix(problem.prompt.head());
+    }
+
+    /// Keys and values of the fixed tokens before the free ones; computed when they are other than last time.
+    fn prefix(&self, head: &[u32]) -> Cache<Plain<B>> {
+        if head.is_empty() {
+            return Cache::new(self.plain.config().num_hidden_layers, 1);
+        }
+        let mut known = self.prefix.borrow_mut();
+        if known.0 != head {
+            let mut cache = Cache::new(self.plain.config().num_hidden_layers, 1);
+            self.charge(head.len(), 0, 0);
+            cache.grow(head.len());
+            let rows = self.embed(&[head]).reshape([head.len(), self.plain.config().hidden_size]);
+            self.plain.hidden_cached(rows, &mut cache, 1);
+            *known = (head.to_vec(), cache);
+        }
+        known.1.clone()
+    }
+
+    /// Embeddings of hard prompts of equal length, `[S, T, D]`.
+    pub fn embed(&self, prompts: &[impl AsRef<[u32]>]) -> Tensor<Plain<B>, 3> {
+        self.plain.embed(ids_tensor(prompts, &self.device()))
+    }
+
+    /// Normalised hidden states `[S·M, D]` that predict the target after `prompts` `[S, T, D]`, the target's own tokens fed.
+    fn target_states(&self, prompts: Tensor<Plain<B>, 3>, target: &[u32]) -> Tensor<Plain<B>, 2> {
+        let [samples, t, _] = prompts.dims();
+        let rows = target.len();
+        self.charge(samples * (t + rows - 1), 0, samples * rows);
+        self.plain.hidden(with_fed(&self.plain, prompts, &[target.to_vec()]), rows)
+    }
+
+    /// How far each target token is ahead of the best other one, `[S][M]`, the target's own tokens fed.
+    pub fn margins(&self, prompts: &[impl AsRef<[u32]>], target: &[u32]) -> Vec<Vec<f32>> {
+        let hidden = self.target_states(self.embed(prompts), target);
+        let targets = repeat::<Plain<B>>(target, prompts.len(), &self.device());
+        let margins = host(Plain::<B>::margins(hidden, self.plain.head(), targets));
+        margins.chunks_exact(target.len()).map(<[f32]>::to_vec).collect()
+    }
+
+    /// The model's argmax at every target position, `[S][M]`, the target's own tokens fed.
+    pub fn forced(&self, prompts: Tensor<Plain<B>, 3>, target: &[u32]) -> Vec<Vec<u32>> {
+        let part = |samples: Range<usize>| {
+            let hidden = self.target_states(prompts.clone().narrow(0, samples.start, samples.len()), target);
+            argmax_rows(self.plain.logits(hidden)).chunks_exact(target.len()).map(<[u32]>::to_vec).collect::<Vec<_>>()
+        };
+        together(prompts.dims()[0]).flat_map(part).collect()
+    }
+
+    /// The tokens that the model writes by itself after `prompts` `[S, T, D]`, `[S][tokens]`.
+    pub fn free(&self, prompts: Tensor<Plain<B>, 3>, tokens: usize) -> Vec<Vec<u32>> {
+        let [samples, t, _] = prompts.dims();
+        self.charge(samples * (t + tokens - 1), 0, samples * tokens);
+        let part = |samples: Range<usize>| greedy(&self.plain, prompts.clone().narrow(0, samples.start, samples.len()), tokens, &[]).ids;
+        together(samples).flat_map(part).collect()
+    }
+
+    /// Head, free part `[S·N, D]` and tail as one batch of prompts `[S, T, D]`.
+    pub fn relaxed_prompts(&self, free: Tensor<Plain<B>, 2>, prompt: &Prompt) -> Tensor<Plain<B>, 3> {
+        let [rows, d] = free.dims();
+        let free = free.reshape([rows / prompt.tokens(), prompt.tokens(), d]);
+        assemble(&self.plain, free, prompt.head(), prompt.tail())
+    }
+
+    /// How promising each swap of one free token is, `[N, V]`, lowest first: the change predicted by the gradient `[N, D]` over
+    /// the squared length of the jump, g·(E_v − E_x) / ‖E_v − E_x‖².
+    pub fn swap_order(&self, free: &[u32], gradient: Tensor<Plain<B>, 2>) -> Vec<f32> {
+        let embedding = self.plain.embed_tokens.val();
+        let dtype = gradient.dtype();
+        let current = self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]).cast(dtype);
+        let all = |f: &dyn Fn(Matrix<B>) -> Matrix<B>| beside(blocks(&embedding, dtype).map(|(_, rows)| f(rows)).collect());
+        let along = |x: Matrix<B>| all(&|rows| Plain::<B>::matmul(x.clone(), rows.transpose()));
+        let change = along(gradient.clone()) - (gradient * current.clone()).sum_dim(1);
+        let norms = self.norms.get_or_init(|| all(&|rows| rows.powi_scalar(2).sum_dim(1).transpose())).clone();
+        let own = current.clone().powi_scalar(2).sum_dim(1);
+        let distance = along(current) * -2.0 + norms + own;
+        host(change / distance.clamp_min(1e-3))
+    }
+}
+
+/// `[S, T, D]` prompts followed by all but the last of the tokens `fed`, M for each sample or the same M for all.
+fn with_fed<B: Kernels>(model: &Llama<B>, prompts: Tensor<B, 3>, fed: &[Vec<u32>]) -> Tensor<B, 3> {
+    let ([samples, _, d], tokens) = (prompts.dims(), fed[0].len() - 1);
+    if tokens == 0 {
+        return prompts;
+    }
+    let fed: Vec<&[u32]> = fed.iter().map(|fed| &fed[..tokens]).collect();
+    let fed = model.embed(ids_tensor(&fed, &model.device()));
+    Tensor::cat(vec![prompts, fed.expand([samples, tokens, d])], 1)
+}
+
+/// Head, free part `[S, N, D]` and tail as one batch of prompts `[S, T, D]`.
+fn assemble<B: Kernels>(model: &Llama<B>, free: Tensor<B, 3>, head: &[u32], tail: &[u32]) -> Tensor<B, 3> {
+    let [samples, _, d] = free.dims();
+    let fixed = |ids: &[u32]| {
+        let part = (!ids.is_empty()).then(|| model.embed(ids_tensor(&[ids], &model.device())));
+        part.map(|part| part.expand([samples, ids.len(), d]))
+    };
+    Tensor::cat([fixed(head), Some(free.cast(model.dtype())), fixed(tail)].into_iter().flatten().collect(), 1)
+}
+
+/// The target once for each sample, `[S·M]`.
+fn repeat<B: Backend>(target: &[u32], samples: usize, device: &B::Device) -> Tensor<B, 1, burn::tensor::Int> {
+    ids_tensor(&vec![target; samples], device).reshape([samples * target.len()])
+}
+
+/// Refuses a prompt and target that do not fit into the model's context.
+pub fn check_context(config: &LlamaConfig, prompt: usize, target: usize) -> Result<()> {
+    let (needed, limit) = (prompt + target, config.max_position_embeddings);
+    if needed <= limit {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "prompt ({prompt} tokens) and target ({target} tokens) need {needed} positions, but the model's context holds {limit}; shorten them"
+    )))
+}

@@ -1,0 +1,34 @@
+//! Between tensors and plain vectors.
+
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+
+/// Token ids as a tensor `[S, T]`; all rows must have the same length.
+pub fn ids_tensor<B: Backend>(rows: &[impl AsRef<[u32]>], device: &B::Device) -> Tensor<B, 2, Int> {
+    let shape = [rows.len(), rows.first().map_or(0, |row| row.as_ref().len())];
+    let ids: Vec<i64> = rows.iter().flat_map(|row| row.as_ref().iter().map(|&id| i64::from(id))).collect();
+    Tensor::from_data(TensorData::new(ids, shape), device)
+}
+
+/// The position of the largest value, the first of equals, and how far it is ahead of the second.
+pub fn argmax(row: &[f32]) -> (u32, f32) {
+    let (mut best, mut first, mut second) = (0, f32::NEG_INFINITY, f32::NEG_INFINITY);
+    for (id, &value) in row.iter().enumerate() {
+        if value > first {
+            (best, second, first) = (id as u32, first, value);
+        } else if value > second {
+            second = value;
+        }
+    }
+    (best, first - second)
+}
+
+/// The [`argmax`] of every row of `logits` `[R, V]`, `[R]`.
+pub fn argmax_rows<B: Backend>(logits: Tensor<B, 2>) -> Vec<u32> {
+    let v = logits.dims()[1];
+    host(logits).chunks_exact(v).map(|row| argmax(row).0).collect()
+}
+
+/// The values of a tensor, row-major.
+pub fn host<B: Backend, const R: usize>(tensor: Tensor<B, R>) -> Vec<f32> {
+    tensor.into_data().convert::<f32>().into_vec().expect("converted to f32")
+}
