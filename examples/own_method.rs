@@ -8,7 +8,7 @@ use dlmi::method::{Clock, Held, Method, Progress, State};
 use dlmi::noise::{Draws, Purpose, Stream};
 use dlmi::objective::Objective;
 use dlmi::ops::TrackedBackend;
-use dlmi::problem::{Prompt, PromptOptions};
+use dlmi::problem::PromptOptions;
 use dlmi::{Judge, Llama, Problem, Result, Subject, Target};
 
 #[derive(Default)]
@@ -28,9 +28,8 @@ impl<B: TrackedBackend> Method<B> for InTurn {
         let mut tries = vec![self.0.clone(); 32];
         tries[1..].iter_mut().for_each(|free| free[position] = readable[draws.below(readable.len())]);
         // What cannot be typed is not worth trying.
-        tries.retain(|free| problem.prompt.typed_ids(free) == problem.prompt.search_ids(free));
-        let prompts: Vec<Vec<u32>> = tries.iter().map(|free| problem.prompt.search_ids(free)).collect();
-        let margins = if prompts.is_empty() { Vec::new() } else { subject.margins(&prompts, &problem.target.ids) };
+        tries.retain(|free| problem.round_trips(free));
+        let margins = if tries.is_empty() { Vec::new() } else { subject.all_margins(&tries, problem) };
         let losses = margins.iter().map(|margins| Objective::hinge(0.3, margins));
         let best = tries.into_iter().zip(losses).min_by(|a, b| a.1.total_cmp(&b.1));
         let (free, objective) = best.unwrap_or((self.0.clone(), f32::MAX));
@@ -59,7 +58,7 @@ fn invert(text: &str, steps: u64) -> Result<(String, Outcome)> {
     let (judge, subject) = (Judge::new(model.clone()), Subject::<Autodiff<Flex>>::new(model, tokenizer.clone()));
     let target = Target::from_text(text, &tokenizer)?;
     let options = PromptOptions { tokens: 20, ..PromptOptions::default() };
-    let problem = Problem { prompt: Prompt::new(options, &target, &tokenizer, config.vocab_size)?, target };
+    let problem = Problem::new(options, target, &tokenizer, config.vocab_size)?;
     let budget = Budget { steps: Some(steps), seconds: None, restarts: 0, eval_every: 20, early_stop: true };
     let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget, seed: 0 };
     let outcome = trial.run(&mut InTurn::default(), None, &mut Quiet)?;
@@ -68,7 +67,7 @@ fn invert(text: &str, steps: u64) -> Result<(String, Outcome)> {
 
 fn main() -> Result<()> {
     let (prompt, outcome) = invert("I'll not be a king, and I am too.", 400)?;
-    println!("{prompt:?}: {} tokens matched, exact: {}", outcome.best.matched_prefix, outcome.confirmation.exact);
+    println!("{prompt:?}: {} tokens matched, exact: {}", outcome.best.matched_prefix, outcome.verdict.exact);
     Ok(())
 }
 

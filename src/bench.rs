@@ -96,14 +96,15 @@ pub fn step<B: TrackedBackend>(
     let cross_entropy = row.is_some_and(|row| row.objective == Objective::CrossEntropy);
     let soft_rows = row.map_or(0, |row| soft_rows(&row, problem));
     let flops = flops(config, before, subject.cost(), cross_entropy) / rounds as f64 + 4.0 * (soft_rows * head(config)) as f64;
-    let rows = row.map_or(1, |row| row.samples) * (problem.prompt.len() + problem.target.ids.len() - 1);
+    let rows = row.map_or(1, |row| row.samples) * (problem.longest() - 1);
     Ok(StepBench { seconds, losses, arithmetic: Arithmetic::of(flops, seconds, ceiling(subject.model(), rows)) })
 }
 
 /// Rows of a step that are mixed of the whole vocabulary, there and back: relaxed prompts, and distributions that are fed back.
 fn soft_rows(row: &Row, problem: &Problem) -> usize {
     let prompts = if matches!(row.estimator, Estimator::Reinforce(_)) { 0 } else { problem.prompt.tokens() };
-    let fed_back = if matches!(row.feeding, Feeding::Free(Feedback::Soft | Feedback::Gumbel)) { problem.target.ids.len() - 1 } else { 0 };
+    let fed_back =
+        if matches!(row.feeding, Feeding::Free(Feedback::Soft | Feedback::Gumbel)) { problem.first().target.ids.len() - 1 } else { 0 };
     row.samples * (prompts + fed_back)
 }
 
@@ -140,10 +141,10 @@ pub fn score<B: TrackedBackend>(
         if number == 1 {
             before = subject.cost();
         }
-        Ok(subject.neighbours(&prompt, 0, &batches[number], &problem.target.ids).margins(problem.target.ids.len()))
+        Ok(subject.neighbours(&prompt, 0, &batches[number], &problem.first().target.ids).margins(problem.first().target.ids.len()))
     })?;
     let flops = flops(subject.model().config(), before, subject.cost(), false) / rounds as f64;
-    let rows = candidates * (prompt.len() / 2 + problem.target.ids.len());
+    let rows = candidates * (prompt.len() / 2 + problem.first().target.ids.len());
     Ok(ScoreBench {
         seconds,
         candidates_per_second: candidates as f64 / seconds.seconds_median,

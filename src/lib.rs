@@ -23,7 +23,7 @@
 //! use burn::backend::{Autodiff, Flex};
 //! use burn::tensor::DType;
 //! use dlmi::method::{search::SearchMethod, snap::Snap};
-//! use dlmi::problem::prompt::{Prompt, PromptOptions};
+//! use dlmi::problem::PromptOptions;
 //! use dlmi::invert::{Budget, Quiet, Trial};
 //! use dlmi::{Judge, Llama, Problem, Subject, Target};
 //!
@@ -36,11 +36,11 @@
 //!
 //! let target = Target::from_text("I'll not be a king, and I am too.", &tokenizer)?;
 //! let options = PromptOptions { tokens: 20, ..PromptOptions::default() };
-//! let problem = Problem { prompt: Prompt::new(options, &target, &tokenizer, config.vocab_size)?, target };
+//! let problem = Problem::new(options, target, &tokenizer, config.vocab_size)?;
 //! let budget = Budget { steps: None, seconds: Some(60.0), restarts: 0, eval_every: 32, early_stop: true };
 //! let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget, seed: 0 };
 //! let outcome = trial.run(&mut SearchMethod::new(Snap::default().search()), None, &mut Quiet)?;
-//! println!("{:?} {}", outcome.confirmation.exact, problem.prompt.text(&outcome.best.free));
+//! println!("{:?} {}", outcome.verdict.exact, problem.prompt.text(&outcome.best.free));
 //! # Ok(())
 //! # }
 //! ```
@@ -60,6 +60,7 @@ pub mod objective;
 pub mod ops;
 pub mod optimiser;
 pub mod problem;
+pub mod setting;
 pub mod settings;
 pub mod source;
 pub mod subject;

@@ -9,7 +9,8 @@ pub fn ids_tensor<B: Backend>(rows: &[impl AsRef<[u32]>], device: &B::Device) ->
     Tensor::from_data(TensorData::new(ids, shape), device)
 }
 
-/// The position of the largest value, the first of equals, and how far it is ahead of the second.
+/// The position of the largest value, the first of equals, and how far it is ahead of the second: 0 for a tie, and not a number where a
+/// value is none or infinite.
 pub fn argmax(row: &[f32]) -> (u32, f32) {
     let (mut best, mut first, mut second) = (0, f32::NEG_INFINITY, f32::NEG_INFINITY);
     for (id, &value) in row.iter().enumerate() {
@@ -19,7 +20,9 @@ pub fn argmax(row: &[f32]) -> (u32, f32) {
             second = value;
         }
     }
-    (best, first - second)
+    // A sum passes NaN and infinity on, and is computed in vectors; finite values of a row of logits do not overflow it in f64.
+    let wild = row.iter().map(|&value| f64::from(value)).sum::<f64>();
+    (best, if wild.is_finite() { first - second } else { f32::NAN })
 }
 
 /// The [`argmax`] of every row of `logits` `[R, V]`, `[R]`.

@@ -11,8 +11,8 @@ use crate::backend::{self, BackendName, Choice, Job};
 use crate::bench::{self, peak_mib};
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
+use crate::problem::PromptOptions;
 use crate::problem::Target;
-use crate::problem::{Prompt, PromptOptions};
 use crate::subject::{Subject, check_context};
 use crate::ui::{Policy, print_result};
 
@@ -138,7 +138,7 @@ fn problem(session: &Session, m: usize) -> Result<Problem> {
         allow_target_tokens: true,
         ..PromptOptions::default()
     };
-    Ok(Problem { prompt: Prompt::new(options, &target, tokenizer, session.checkpoint.config.vocab_size)?, target })
+    Problem::new(options, target, tokenizer, session.checkpoint.config.vocab_size)
 }
 
 /// A line for each figure that there is.

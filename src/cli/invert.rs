@@ -10,9 +10,9 @@ use super::session::Session;
 use super::signals::watch_signals;
 use crate::backend::{self, Choice, Job};
 use crate::invert::folder::Folder;
-use crate::invert::judge::{Judged, Scores};
 use crate::invert::record::{Circumstances, Inversion};
 use crate::invert::{Budget, Observer, Report, Snapshot, Stopped, Trial};
+use crate::invert::{Scores, judge::Judged};
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::problem::Target;
@@ -63,9 +63,9 @@ fn problem(session: &Session, verb: &Invert) -> Result<Problem> {
         allow_special: settings.allow_special,
         allow_everything: settings.all_tokens,
     };
-    let prompt = Prompt::new(options, &target, tokenizer, config.vocab_size)?;
-    check_context(config, prompt.len(), target.ids.len())?;
-    Ok(Problem { prompt, target })
+    let problem = Problem::new(options, target, tokenizer, config.vocab_size)?;
+    check_context(config, problem.first().len(), problem.first().target.ids.len())?;
+    Ok(problem)
 }
 
 /// What a run must have in common with the one it goes on from: all settings but the budgets.
@@ -77,7 +77,7 @@ fn run_identity(session: &Session, problem: &Problem, choice: &Choice) -> serde_
     }
     map.insert("backend".into(), choice.device.backend.to_string().into());
     map.insert("model_digest".into(), session.checkpoint.digest.clone().into());
-    map.insert("target_ids".into(), problem.target.ids.clone().into());
+    map.insert("target_ids".into(), problem.first().target.ids.clone().into());
     identity
 }
 
@@ -111,14 +111,14 @@ impl Job for Task {
             eval_every: settings.eval_every,
             early_stop: settings.early_stop,
         };
-        let what = format!("inverting {} tokens", self.problem.target.ids.len());
+        let what = format!("inverting {} tokens", self.problem.first().target.ids.len());
         let mut watcher = Watcher {
             progress: Progress::new(self.policy, what),
             budget,
             folder: self.folder,
             signal: &self.signal,
             prompt: &self.problem.prompt,
-            target: self.problem.target.ids.len(),
+            target: self.problem.first().target.ids.len(),
         };
         let trial = Trial { subject: &subject, judge: &judge, problem: &self.problem, budget, seed: settings.seed };
         let outcome = trial.run(method.as_mut(), self.resume, &mut watcher)?;

@@ -130,8 +130,8 @@ mod tests {
     use crate::method::Clock;
     use crate::model::Llama;
     use crate::problem::Problem;
+    use crate::problem::PromptOptions;
     use crate::problem::Target;
-    use crate::problem::{Prompt, PromptOptions};
     use crate::subject::Subject;
     use crate::testing::{one_at_a_time, tiny};
 
@@ -141,14 +141,14 @@ mod tests {
         let (config, tokenizer) = (checkpoint.config.clone(), checkpoint.tokenizer.clone());
         let target = Target::from_text("he is", &tokenizer).unwrap();
         let options = PromptOptions { tokens: 4, prefix: "on".into(), suffix: "it".into(), ..PromptOptions::default() };
-        let problem = Problem { prompt: Prompt::new(options, &target, &tokenizer, config.vocab_size).unwrap(), target };
+        let problem = Problem::new(options, target, &tokenizer, config.vocab_size).unwrap();
         let model = Llama::load(&config, &mut checkpoint, &Default::default(), dtype).unwrap();
         let subject = Subject::<Autodiff<Flex>>::new(model, tokenizer);
         let mut method = method::<Autodiff<Flex>>(settings);
         let clock = |step| Clock { seed: 3, restart: 0, step };
         method.start(&subject, &problem, clock(0)).unwrap();
         let steps = (0..4).map(|step| method.step(&subject, &problem, clock(step)).unwrap().objective).collect();
-        crate::invert::judge::scores(&*method, &subject, &problem, clock(4));
+        crate::invert::scores::scores(&*method, &subject, &problem, clock(4));
         steps
     }
 

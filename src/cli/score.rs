@@ -28,17 +28,20 @@ pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
     check_context(&session.checkpoint.config, prompt_ids.len(), target_ids.len())?;
 
     let judge = Judge::new(session.load_plain()?);
-    let scores = judge.hard_scores(&prompt_ids, &target_ids, judge.confirm(&prompt_ids, &target_ids));
+    let case = [(&*prompt_ids, &*target_ids)];
+    let verdict = judge.verdict(true, &case);
+    let (scores, matched) = (judge.scores(&case, &verdict), verdict.matched_prefix(&[&target_ids]));
+    let completion = &verdict.confirmations[0].completion;
     let perplexities = judge.perplexities(&prompt_ids, &target_ids, session.start_token());
     let (prompt_text, target_text) = (tokenizer.decode(&prompt_ids), tokenizer.decode(&target_ids));
-    let completion_text = tokenizer.decode(&scores.confirmation.completion);
-    let margin = scores.confirmation.min_margin;
+    let completion_text = tokenizer.decode(completion);
+    let margin = verdict.min_margin;
     if cli.global.json {
         let result = json!({
             "prompt_text": prompt_text, "prompt_ids": prompt_ids, "target_text": target_text, "target_ids": target_ids,
-            "completion_text": completion_text, "completion_ids": scores.confirmation.completion,
-            "exact": scores.confirmation.exact, "min_margin": margin.is_finite().then_some(margin),
-            "hard_forced": scores.hard_forced, "hard_free": scores.hard_free, "matched_prefix": scores.matched_prefix,
+            "completion_text": completion_text, "completion_ids": completion,
+            "exact": verdict.exact, "min_margin": margin.is_finite().then_some(margin),
+            "hard_forced": scores.hard_forced, "hard_free": scores.hard_free, "matched_prefix": matched,
             "overlap": overlap(&prompt_ids, &target_ids), "target_hit_ratio": target_hit_ratio(&prompt_ids, &target_ids),
             "overlap_text": overlap_text(&prompt_text, &target_text), "prompt_perplexity": perplexities.prompt,
             "target_perplexity": perplexities.target, "target_perplexity_bos": perplexities.target_bos,
@@ -51,10 +54,10 @@ pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
          overlap       {:.3}   (target tokens among the prompt's; {:.3} of the target's tokens occur)\n\
          perplexity    prompt {}, target {}, target after BoS {}",
         visible(&completion_text),
-        if scores.confirmation.exact { "yes" } else { "no" },
+        if verdict.exact { "yes" } else { "no" },
         scores.hard_forced,
         scores.hard_free,
-        scores.matched_prefix,
+        matched,
         target_ids.len(),
         overlap(&prompt_ids, &target_ids),
         target_hit_ratio(&prompt_ids, &target_ids),

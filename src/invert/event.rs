@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::judge::{Judged, Scores};
+use super::judge::Judged;
 use super::run::Report;
+use super::scores::Scores;
 use crate::metrics::Spread;
 use crate::subject::Cost;
 

@@ -13,7 +13,7 @@ use super::event::{BestSoFar, Event};
 use super::log::Log;
 use super::{Report, Snapshot, Standing};
 use crate::files::replace;
-use crate::invert::judge::{Judged, Scores};
+use crate::invert::{Scores, judge::Judged};
 use crate::method::State;
 use crate::{Error, Result};
 

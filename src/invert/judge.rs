@@ -1,75 +1,39 @@
-//! The four scores, and the only place where anything is called `exact`.
+//! The only place where anything is called `exact`, and what a hard prompt is worth along the way.
 
 use burn::backend::Flex;
-use burn::tensor::{Tensor, activation::log_softmax};
+use burn::tensor::activation::log_softmax;
 use serde::{Deserialize, Serialize};
 
-use crate::method::{Clock, Held, Method};
-use crate::metrics::{Spread, lcs_ratio, matched_prefix, perplexity, token_accuracy};
+use super::scores::Scores;
+use crate::method::Held;
+use crate::metrics::{matched_prefix, perplexity};
 use crate::model::{Generation, Llama, greedy};
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
-use crate::problem::Prompt;
 use crate::subject::Subject;
 use crate::tensor::{argmax_rows, host, ids_tensor};
-
-/// LCS(ŷ, y) / |y| for either kind of prompt under either kind of decoding, and how many tokens of the hard prompt's ŷ stand
-/// where the target has them.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Scores {
-    /// Noisy soft prompts, the target's own tokens fed: what the paper plots for DLMI. Over the noise samples of the step, which has
-    /// moved Z under this very noise.
-    pub relaxed_forced: Option<Spread>,
-    /// Noisy soft prompts, the model's own argmax fed.
-    pub relaxed_free: Option<Spread>,
-    /// The hard prompt, the target's own tokens fed.
-    pub hard_forced: f64,
-    /// The hard prompt, the model's own argmax fed.
-    pub hard_free: f64,
-    /// The hard prompt, the target's own tokens fed: share of positions with ŷ_i = y_i.
-    pub hard_forced_accuracy: f64,
-    /// The hard prompt, the model's own argmax fed: share of positions with ŷ_i = y_i.
-    pub hard_free_accuracy: f64,
-}
-
-/// Takes the four scores of what a method holds after the step of `clock`.
-pub fn scores<B: TrackedBackend>(method: &dyn Method<B>, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Scores {
-    let target = &problem.target.ids;
-    let both = |prompts: Tensor<_, 3>| (subject.forced(prompts.clone(), target), subject.free(prompts, target.len()));
-    let relaxed = method.relaxed(subject, problem, clock).map(|free| both(subject.relaxed_prompts(free, &problem.prompt)));
-    let (forced, free) = both(subject.embed(&[problem.prompt.search_ids(&method.held(subject, problem).free)]));
-    let spread = |rows: &Vec<Vec<u32>>| Spread::of(&rows.iter().map(|row| lcs_ratio(row, target)).collect::<Vec<_>>());
-    Scores {
-        relaxed_forced: relaxed.as_ref().map(|(forced, _)| spread(forced)),
-        relaxed_free: relaxed.as_ref().map(|(_, free)| spread(free)),
-        hard_forced: lcs_ratio(&forced[0], target),
-        hard_free: lcs_ratio(&free[0], target),
-        hard_forced_accuracy: token_accuracy(&forced[0], target),
-        hard_free_accuracy: token_accuracy(&free[0], target),
-    }
-}
 
 /// A hard prompt judged as a user would type it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Judged {
     /// N free tokens as searched.
     pub free: Vec<u32>,
-    /// The ids of the typed prompt.
-    pub typed: Vec<u32>,
+    /// The ids of the typed prompt, for each example.
+    pub typed: Vec<Vec<u32>>,
     /// Length and vocabulary rules are kept.
     pub valid: bool,
-    /// Target tokens that the model writes before its first wrong one.
+    /// Target tokens that the model writes before its first wrong one, of all examples together.
     pub matched_prefix: usize,
-    /// Sum of max(0, −margin): how far the target is from being the argmax everywhere, in logits.
+    /// Sum of max(0, −margin): how far the targets are from being the argmax everywhere, in logits.
     pub shortfall: f32,
     /// Total steps of the run when it was held.
     pub step: u64,
 }
 
 impl Judged {
-    /// Whether the model, fed the target, has the target as its argmax everywhere: then it writes it by itself too.
-    pub fn solves(&self, target: &[u32]) -> bool {
-        self.valid && self.matched_prefix == target.len()
+    /// Whether the model, fed the targets, has them as its argmax everywhere: then it writes them by itself too.
+    pub fn solves(&self, problem: &Problem) -> bool {
+        self.valid && self.matched_prefix == problem.target_tokens()
     }
 
     /// Valid first, then the longest matched prefix, then the least shortfall.
@@ -81,21 +45,35 @@ impl Judged {
 
 /// Judges a held prompt on its re-tokenised ids. Costs one forward pass where the method does not know the margins.
 pub fn judge<B: TrackedBackend>(held: Held, subject: &Subject<B>, problem: &Problem, step: u64) -> Judged {
-    let prompt: &Prompt = &problem.prompt;
-    let typed = prompt.typed_ids(&held.free);
+    let typed = problem.typed_ids(&held.free);
+    let as_searched = problem.examples.iter().zip(&typed).all(|(example, typed)| *typed == example.search_ids(&held.free));
     let margins = match held.margins {
-        Some(margins) if typed == prompt.search_ids(&held.free) => margins,
-        _ if typed.is_empty() => vec![f32::NEG_INFINITY; problem.target.ids.len()],
-        _ => subject.margins(&[&typed], &problem.target.ids).remove(0),
+        Some(margins) if as_searched => margins,
+        _ => typed_margins(&typed, subject, problem),
     };
+    let mut rest = margins.as_slice();
+    let matched = problem.examples.iter().map(|example| {
+        let (own, others) = rest.split_at(example.target.ids.len());
+        rest = others;
+        own.iter().take_while(|&&margin| margin > 0.0).count()
+    });
     Judged {
-        valid: !typed.is_empty() && prompt.is_valid(&typed),
-        matched_prefix: margins.iter().take_while(|&&margin| margin > 0.0).count(),
+        matched_prefix: matched.sum(),
+        valid: problem.is_valid(&typed),
         shortfall: margins.iter().map(|margin| (-margin).max(0.0)).sum(),
         free: held.free,
         typed,
         step,
     }
+}
+
+/// How far each target token is ahead behind the typed prompts, the examples' one after another; −∞ behind a prompt without tokens.
+fn typed_margins<B: TrackedBackend>(typed: &[Vec<u32>], subject: &Subject<B>, problem: &Problem) -> Vec<f32> {
+    let of = |(typed, target): (&Vec<u32>, &[u32])| match typed.is_empty() {
+        true => vec![f32::NEG_INFINITY; target.len()],
+        false => subject.margins(&[typed], target).remove(0),
+    };
+    typed.iter().zip(problem.examples.iter().map(|example| &*example.target.ids)).flat_map(of).collect()
 }
 
 /// The plain inference path: CPU, f32, own cache, batch of one. What it writes is what a user gets.
@@ -107,12 +85,30 @@ pub struct Judge {
 /// What the plain path wrote after a prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Confirmation {
-    /// Exactly M tokens.
+    /// Exactly M tokens; none behind a prompt without tokens.
     pub completion: Vec<u32>,
-    /// They are the target's.
+    /// They are the target's, each the only best one, and every logit on the way is a number.
     pub exact: bool,
-    /// Smallest lead of a written token over the second best, in logits.
+    /// Smallest lead of a written token over the second best, in logits: 0 for a tie; not a number where a logit was none.
     pub min_margin: f32,
+}
+
+/// What the plain path says of a free part in all examples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// The rules are kept and every example is exact. Nothing else is ever called so.
+    pub exact: bool,
+    /// The smallest of the examples' smallest leads.
+    pub min_margin: f32,
+    /// One for each example.
+    pub confirmations: Vec<Confirmation>,
+}
+
+impl Verdict {
+    /// Target tokens that were written before the first wrong one, of all examples together. A number that is none matches nothing.
+    pub fn matched_prefix(&self, targets: &[&[u32]]) -> usize {
+        self.confirmations.iter().zip(targets).map(|(found, target)| matched_prefix(&found.completion, target)).sum()
+    }
 }
 
 impl Judge {
@@ -132,11 +128,25 @@ impl Judge {
         greedy(&self.model, input, tokens, stop)
     }
 
-    /// Whether the model writes exactly `target` after `prompt`.
-    pub fn confirm(&self, prompt: &[u32], target: &[u32]) -> Confirmation {
+    /// Whether typed prompts that are `valid` lead to their targets, `(prompt, target)` for each example: the one definition of exact.
+    pub fn verdict(&self, valid: bool, examples: &[(&[u32], &[u32])]) -> Verdict {
+        let confirmations: Vec<Confirmation> = examples.iter().map(|(prompt, target)| self.confirm(prompt, target)).collect();
+        let margins = confirmations.iter().map(|confirmation| confirmation.min_margin);
+        Verdict {
+            exact: valid && !confirmations.is_empty() && confirmations.iter().all(|confirmation| confirmation.exact),
+            min_margin: smallest(margins),
+            confirmations,
+        }
+    }
+
+    /// Whether the model writes exactly `target` after `prompt`, without a tie and without a logit that is no number.
+    fn confirm(&self, prompt: &[u32], target: &[u32]) -> Confirmation {
+        if prompt.is_empty() {
+            return Confirmation { completion: Vec::new(), exact: false, min_margin: f32::NEG_INFINITY };
+        }
         let Generation { mut ids, mut margins } = self.complete(prompt, target.len(), &[]);
-        let (completion, margins) = (ids.remove(0), margins.remove(0));
-        Confirmation { exact: completion == target, min_margin: margins.into_iter().fold(f32::INFINITY, f32::min), completion }
+        let (completion, min_margin) = (ids.remove(0), smallest(margins.remove(0).into_iter()));
+        Confirmation { exact: completion == target && min_margin.is_finite() && min_margin > 0.0, min_margin, completion }
     }
 
     /// −ln p of every token but the first, given those before it.
@@ -158,18 +168,28 @@ impl Judge {
         Perplexities { prompt: perplexity(own), target: perplexity(after), target_bos: bos.and_then(|nll| perplexity(&nll)) }
     }
 
-    /// The hard scores of a typed prompt, of which [`Self::confirm`] has already said what the model writes.
-    pub fn hard_scores(&self, prompt: &[u32], target: &[u32], confirmation: Confirmation) -> HardScores {
-        let input = self.model.embed(ids_tensor(&[[prompt, &target[..target.len() - 1]].concat()], &self.model.device()));
-        let hidden = self.model.hidden(input, target.len());
-        let forced = argmax_rows(self.model.logits(hidden));
-        HardScores {
-            hard_forced: lcs_ratio(&forced, target),
-            hard_free: lcs_ratio(&confirmation.completion, target),
-            matched_prefix: matched_prefix(&confirmation.completion, target),
-            confirmation,
-        }
+    /// The hard scores of typed prompts, of which a verdict has already said what the model writes.
+    pub fn scores(&self, examples: &[(&[u32], &[u32])], verdict: &Verdict) -> Scores {
+        let forced: Vec<Vec<u32>> = examples.iter().map(|(prompt, target)| self.forced(prompt, target)).collect();
+        let written = forced.iter().zip(&verdict.confirmations).zip(examples);
+        let written: Vec<(&[u32], &[u32], &[u32])> =
+            written.map(|((forced, found), (_, target))| (&**forced, &*found.completion, *target)).collect();
+        Scores::hard(&written)
     }
+
+    /// The argmax at every target position, the target's own tokens fed; none behind a prompt without tokens.
+    fn forced(&self, prompt: &[u32], target: &[u32]) -> Vec<u32> {
+        if prompt.is_empty() {
+            return Vec::new();
+        }
+        let input = self.model.embed(ids_tensor(&[[prompt, &target[..target.len() - 1]].concat()], &self.model.device()));
+        argmax_rows(self.model.logits(self.model.hidden(input, target.len())))
+    }
+}
+
+/// The smallest, which is not a number where one of them is none.
+fn smallest(margins: impl Iterator<Item = f32>) -> f32 {
+    margins.fold(f32::INFINITY, |least, margin| if margin.is_nan() || margin < least { margin } else { least })
 }
 
 /// exp of mean negative log-likelihoods; none where nothing is predicted.
@@ -181,17 +201,4 @@ pub struct Perplexities {
     pub target: Option<f64>,
     /// Of y after BoS.
     pub target_bos: Option<f64>,
-}
-
-/// The scores of one typed prompt.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HardScores {
-    /// LCS ratio with the target's own tokens fed.
-    pub hard_forced: f64,
-    /// LCS ratio of what the model writes by itself.
-    pub hard_free: f64,
-    /// Target tokens before the first wrong one.
-    pub matched_prefix: usize,
-    /// What the model writes.
-    pub confirmation: Confirmation,
 }

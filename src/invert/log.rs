@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::event::{BestSoFar, Event};
-use super::judge::Scores;
+use super::scores::Scores;
 use super::tensorboard;
 use crate::files::replace;
 use crate::{Error, Result};

@@ -6,9 +6,11 @@ pub mod judge;
 mod log;
 pub mod record;
 pub mod run;
+pub mod scores;
 mod tensorboard;
 #[cfg(test)]
 mod tests;
 
-pub use judge::Judge;
+pub use judge::{Judge, Verdict};
 pub use run::{Budget, Observer, Outcome, Quiet, Report, Snapshot, Standing, Stopped, Trial};
+pub use scores::Scores;

@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Outcome, Stopped};
-use crate::invert::judge::Judge;
+use super::judge::Judge;
+use super::run::{Outcome, Stopped};
 use crate::metrics::{Spread, overlap, overlap_text, target_hit_ratio};
 use crate::problem::Problem;
 use crate::subject::Cost;
@@ -118,19 +118,21 @@ pub struct Inversion {
 impl Inversion {
     /// Puts the record together. The last measurements (overlaps, perplexities) are made here, on the plain path.
     pub fn new(outcome: Outcome, problem: &Problem, judge: &Judge, at: Circumstances, decode: impl Fn(&[u32]) -> String) -> Self {
-        let Outcome { stopped, standing, best, confirmation, scores, seconds_to_exact } = outcome;
-        let (prompt, target) = (&problem.prompt, &problem.target);
-        let search_ids = prompt.search_ids(&best.free);
-        let perplexities = judge.perplexities(&best.typed, &target.ids, at.bos_token);
-        let hard = judge.hard_scores(&best.typed, &target.ids, confirmation);
+        let Outcome { stopped, standing, best, verdict, scores, seconds_to_exact } = outcome;
+        let (prompt, example) = (&problem.prompt, problem.first());
+        let (target, search_ids, typed) = (&example.target, example.search_ids(&best.free), &best.typed[0]);
+        let perplexities = judge.perplexities(typed, &target.ids, at.bos_token);
+        let hard = judge.scores(&[(typed, &target.ids)], &verdict);
+        let matched_prefix = verdict.matched_prefix(&[&target.ids]);
+        let completion_ids = verdict.confirmations[0].completion.clone();
         let prompt_text = prompt.text(&best.free);
         let range = |spread: Option<Spread>| spread.map(|spread| [spread.min, spread.max]);
         Self {
             schema: "dlmi.inversion/1",
             version: env!("CARGO_PKG_VERSION"),
-            exact: best.valid && hard.confirmation.exact,
-            round_trips: best.typed == search_ids,
-            min_margin: finite(hard.confirmation.min_margin),
+            exact: verdict.exact,
+            round_trips: *typed == search_ids,
+            min_margin: finite(verdict.min_margin),
             lcs: Lcs {
                 relaxed_forced: scores.relaxed_forced.map(|spread| spread.mean),
                 relaxed_free: scores.relaxed_free.map(|spread| spread.mean),
@@ -139,15 +141,9 @@ impl Inversion {
                 relaxed_forced_range: range(scores.relaxed_forced),
                 relaxed_free_range: range(scores.relaxed_free),
             },
-            best: Best {
-                hard_forced: hard.hard_forced,
-                hard_free: hard.hard_free,
-                matched_prefix: hard.matched_prefix,
-                step: best.step,
-                valid: best.valid,
-            },
-            overlap: overlap(&best.typed, &target.ids),
-            target_hit_ratio: target_hit_ratio(&best.typed, &target.ids),
+            best: Best { hard_forced: hard.hard_forced, hard_free: hard.hard_free, matched_prefix, step: best.step, valid: best.valid },
+            overlap: overlap(typed, &target.ids),
+            target_hit_ratio: target_hit_ratio(typed, &target.ids),
             overlap_text: overlap_text(&prompt_text, &target.text),
             prompt_perplexity: perplexities.prompt,
             target_perplexity: perplexities.target,
@@ -155,9 +151,9 @@ impl Inversion {
             target_text: target.text.clone(),
             target_ids: target.ids.clone(),
             free_text: prompt.free_text(&best.free),
-            prompt_ids: best.typed,
-            completion_text: decode(&hard.confirmation.completion),
-            completion_ids: hard.confirmation.completion,
+            prompt_ids: typed.clone(),
+            completion_text: decode(&completion_ids),
+            completion_ids,
             prompt_text,
             search_ids,
             steps: standing.step,

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::judge::{Confirmation, Judge, Judged, Scores, judge, scores};
+use super::judge::{Judge, Judged, Verdict, judge};
+use super::scores::{Scores, scores};
 use crate::Result;
 use crate::method::{Clock, Method, Progress, State};
 use crate::ops::TrackedBackend;
@@ -127,8 +128,8 @@ pub struct Outcome {
     pub standing: Standing,
     /// The best prompt.
     pub best: Judged,
-    /// What the plain path writes after it.
-    pub confirmation: Confirmation,
+    /// What the plain path says of it.
+    pub verdict: Verdict,
     /// The four scores at the last step.
     pub scores: Scores,
     /// When the confirmed prompt was found.
@@ -280,16 +281,27 @@ impl<B: TrackedBackend> Run<'_, B> {
 
     /// Confirms the best prompt on the plain path where it seems to solve the target. One that does not stand is marked down.
     fn confirmed(&mut self) -> bool {
-        let target = &self.trial.problem.target.ids;
-        let Some(best) = self.at.best.as_mut().filter(|best| best.solves(target)) else {
+        let Some(best) = self.at.best.as_ref().filter(|best| best.solves(self.trial.problem)) else {
             return false;
         };
-        self.trial.subject.charge(best.typed.len() + target.len() - 1, 0, target.len());
-        let confirmation = self.trial.judge.confirm(&best.typed, target);
-        if !confirmation.exact {
-            best.matched_prefix = crate::metrics::matched_prefix(&confirmation.completion, target);
+        let verdict = self.verdict(best);
+        if !verdict.exact {
+            // One that the plain path writes by a tie or a hair does not count as solved either.
+            let targets: Vec<&[u32]> = self.trial.problem.examples.iter().map(|example| &*example.target.ids).collect();
+            let matched = verdict.matched_prefix(&targets).min(self.trial.problem.target_tokens() - 1);
+            self.at.best.as_mut().expect("it was there").matched_prefix = matched;
         }
-        confirmation.exact
+        verdict.exact
+    }
+
+    /// What the plain path says of a judged prompt, charged.
+    fn verdict(&self, judged: &Judged) -> Verdict {
+        let examples = judged.typed.iter().zip(&self.trial.problem.examples);
+        let examples: Vec<(&[u32], &[u32])> = examples.map(|(typed, example)| (&**typed, &*example.target.ids)).collect();
+        for (typed, target) in examples.iter().filter(|(typed, _)| !typed.is_empty()) {
+            self.trial.subject.charge(typed.len() + target.len() - 1, 0, target.len());
+        }
+        self.trial.judge.verdict(judged.valid, &examples)
     }
 
     /// Whether all steps of this start were made.
@@ -328,9 +340,8 @@ impl<B: TrackedBackend> Run<'_, B> {
         let scores = self.scores();
         let best = self.at.best.clone().expect("the prompt held was judged");
         observer.end(&best, scores)?;
-        let confirmation = self.trial.judge.confirm(&best.typed, &self.trial.problem.target.ids);
-        self.trial.subject.charge(best.typed.len() + self.trial.problem.target.ids.len() - 1, 0, self.trial.problem.target.ids.len());
+        let verdict = self.verdict(&best);
         let standing = Standing { seconds: self.seconds(), cost: self.trial.subject.cost(), ..self.at };
-        Ok(Outcome { stopped, standing, best, confirmation, scores, seconds_to_exact })
+        Ok(Outcome { stopped, standing, best, verdict, scores, seconds_to_exact })
     }
 }

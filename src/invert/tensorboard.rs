@@ -1,6 +1,6 @@
 //! Event files as TensorBoard reads them: TFRecord frames around Protocol Buffers messages of the type `tensorflow.Event`.
 
-use crate::invert::judge::Scores;
+use crate::invert::Scores;
 use crate::metrics::Spread;
 
 use super::event::Event;

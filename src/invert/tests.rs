@@ -4,8 +4,8 @@ use burn::backend::{Autodiff, Flex};
 use burn::tensor::DType;
 
 use super::event::{BestSoFar, Event};
-use super::judge::{Judged, Scores};
 use super::*;
+use super::{judge::Judged, scores::Scores};
 use crate::Llama;
 use crate::Result;
 use crate::method::Method;
@@ -14,7 +14,7 @@ use crate::method::relaxed::{RelaxedMethod, Row};
 use crate::method::search::SearchMethod;
 use crate::method::search::snap::Snap;
 use crate::problem::Target;
-use crate::problem::{Problem, Prompt, PromptOptions};
+use crate::problem::{Problem, PromptOptions};
 use crate::subject::{Cost, Subject};
 use crate::testing::{one_at_a_time, tiny};
 
@@ -64,9 +64,9 @@ impl Bench {
         let model = Llama::<Flex>::load(&config, &mut checkpoint, &Default::default(), DType::F32).unwrap();
         let target = Target::from_text("the quick brown fox", &checkpoint.tokenizer).unwrap();
         let options = PromptOptions { tokens: 5, ..PromptOptions::default() };
-        let prompt = Prompt::new(options, &target, &checkpoint.tokenizer, config.vocab_size).unwrap();
+        let problem = Problem::new(options, target, &checkpoint.tokenizer, config.vocab_size).unwrap();
         let judge = Judge::new(model.clone());
-        Self { subject: Subject::new(model, checkpoint.tokenizer), judge, problem: Problem { prompt, target } }
+        Self { subject: Subject::new(model, checkpoint.tokenizer), judge, problem }
     }
 
     /// Two starts of six steps at most.

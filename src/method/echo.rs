@@ -16,14 +16,14 @@ pub struct Echo {
 impl<B: TrackedBackend> Method<B> for Echo {
     fn start(&mut self, _: &Subject<B>, problem: &Problem, _: Clock) -> Result<()> {
         // The last repetition is whole: what comes after it is the target's beginning.
-        let (n, target) = (problem.prompt.tokens(), &problem.target.ids);
+        let (n, target) = (problem.prompt.tokens(), &problem.first().target.ids);
         let skipped = (target.len() - n % target.len()) % target.len();
         self.free = target.iter().cycle().skip(skipped).take(n).copied().collect();
         Ok(())
     }
 
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, _: Clock) -> Result<Progress> {
-        let margins = subject.margins(&[problem.prompt.search_ids(&self.free)], &problem.target.ids);
+        let margins = subject.all_margins(std::slice::from_ref(&self.free), problem);
         let wrong = margins[0].iter().filter(|&&margin| margin <= 0.0).count();
         Ok(Progress { objective: wrong as f32, gradient_norm: None, temperature: None, entropy: None, stalled: true })
     }

@@ -1,17 +1,85 @@
-//! What is looked for: the shape of the prompt and the target it must lead to.
+//! What is looked for: the shape of the prompt and the targets it must lead to.
 
+pub mod example;
 pub mod prompt;
 pub mod target;
 pub mod targets;
 
+pub use example::{Context, Example};
 pub use prompt::{Prompt, PromptOptions};
 pub use target::Target;
 
-/// A prompt to find and the target it must lead to.
+use crate::Result;
+use crate::source::Tokenizer;
+
+/// One free part and every use that it is made for. The loss is the mean over the examples; exact means all of them.
 #[derive(Debug, Clone)]
 pub struct Problem {
     /// x: what may be varied.
     pub prompt: Prompt,
-    /// y.
-    pub target: Target,
+    /// Where it stands and what the model must write there; one or more.
+    pub examples: Vec<Example>,
+}
+
+impl Problem {
+    /// One target, right behind the prompt.
+    ///
+    /// # Errors
+    /// Nothing is left that may stand in the prompt.
+    pub fn new(options: PromptOptions, target: Target, tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self> {
+        Self::with_examples(options, vec![(Context::default(), target)], tokenizer, vocab_size)
+    }
+
+    /// One target or more, each in a context of its own.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    ///
+    /// # Panics
+    /// Without an example.
+    pub fn with_examples(
+        options: PromptOptions,
+        examples: Vec<(Context, Target)>,
+        tokenizer: &Tokenizer,
+        vocab_size: usize,
+    ) -> Result<Self> {
+        assert!(!examples.is_empty(), "a problem has an example");
+        let targets: Vec<&Target> = examples.iter().map(|(_, target)| target).collect();
+        let prompt = Prompt::new(options, &targets, tokenizer, vocab_size)?;
+        let examples = examples.into_iter().map(|(context, target)| Example::new(prompt.options(), context, target, tokenizer)).collect();
+        Ok(Self { prompt, examples })
+    }
+
+    /// The first example: the only one, unless the problem says otherwise.
+    pub fn first(&self) -> &Example {
+        &self.examples[0]
+    }
+
+    /// Positions of the longest example, target included.
+    pub fn longest(&self) -> usize {
+        self.examples.iter().map(|example| example.len() + example.target.ids.len()).max().unwrap_or(0)
+    }
+
+    /// Tokens of all targets.
+    pub fn target_tokens(&self) -> usize {
+        self.examples.iter().map(|example| example.target.ids.len()).sum()
+    }
+
+    /// The ids that the model sees when each example is typed with this free part.
+    pub fn typed_ids(&self, free: &[u32]) -> Vec<Vec<u32>> {
+        self.examples.iter().map(|example| example.typed_ids(free)).collect()
+    }
+
+    /// Whether typing the free part gives the ids as searched, in every example.
+    pub fn round_trips(&self, free: &[u32]) -> bool {
+        self.examples.iter().all(|example| example.round_trips(free))
+    }
+
+    /// Whether typed prompts keep the rules: no more than N free tokens, all of the search vocabulary.
+    pub fn is_valid(&self, typed: &[Vec<u32>]) -> bool {
+        let keeps = |example: &Example, typed: &Vec<u32>| {
+            !typed.is_empty() && typed.len() <= example.len() && self.prompt.permits(example.free_part(typed))
+        };
+        self.examples.iter().zip(typed).all(|(example, typed)| keeps(example, typed))
+    }
 }

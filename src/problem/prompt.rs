@@ -25,22 +25,22 @@ pub struct PromptOptions {
     pub allow_everything: bool,
 }
 
-/// The shape of the prompts that a search may return, with its vocabulary.
+/// The free part of a prompt: how long it is, and what may stand in it.
 #[derive(Debug, Clone)]
 pub struct Prompt {
     options: PromptOptions,
-    /// BoS and prefix.
-    head: Vec<u32>,
-    tail: Vec<u32>,
     allowed: Vec<bool>,
     readable: Vec<u32>,
     tokenizer: Tokenizer,
 }
 
 impl Prompt {
-    /// Prepares the search vocabulary for a model with `vocab_size` embeddings.
-    pub fn new(options: PromptOptions, target: &Target, tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self> {
-        let allowed = search_vocabulary(&options, target, tokenizer, vocab_size);
+    /// Prepares the search vocabulary for a model with `vocab_size` embeddings, and for these targets.
+    ///
+    /// # Errors
+    /// Nothing is left that may stand in the prompt.
+    pub fn new(options: PromptOptions, targets: &[&Target], tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self> {
+        let allowed = search_vocabulary(&options, targets, tokenizer, vocab_size);
         let ids =
             |wanted: &dyn Fn(u32) -> bool| (0..vocab_size as u32).filter(|&id| allowed[id as usize] && wanted(id)).collect::<Vec<_>>();
         let words = ids(&|id| is_plain_word(&tokenizer.decode(&[id])));
@@ -48,34 +48,17 @@ impl Prompt {
         if readable.is_empty() {
             return Err(Error::input("no token of the vocabulary may stand in the prompt; try --allow-target-tokens or --allow-special"));
         }
-        let head = options.bos.into_iter().chain(tokenizer.encode(&options.prefix)).collect();
-        let tail = tokenizer.encode(&options.suffix);
-        Ok(Self { options, head, tail, allowed, readable, tokenizer: tokenizer.clone() })
+        Ok(Self { options, allowed, readable, tokenizer: tokenizer.clone() })
+    }
+
+    /// What it was made from.
+    pub fn options(&self) -> &PromptOptions {
+        &self.options
     }
 
     /// N.
     pub fn tokens(&self) -> usize {
         self.options.tokens
-    }
-
-    /// Tokens before the free part, BoS included.
-    pub fn head(&self) -> &[u32] {
-        &self.head
-    }
-
-    /// Tokens after it.
-    pub fn tail(&self) -> &[u32] {
-        &self.tail
-    }
-
-    /// All positions of the prompt as searched.
-    pub fn len(&self) -> usize {
-        self.head.len() + self.options.tokens + self.tail.len()
-    }
-
-    /// A prompt always has free positions.
-    pub fn is_empty(&self) -> bool {
-        false
     }
 
     /// Whether each token may stand in the free part, `[V]`.
@@ -88,11 +71,6 @@ impl Prompt {
         &self.readable
     }
 
-    /// The ids as searched: BoS, prefix, `free`, suffix.
-    pub fn search_ids(&self, free: &[u32]) -> Vec<u32> {
-        [&self.head, free, &self.tail].concat()
-    }
-
     /// What a user types: prefix, free part, suffix.
     pub fn text(&self, free: &[u32]) -> String {
         format!("{}{}{}", self.options.prefix, self.free_text(free), self.options.suffix)
@@ -103,30 +81,10 @@ impl Prompt {
         self.tokenizer.decode(free)
     }
 
-    /// The ids that the model sees when the text is typed, BoS first where one is wanted.
-    pub fn typed_ids(&self, free: &[u32]) -> Vec<u32> {
-        self.options.bos.into_iter().chain(self.tokenizer.encode(&self.text(free))).collect()
+    /// Whether all of these tokens are of the search vocabulary.
+    pub(super) fn permits(&self, free: &[u32]) -> bool {
+        free.iter().all(|&id| self.allowed.get(id as usize) == Some(&true))
     }
-
-    /// Whether typing the text gives the ids as searched.
-    pub fn round_trips(&self, free: &[u32]) -> bool {
-        self.typed_ids(free) == self.search_ids(free)
-    }
-
-    /// Whether typed ids keep the rules: no more than N free tokens, all of the search vocabulary.
-    pub fn is_valid(&self, typed: &[u32]) -> bool {
-        let head = common(&self.head, typed);
-        let rest = &typed[head..];
-        let reversed = |ids: &[u32]| ids.iter().rev().copied().collect::<Vec<_>>();
-        let tail = common(&reversed(&self.tail), &reversed(rest));
-        let free = &rest[..rest.len() - tail];
-        typed.len() <= self.len() && free.iter().all(|&id| self.allowed.get(id as usize) == Some(&true))
-    }
-}
-
-/// Length of the common beginning.
-fn common(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// A space and at least three ASCII letters.
@@ -136,13 +94,14 @@ fn is_plain_word(text: &str) -> bool {
 
 /// Leaves out special, added, unused and broken tokens and, unless allowed, what belongs to the target: its tokens, and every
 /// token of three letters or more that equals, contains or is contained in one of its words.
-fn search_vocabulary(options: &PromptOptions, target: &Target, tokenizer: &Tokenizer, vocab_size: usize) -> Vec<bool> {
+fn search_vocabulary(options: &PromptOptions, targets: &[&Target], tokenizer: &Tokenizer, vocab_size: usize) -> Vec<bool> {
     if options.allow_everything {
         return vec![true; vocab_size];
     }
-    let lower = target.text.to_lowercase();
-    let words: HashSet<&str> = lower.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty()).collect();
-    let target_ids: HashSet<u32> = target.ids.iter().copied().collect();
+    let lower: Vec<String> = targets.iter().map(|target| target.text.to_lowercase()).collect();
+    let words: HashSet<&str> =
+        lower.iter().flat_map(|text| text.split(|c: char| !c.is_alphabetic())).filter(|word| !word.is_empty()).collect();
+    let target_ids: HashSet<u32> = targets.iter().flat_map(|target| target.ids.iter().copied()).collect();
     let belongs_to_target = |id: u32, text: &str| {
         let core = text.trim().to_lowercase();
         let related = |word: &&str| word.contains(&core) || (word.chars().count() >= 3 && core.contains(*word));

@@ -5,10 +5,11 @@ use std::ops::Range;
 use burn::module::{AutodiffModule, Module};
 use burn::tensor::{DType, Tensor};
 
-use super::{Plain, Problem, Subject, assemble, repeat, with_fed};
+use super::{Plain, Subject, assemble, repeat, with_fed};
 use crate::model::{Cache, Llama, LlamaConfig};
 use crate::objective::Objective;
 use crate::ops::{Kernels, TargetLoss, TrackedBackend};
+use crate::problem::{Example, Problem};
 use crate::subject::feeding::{Fed, Feedback, Feeding, Output, free_running};
 use crate::tensor::ids_tensor;
 
@@ -34,7 +35,8 @@ impl<B: TrackedBackend> Subject<B> {
         (B::track_loss(free, value, gradient), value)
     }
 
-    /// The same objective and its gradient with respect to the free parts, `[S·N, D]`. No gradient of a weight is computed.
+    /// The same objective, its mean over the examples, and its gradient with respect to the free parts, `[S·N, D]`. No gradient of a weight
+    /// is computed.
     pub fn value_and_gradient(
         &self,
         free: Tensor<Plain<B>, 2>,
@@ -42,15 +44,33 @@ impl<B: TrackedBackend> Subject<B> {
         objective: Objective,
         fed: &Fed<Plain<B>>,
     ) -> (f64, Tensor<Plain<B>, 2>) {
+        let n = problem.prompt.tokens();
+        let each = problem.examples.iter().map(|example| self.of_example(free.clone(), n, example, objective, fed));
+        let (value, gradient) = each.reduce(|a, b| (a.0 + b.0, a.1 + b.1)).expect("a problem has an example");
+        match problem.examples.len() {
+            1 => (value, gradient),
+            many => (value / many as f64, gradient / many as f64),
+        }
+    }
+
+    /// [`Self::value_and_gradient`] of one example.
+    fn of_example(
+        &self,
+        free: Tensor<Plain<B>, 2>,
+        n: usize,
+        example: &Example,
+        objective: Objective,
+        fed: &Fed<Plain<B>>,
+    ) -> (f64, Tensor<Plain<B>, 2>) {
         match fed {
-            Fed::Target => self.forced_gradient(free, problem, objective, std::slice::from_ref(&problem.target.ids)),
+            Fed::Target => self.forced_gradient(free, n, example, objective, std::slice::from_ref(&example.target.ids)),
             // The gradient does not pass through a token: that of a pass which is fed what the model wrote is the same.
             Fed::Own(Output::Argmax) => {
-                let prompts = self.relaxed_prompts(free.clone(), &problem.prompt);
-                let written = self.free(prompts, problem.target.ids.len());
-                self.forced_gradient(free, problem, objective, &written)
+                let prompts = self.relaxed_prompts(free.clone(), n, example);
+                let written = self.free(prompts, example.target.ids.len());
+                self.forced_gradient(free, n, example, objective, &written)
             }
-            Fed::Own(output) => self.fed_back_gradient(free, problem, objective, output),
+            Fed::Own(output) => self.fed_back_gradient(free, n, example, objective, output),
         }
     }
 
@@ -58,18 +78,18 @@ impl<B: TrackedBackend> Subject<B> {
     fn forced_gradient(
         &self,
         free: Tensor<Plain<B>, 2>,
-        problem: &Problem,
+        n: usize,
+        example: &Example,
         objective: Objective,
         fed: &[Vec<u32>],
     ) -> (f64, Tensor<Plain<B>, 2>) {
-        let n = problem.prompt.tokens();
-        let Samples { count, positions, weight, prefix } = self.samples(free.dims()[0] / n, problem, objective);
-        self.charge(count * positions, count * positions, count * problem.target.ids.len());
-        let (groups, at_once) = self.groups(count, positions);
+        let Samples { count, positions, weight, prefix } = self.samples(free.dims()[0] / n, example, objective);
+        self.charge(count * positions, count * positions, count * example.target.ids.len());
+        let ((groups, at_once), d) = (self.groups(count, positions), free.dims()[1]);
         let jobs = groups.into_iter().map(|samples| {
             let (model, prefix, free) = (self.plain.clone(), prefix.clone(), free.clone().narrow(0, samples.start * n, samples.len() * n));
-            let fed = if fed.len() == 1 { fed } else { &fed[samples] };
-            move || group_gradient(&model, &prefix, free, problem, objective, weight, fed)
+            let fed = if fed.len() == 1 { fed } else { &fed[samples.clone()] };
+            move || group_gradient(&model, &prefix, free.reshape([samples.len(), n, d]), example, objective, weight, fed)
         });
         let (losses, gradients): (Vec<Vec<f64>>, Vec<_>) = Plain::<B>::side_by_side(jobs.collect(), at_once).into_iter().unzip();
         (losses.iter().flatten().sum::<f64>() * weight, Tensor::cat(gradients, 0))
@@ -79,23 +99,24 @@ impl<B: TrackedBackend> Subject<B> {
     fn fed_back_gradient(
         &self,
         free: Tensor<Plain<B>, 2>,
-        problem: &Problem,
+        n: usize,
+        example: &Example,
         objective: Objective,
         output: &Output<Plain<B>>,
     ) -> (f64, Tensor<Plain<B>, 2>) {
-        let (n, m) = (problem.prompt.tokens(), problem.target.ids.len());
-        let Samples { count, positions, weight, prefix } = self.samples(free.dims()[0] / n, problem, objective);
+        let m = example.target.ids.len();
+        let Samples { count, positions, weight, prefix } = self.samples(free.dims()[0] / n, example, objective);
         self.charge(count * positions, count * positions, count * (2 * m - 1));
         let model = <Llama<B> as AutodiffModule<B>>::from_inner(self.plain.clone()).no_grad();
         let (mut value, mut gradients) = (0.0, Vec::new());
         for samples in together(count) {
             let leaf = Tensor::<B, 2>::from_inner(free.clone().narrow(0, samples.start * n, samples.len() * n)).require_grad();
             let d = leaf.dims()[1];
-            let prompts = assemble(&model, leaf.clone().reshape([samples.len(), n, d]), &[], problem.prompt.tail());
+            let prompts = assemble(&model, leaf.clone().reshape([samples.len(), n, d]), &[], example.tail());
             let cache = Cache::<B>::from_inner(prefix.fork(&vec![prefix.len(); samples.len()]));
             let output = output.of_samples(samples.clone(), m - 1, &self.plain).tracked::<B>();
             let hidden = free_running(&model, prompts, cache, m, &output);
-            let targets = repeat::<Plain<B>>(&problem.target.ids, samples.len(), &self.device());
+            let targets = repeat::<Plain<B>>(&example.target.ids, samples.len(), &self.device());
             let of_loss = Plain::<B>::target_loss(hidden.clone().inner(), self.plain.head(), targets, objective);
             let (slope, scale) = slope(of_loss.hidden, weight, self.plain.dtype());
             let mut graph = B::track_loss(hidden, 0.0, slope).backward();
@@ -105,10 +126,19 @@ impl<B: TrackedBackend> Subject<B> {
         (value, Tensor::cat(gradients, 0))
     }
 
-    /// The objective of each of some hard prompts, `[S]`, by the N free tokens of each.
+    /// The objective of each of some hard prompts, `[S]`, by the N free tokens of each; its mean over the examples.
     pub fn losses(&self, free: &[Vec<u32>], problem: &Problem, objective: Objective, fed: &Fed<Plain<B>>) -> Vec<f64> {
-        let m = problem.target.ids.len();
-        let Samples { count, positions, prefix, .. } = self.samples(free.len(), problem, objective);
+        let mut sums = vec![0.0; free.len()];
+        for example in &problem.examples {
+            sums.iter_mut().zip(self.example_losses(free, example, objective, fed)).for_each(|(sum, loss)| *sum += loss);
+        }
+        sums.into_iter().map(|sum| sum / problem.examples.len() as f64).collect()
+    }
+
+    /// [`Self::losses`] of one example.
+    fn example_losses(&self, free: &[Vec<u32>], example: &Example, objective: Objective, fed: &Fed<Plain<B>>) -> Vec<f64> {
+        let m = example.target.ids.len();
+        let Samples { count, positions, prefix, .. } = self.samples(free.len(), example, objective);
         self.charge(count * positions, 0, count * (m + if matches!(fed, Fed::Target) { 0 } else { m - 1 }));
         let (groups, at_once) = match fed {
             Fed::Target => self.groups(count, positions),
@@ -122,8 +152,8 @@ impl<B: TrackedBackend> Subject<B> {
                 Fed::Own(output) => Fed::Own(output.of_samples(samples, m - 1, &self.plain)),
             };
             move || {
-                let prompts = assemble(&model, model.embed(tokens), &[], problem.prompt.tail());
-                group_losses(&model, prompts, cache, problem, objective, &fed)
+                let prompts = assemble(&model, model.embed(tokens), &[], example.tail());
+                group_losses(&model, prompts, cache, &example.target.ids, objective, &fed)
             }
         });
         let losses = Plain::<B>::side_by_side(jobs.collect(), at_once);
@@ -138,13 +168,13 @@ impl<B: TrackedBackend> Subject<B> {
     }
 
     /// What a pass over `count` samples has in common.
-    fn samples(&self, count: usize, problem: &Problem, objective: Objective) -> Samples<Plain<B>> {
-        let (prompt, m) = (&problem.prompt, problem.target.ids.len());
+    fn samples(&self, count: usize, example: &Example, objective: Objective) -> Samples<Plain<B>> {
+        let m = example.target.ids.len();
         Samples {
             count,
-            positions: prompt.len() - prompt.head().len() + m - 1,
+            positions: example.len() - example.head().len() + m - 1,
             weight: objective.weight(m) / count as f64,
-            prefix: self.prefix(prompt.head()),
+            prefix: self.prefix(example.head()),
         }
     }
 
@@ -183,27 +213,26 @@ pub(super) fn together(count: usize) -> impl Iterator<Item = Range<usize>> {
     (0..count).step_by(TOGETHER).map(move |first| first..(first + TOGETHER).min(count))
 }
 
-/// The losses of some samples' target positions, and the gradient of their weighted sum with respect to the free parts.
+/// The losses of some samples' target positions, and the gradient of their weighted sum with respect to the free parts `[S, N, D]`:
+/// `[S·N, D]`.
 fn group_gradient<B: Kernels>(
     model: &Llama<B>,
     prefix: &Cache<B>,
-    free: Tensor<B, 2>,
-    problem: &Problem,
+    free: Tensor<B, 3>,
+    example: &Example,
     objective: Objective,
     weight: f64,
     fed: &[Vec<u32>],
 ) -> (Vec<f64>, Tensor<B, 2>) {
-    let (prompt, target) = (&problem.prompt, &problem.target.ids);
-    let [rows, d] = free.dims();
-    let samples = rows / prompt.tokens();
-    let input = with_fed(model, assemble(model, free.reshape([samples, prompt.tokens(), d]), &[], prompt.tail()), fed);
+    let ([samples, n, d], target) = (free.dims(), &example.target.ids);
+    let input = with_fed(model, assemble(model, free, &[], example.tail()), fed);
     let positions = input.dims()[1];
     let (hidden, trace) = model.trace(input, prefix, target.len());
     let targets = repeat::<B>(target, samples, &model.device());
     let TargetLoss { losses, hidden } = B::target_loss(hidden, model.head(), targets, objective);
     let (slope, scale) = slope(hidden, weight, model.dtype());
     let gradient = model.backward(slope, trace).reshape([samples, positions, d]);
-    let gradient = gradient.narrow(1, 0, prompt.tokens()).reshape([rows, d]).cast(losses.dtype()) / scale;
+    let gradient = gradient.narrow(1, 0, n).reshape([samples * n, d]).cast(losses.dtype()) / scale;
     (losses.into_data().iter().collect(), gradient)
 }
 
@@ -219,14 +248,14 @@ fn group_losses<B: Kernels>(
     model: &Llama<B>,
     prompts: Tensor<B, 3>,
     mut cache: Cache<B>,
-    problem: &Problem,
+    target: &[u32],
     objective: Objective,
     fed: &Fed<B>,
 ) -> Vec<f64> {
-    let (target, samples) = (&problem.target.ids, prompts.dims()[0]);
+    let samples = prompts.dims()[0];
     let hidden = match fed {
         Fed::Target => {
-            let input = with_fed(model, prompts, std::slice::from_ref(target));
+            let input = with_fed(model, prompts, &[target.to_vec()]);
             let [_, len, d] = input.dims();
             cache.grow(cache.len() + len);
             model.hidden_cached(input.reshape([samples * len, d]), &mut cache, target.len())
@@ -269,16 +298,16 @@ mod tests {
         };
         let soft = B::soft_embedding(&prompt);
         // So small that multiplied by it the gradient would vanish in f16.
-        let weight = 1e-6 * objective.weight(problem.target.ids.len());
+        let weight = 1e-6 * objective.weight(problem.first().target.ids.len());
         let prefix = Cache::new(config.num_hidden_layers, 1);
         let (_, gradient) = group_gradient(
             &model,
             &prefix,
-            soft.embeddings.clone(),
-            &problem,
+            soft.embeddings.clone().reshape([samples, N, config.hidden_size]),
+            problem.first(),
             objective,
             weight,
-            std::slice::from_ref(&problem.target.ids),
+            std::slice::from_ref(&problem.first().target.ids),
         );
         let (logits, temperature) = B::soft_embedding_backward(&prompt, soft, gradient);
         [host(logits), host(temperature)]

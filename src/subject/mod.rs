@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Cache, Llama, LlamaConfig, greedy};
 use crate::ops::{Kernels, TrackedBackend, beside, blocks};
-use crate::problem::{Problem, Prompt};
+use crate::problem::{Example, Problem};
 use crate::source::tokenizer::Tokenizer;
 use crate::subject::feeding::Feeding;
 use crate::tensor::{argmax_rows, host, ids_tensor};
@@ -53,8 +53,8 @@ pub struct Subject<B: TrackedBackend> {
     tokenizer: Tokenizer,
     /// ‖E_v‖², `[1, V]`, once it was asked for.
     norms: OnceCell<Tensor<Plain<B>, 2>>,
-    /// Keys and values of the tokens that stood before the free ones last time.
-    prefix: RefCell<(Vec<u32>, Cache<Plain<B>>)>,
+    /// Keys and values of the fixed tokens before the free ones, of every example of the problem at hand.
+    prefixes: RefCell<Vec<(Vec<u32>, Cache<Plain<B>>)>>,
     /// Rows of a pass that may be alive at once.
     most: usize,
     cost: Cell<Cost>,
@@ -63,8 +63,7 @@ pub struct Subject<B: TrackedBackend> {
 impl<B: TrackedBackend> Subject<B> {
     /// Takes a loaded model.
     pub fn new(plain: Llama<Plain<B>>, tokenizer: Tokenizer) -> Self {
-        let prefix = RefCell::new((Vec::new(), Cache::new(plain.config().num_hidden_layers, 1)));
-        Self { plain, tokenizer, norms: OnceCell::new(), prefix, most: usize::MAX, cost: Cell::default() }
+        Self { plain, tokenizer, norms: OnceCell::new(), prefixes: RefCell::default(), most: usize::MAX, cost: Cell::default() }
     }
 
     /// Keeps weights and a step on `problem`, of so many samples fed in this way, within `mib` MiB, by computing less at once.
@@ -73,8 +72,9 @@ impl<B: TrackedBackend> Subject<B> {
     /// That is too little for the fewest samples that are computed at once.
     pub fn within(mut self, mib: Option<u64>, problem: &Problem, samples: usize, feeding: Feeding) -> Result<Self> {
         let Some(mib) = mib else { return Ok(self) };
-        let (config, m, width) = (self.plain.config(), problem.target.ids.len(), self.plain.dtype().size());
-        let rows = rows_kept(config, feeding, samples, problem.prompt.len() + m, m);
+        let (config, width) = (self.plain.config(), self.plain.dtype().size());
+        let m = problem.examples.iter().map(|example| example.target.ids.len()).max().unwrap_or(0);
+        let rows = rows_kept(config, feeding, samples, problem.longest(), m);
         let row = width * trace_numbers(config);
         // Old and new Z and its moments, its gradient, and buffers as wide as the vocabulary.
         let fixed = width * config.parameters() + 4 * 7 * problem.prompt.tokens() * config.vocab_size + (128 << 20);
@@ -132,24 +132,25 @@ impl<B: TrackedBackend> Subject<B> {
 
     /// Computes what all steps on `problem` share.
     pub fn prepare(&self, problem: &Problem) {
-        self.prefix(problem.prompt.head());
+        self.prefixes.borrow_mut().clear();
+        problem.examples.iter().for_each(|example| drop(self.prefix(example.head())));
     }
 
-    /// Keys and values of the fixed tokens before the free ones; computed when they are other than last time.
+    /// Keys and values of the fixed tokens before the free ones, computed once.
     fn prefix(&self, head: &[u32]) -> Cache<Plain<B>> {
         if head.is_empty() {
             return Cache::new(self.plain.config().num_hidden_layers, 1);
         }
-        let mut known = self.prefix.borrow_mut();
-        if known.0 != head {
-            let mut cache = Cache::new(self.plain.config().num_hidden_layers, 1);
-            self.charge(head.len(), 0, 0);
-            cache.grow(head.len());
-            let rows = self.embed(&[head]).reshape([head.len(), self.plain.config().hidden_size]);
-            self.plain.hidden_cached(rows, &mut cache, 1);
-            *known = (head.to_vec(), cache);
+        if let Some((_, cache)) = self.prefixes.borrow().iter().find(|(known, _)| known == head) {
+            return cache.clone();
         }
-        known.1.clone()
+        let mut cache = Cache::new(self.plain.config().num_hidden_layers, 1);
+        self.charge(head.len(), 0, 0);
+        cache.grow(head.len());
+        let rows = self.embed(&[head]).reshape([head.len(), self.plain.config().hidden_size]);
+        self.plain.hidden_cached(rows, &mut cache, 1);
+        self.prefixes.borrow_mut().push((head.to_vec(), cache.clone()));
+        cache
     }
 
     /// Embeddings of hard prompts of equal length, `[S, T, D]`.
@@ -173,6 +174,17 @@ impl<B: TrackedBackend> Subject<B> {
         margins.chunks_exact(target.len()).map(<[f32]>::to_vec).collect()
     }
 
+    /// How far each target token of every example is ahead of the best other one, the examples' one after another: `[S][Σ M]`, the
+    /// targets' own tokens fed. `free` are free parts.
+    pub fn all_margins(&self, free: &[impl AsRef<[u32]>], problem: &Problem) -> Vec<Vec<f32>> {
+        let mut all = vec![Vec::with_capacity(problem.target_tokens()); free.len()];
+        for example in &problem.examples {
+            let prompts: Vec<Vec<u32>> = free.iter().map(|free| example.search_ids(free.as_ref())).collect();
+            all.iter_mut().zip(self.margins(&prompts, &example.target.ids)).for_each(|(all, margins)| all.extend(margins));
+        }
+        all
+    }
+
     /// The model's argmax at every target position, `[S][M]`, the target's own tokens fed.
     pub fn forced(&self, prompts: Tensor<Plain<B>, 3>, target: &[u32]) -> Vec<Vec<u32>> {
         let part = |samples: Range<usize>| {
@@ -190,11 +202,10 @@ impl<B: TrackedBackend> Subject<B> {
         together(samples).flat_map(part).collect()
     }
 
-    /// Head, free part `[S·N, D]` and tail as one batch of prompts `[S, T, D]`.
-    pub fn relaxed_prompts(&self, free: Tensor<Plain<B>, 2>, prompt: &Prompt) -> Tensor<Plain<B>, 3> {
+    /// An example's head, free parts of N tokens each, `[S·N, D]`, and tail as one batch of prompts `[S, T, D]`.
+    pub fn relaxed_prompts(&self, free: Tensor<Plain<B>, 2>, n: usize, example: &Example) -> Tensor<Plain<B>, 3> {
         let [rows, d] = free.dims();
-        let free = free.reshape([rows / prompt.tokens(), prompt.tokens(), d]);
-        assemble(&self.plain, free, prompt.head(), prompt.tail())
+        assemble(&self.plain, free.reshape([rows / n, n, d]), example.head(), example.tail())
     }
 
     /// How promising each swap of one free token is, `[N, V]`, lowest first: the change predicted by the gradient `[N, D]` over

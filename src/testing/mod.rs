@@ -124,11 +124,11 @@ pub const TABLE_1: &str = "table1_steps.safetensors";
 
 /// Its target on the tiny model, to be found with n free tokens of the whole vocabulary behind `prefix`.
 pub fn table_1_problem(n: usize, prefix: &str) -> crate::Problem {
-    use crate::problem::{Prompt, PromptOptions};
+    use crate::problem::PromptOptions;
     let (checkpoint, ids) = (tiny(), Golden::open(TABLE_1).ids("target").remove(0));
     let target = crate::Target { text: checkpoint.tokenizer.decode(&ids), ids };
     let options = PromptOptions { tokens: n, allow_everything: true, prefix: prefix.into(), ..PromptOptions::default() };
-    crate::Problem { prompt: Prompt::new(options, &target, &checkpoint.tokenizer, checkpoint.config.vocab_size).unwrap(), target }
+    crate::Problem::new(options, target, &checkpoint.tokenizer, checkpoint.config.vocab_size).unwrap()
 }
 
 /// A `tokenizer.json` for byte-level BPE: `<|endoftext|>` (0, special), the 256 bytes, `he`, `ll`, ` t`, `llo`, and

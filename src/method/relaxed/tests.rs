@@ -166,7 +166,7 @@ fn samples_in_parts_change_nothing() {
     const S: usize = 9;
     let _guard = one_at_a_time();
     let (subject, problem) = (subject::<B>(DType::F64), problem(3, ""));
-    let (n, d, m) = (3, subject.model().config().hidden_size, problem.target.ids.len());
+    let (n, d, m) = (3, subject.model().config().hidden_size, problem.first().target.ids.len());
     let values = |purpose, rows, columns| Stream::new(2, 0, 0, purpose, 0).normal(rows, columns);
     let free = matrix::<Flex>(&values(Purpose::InitialLogits, S * n, d), d, DType::F64);
     let noise = matrix::<Flex>(&values(Purpose::FeedbackNoise, S * (m - 1), subject.vocab_size()), subject.vocab_size(), DType::F64);
@@ -188,7 +188,7 @@ fn a_fixed_prefix_is_as_good_as_its_tokens() {
     type B = Autodiff<Flex>;
     let _guard = one_at_a_time();
     let (subject, fixed) = (subject::<B>(DType::F64), problem(3, "he is"));
-    let head = fixed.prompt.head();
+    let head = fixed.first().head();
     let whole = problem(head.len() + 3, "");
     let (free, d) = (vec![40, 9, 77], subject.model().config().hidden_size);
     let given = |ids: &[u32]| subject.embed(&[ids]).reshape([ids.len(), d]);
@@ -239,7 +239,7 @@ fn gradients_agree_with_central_differences() {
     let [_, s, n, v] = golden.shape("noise")[..] else { panic!("noise is [steps, S, N, V]") };
     let (subject, mut problem) = (subject::<B>(DType::F64), problem(n, ""));
     // Two tokens are fed back.
-    problem.target.ids.truncate(3);
+    problem.examples[0].target.ids.truncate(3);
     let given = |name: &str, rows: usize| Gumbel::Given(matrix::<Flex>(&golden.floats(name)[..rows * v], v, DType::F64));
     for feedback in [None, Some(Feedback::Soft), Some(Feedback::Gumbel)] {
         let temperature = Temperature::Learned { tau0: 1.0, per_position: true, initial: InitialPhi::Normal };
@@ -283,7 +283,7 @@ fn reinforce_agrees_with_enumeration() {
     const ESTIMATES: usize = 400;
     let _guard = one_at_a_time();
     let (subject, mut problem) = (subject::<B>(DType::F64), problem(2, ""));
-    problem.target.ids.truncate(3);
+    problem.examples[0].target.ids.truncate(3);
     let v = subject.vocab_size();
     // Everything but the four tokens is out of reach.
     let scores = [[0.3, -0.5, 0.9, 0.0], [-1.0, 0.4, 0.2, 0.6]];

@@ -17,7 +17,6 @@ use crate::noise::{Draws, Purpose, Stream};
 use crate::objective::Objective;
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
-use crate::problem::Prompt;
 use crate::subject::{Subject, Swap};
 use crate::{Error, Result};
 
@@ -103,8 +102,8 @@ impl SearchMethod {
         let hinge = |margins: &[f32]| Objective::hinge(self.search.margin, margins);
         let ahead = |margins: &[f32]| margins.iter().all(|&margin| margin > 0.0);
         let leads = |margins: &[f32]| !ahead(&self.at.current.margins) && ahead(margins);
-        let prompt = problem.prompt.search_ids(&self.at.current.free);
-        let mut neighbours = subject.neighbours(&prompt, problem.prompt.head().len(), &swaps, &problem.target.ids);
+        let prompt = problem.first().search_ids(&self.at.current.free);
+        let mut neighbours = subject.neighbours(&prompt, problem.first().head().len(), &swaps, &problem.first().target.ids);
         let mut margins = vec![Vec::new(); swaps.len()];
         for &part in parts {
             let mut next = neighbours.margins(part).into_iter();
@@ -124,7 +123,7 @@ impl SearchMethod {
         };
         let (swap, margins) = swaps.into_iter().zip(margins).min_by(by_rank)?;
         let mut free = self.at.current.free.clone();
-        free[swap.position - problem.prompt.head().len()] = swap.token;
+        free[swap.position - problem.first().head().len()] = swap.token;
         Some(Candidate { free, hinge: hinge(&margins), margins })
     }
 
@@ -149,7 +148,8 @@ impl SearchMethod {
     }
 
     /// Up to `size` distinct swaps that survive decode → encode.
-    fn propose(&self, size: usize, ranking: &[Vec<u32>], prompt: &Prompt, draws: &mut Draws) -> Vec<Swap> {
+    fn propose(&self, size: usize, ranking: &[Vec<u32>], problem: &Problem, draws: &mut Draws) -> Vec<Swap> {
+        let (prompt, head) = (&problem.prompt, problem.first().head().len());
         let mut seen = HashSet::new();
         let mut batch = Vec::with_capacity(size);
         for _ in 0..size * 6 {
@@ -168,8 +168,8 @@ impl SearchMethod {
             }
             let mut free = self.at.current.free.clone();
             free[position] = token;
-            if prompt.round_trips(&free) {
-                batch.push(Swap { position: prompt.head().len() + position, token });
+            if problem.round_trips(&free) {
+                batch.push(Swap { position: head + position, token });
             }
         }
         batch
@@ -205,8 +205,8 @@ impl SearchMethod {
 
     /// Holds a random prompt and nothing else.
     fn begin<B: TrackedBackend>(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock, begun: u32) -> Result<()> {
-        let free = initial(&problem.prompt, clock, begun)?;
-        let margins = subject.margins(&[problem.prompt.search_ids(&free)], &problem.target.ids).remove(0);
+        let free = initial(problem, clock, begun)?;
+        let margins = subject.all_margins(std::slice::from_ref(&free), problem).remove(0);
         let current = Candidate { hinge: Objective::hinge(self.search.margin, &margins), free, margins };
         self.at = Position { best: current.clone(), current, batch: self.search.batch, waited: 0, stalled: false, begun };
         self.order = Vec::new();
@@ -243,11 +243,12 @@ fn head_of(row: &[f32], allowed: &[bool], own: u32, top: usize) -> Vec<u32> {
 }
 
 /// A random readable prompt that survives decode → encode; tokens that cannot stand beside their neighbours are drawn again.
-fn initial(prompt: &Prompt, clock: Clock, begun: u32) -> Result<Vec<u32>> {
+fn initial(problem: &Problem, clock: Clock, begun: u32) -> Result<Vec<u32>> {
     let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, 0, Purpose::InitialPrompt, begun));
+    let readable = problem.prompt.readable();
     for _ in 0..1000 {
-        let free: Vec<u32> = (0..prompt.tokens()).map(|_| prompt.readable()[draws.below(prompt.readable().len())]).collect();
-        if prompt.round_trips(&free) {
+        let free: Vec<u32> = (0..problem.prompt.tokens()).map(|_| readable[draws.below(readable.len())]).collect();
+        if problem.round_trips(&free) {
             return Ok(free);
         }
     }
@@ -266,7 +267,7 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
         let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, clock.step, Purpose::SearchDraws, 0));
         let luck = draws.uniform();
         let (ranking, gradient_norm) = self.ranking(subject, problem);
-        let batch = self.propose(self.at.batch, &ranking, &problem.prompt, &mut draws);
+        let batch = self.propose(self.at.batch, &ranking, problem, &mut draws);
         if !batch.is_empty() {
             let best = self.best_below(self.bound(luck), batch, &self.parts(), subject, problem);
             best.into_iter().for_each(|candidate| self.take(candidate));
@@ -339,7 +340,7 @@ mod tests {
         let ids = judge.complete(&source, m, &[]).ids.remove(0);
         let target = Target { text: subject.tokenizer().decode(&ids), ids };
         let options = PromptOptions { tokens: 4, prefix: "a ".into(), ..PromptOptions::default() };
-        Problem { prompt: Prompt::new(options, &target, subject.tokenizer(), subject.vocab_size()).unwrap(), target }
+        Problem::new(options, target, subject.tokenizer(), subject.vocab_size()).unwrap()
     }
 
     fn judge() -> Judge {
@@ -358,9 +359,9 @@ mod tests {
         for step in 0..12 {
             let progress = method.step(&subject, &problem, clock(step)).unwrap();
             let held = Method::<B>::held(&method, &subject, &problem);
-            assert!(problem.prompt.round_trips(&held.free), "{:?}", held.free);
-            assert!(problem.prompt.is_valid(&problem.prompt.typed_ids(&held.free)));
-            let margins = subject.margins(&[problem.prompt.search_ids(&held.free)], &problem.target.ids).remove(0);
+            assert!(problem.round_trips(&held.free), "{:?}", held.free);
+            assert!(problem.is_valid(&problem.typed_ids(&held.free)));
+            let margins = subject.margins(&[problem.first().search_ids(&held.free)], &problem.first().target.ids).remove(0);
             let difference = crate::testing::largest_difference(&margins, held.margins.as_ref().unwrap());
             assert!(difference < 1e-4, "{difference}");
             assert!((progress.objective - Objective::hinge(0.3, &margins)).abs() < 1e-3);
@@ -375,8 +376,8 @@ mod tests {
         let clock = Clock { seed: 4, restart: 0, step: 0 };
         Method::<B>::start(&mut method, &subject, &problem, clock).unwrap();
         let mut draws = Draws::new(Stream::new(4, 0, 0, Purpose::SearchDraws, 0));
-        let swaps = method.propose(12, &[], &problem.prompt, &mut draws);
-        let prompt = problem.prompt.search_ids(&method.at.current.free);
+        let swaps = method.propose(12, &[], &problem, &mut draws);
+        let prompt = problem.first().search_ids(&method.at.current.free);
         let whole: Vec<Vec<u32>> = swaps
             .iter()
             .map(|swap| {
@@ -385,9 +386,9 @@ mod tests {
                 prompt
             })
             .collect();
-        let expected = subject.margins(&whole, &problem.target.ids);
+        let expected = subject.margins(&whole, &problem.first().target.ids);
         let before = subject.cost();
-        let mut neighbours = subject.neighbours(&prompt, problem.prompt.head().len(), &swaps, &problem.target.ids);
+        let mut neighbours = subject.neighbours(&prompt, problem.first().head().len(), &swaps, &problem.first().target.ids);
         let found = neighbours.margins(5);
         for (found, expected) in found.iter().zip(&expected) {
             assert!(crate::testing::largest_difference(found, expected) < 1e-4);
@@ -398,7 +399,7 @@ mod tests {
         let lowest = hinges.iter().copied().fold(f32::INFINITY, f32::min);
         let best = method.best_below(lowest + 0.01, swaps.clone(), &[2, 1, 2], &subject, &problem).unwrap();
         assert!((best.hinge - lowest).abs() < 1e-3);
-        assert_eq!(problem.prompt.search_ids(&best.free), whole[hinges.iter().position(|hinge| *hinge == lowest).unwrap()]);
+        assert_eq!(problem.first().search_ids(&best.free), whole[hinges.iter().position(|hinge| *hinge == lowest).unwrap()]);
         assert!(method.best_below(lowest - 0.01, swaps, &[3, 2], &subject, &problem).is_none());
     }
 
@@ -410,8 +411,8 @@ mod tests {
         let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget, seed: 1 };
         let outcome = trial.run(&mut method, None, &mut Quiet).unwrap();
         assert_eq!(outcome.stopped, Stopped::Exact);
-        assert!(outcome.confirmation.exact && outcome.best.valid);
-        assert_eq!(outcome.confirmation.completion, problem.target.ids);
+        assert!(outcome.verdict.exact && outcome.best.valid);
+        assert_eq!(outcome.verdict.confirmations[0].completion, problem.first().target.ids);
         assert!(outcome.standing.cost.forward_tokens > 0 && outcome.standing.cost.backward_tokens > 0);
     }
 
@@ -430,11 +431,11 @@ mod tests {
             method.at.begun == 1
         });
         assert!(anew.is_some());
-        let again = initial(&problem.prompt, clock(0), 1).unwrap();
+        let again = initial(&problem, clock(0), 1).unwrap();
         assert_ne!(first, again);
         let changed = again.iter().zip(&method.at.current.free).filter(|(a, b)| a != b).count();
         assert!(changed <= 1, "one step from the new prompt");
-        assert!(problem.prompt.round_trips(&again));
+        assert!(problem.round_trips(&again));
     }
 
     /// Random swaps never make the prompt worse.
