@@ -59,7 +59,7 @@ pub fn judge<B: TrackedBackend>(held: Held, subject: &Subject<B>, problem: &Prob
     });
     Judged {
         matched_prefix: matched.sum(),
-        valid: problem.is_valid(&typed),
+        valid: problem.is_valid(&held.free, &typed),
         shortfall: margins.iter().map(|margin| (-margin).max(0.0)).sum(),
         free: held.free,
         typed,

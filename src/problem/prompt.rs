@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use crate::problem::Target;
+use super::Target;
+use super::ban::Ban;
 use crate::source::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -31,6 +32,8 @@ pub struct Prompt {
     options: PromptOptions,
     allowed: Vec<bool>,
     readable: Vec<u32>,
+    /// On the text, where there is one.
+    ban: Option<Ban>,
     tokenizer: Tokenizer,
 }
 
@@ -48,7 +51,8 @@ impl Prompt {
         if readable.is_empty() {
             return Err(Error::input("no token of the vocabulary may stand in the prompt; try --allow-target-tokens or --allow-special"));
         }
-        Ok(Self { options, allowed, readable, tokenizer: tokenizer.clone() })
+        let ban = (!options.allow_everything && !options.allow_target_tokens).then(|| Ban::new(targets));
+        Ok(Self { options, allowed, readable, ban, tokenizer: tokenizer.clone() })
     }
 
     /// What it was made from.
@@ -79,6 +83,11 @@ impl Prompt {
     /// The text of the free part.
     pub fn free_text(&self, free: &[u32]) -> String {
         self.tokenizer.decode(free)
+    }
+
+    /// Whether the text of a free part keeps the ban on the target's words.
+    pub(super) fn admits_text(&self, text: &str) -> bool {
+        self.ban.as_ref().is_none_or(|ban| ban.allows(text))
     }
 
     /// Whether all of these tokens are of the search vocabulary.

@@ -360,7 +360,7 @@ mod tests {
             let progress = method.step(&subject, &problem, clock(step)).unwrap();
             let held = Method::<B>::held(&method, &subject, &problem);
             assert!(problem.round_trips(&held.free), "{:?}", held.free);
-            assert!(problem.is_valid(&problem.typed_ids(&held.free)));
+            assert!(problem.is_valid(&held.free, &problem.typed_ids(&held.free)));
             let margins = subject.margins(&[problem.first().search_ids(&held.free)], &problem.first().target.ids).remove(0);
             let difference = crate::testing::largest_difference(&margins, held.margins.as_ref().unwrap());
             assert!(difference < 1e-4, "{difference}");
