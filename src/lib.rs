@@ -47,6 +47,7 @@
 
 pub mod backend;
 pub mod bench;
+pub mod budget;
 pub mod cli;
 pub mod error;
 pub mod estimator;

@@ -11,13 +11,13 @@ use serde_json::Value;
 
 use super::event::{BestSoFar, Event};
 use super::log::Log;
-use super::{Report, Snapshot, Standing};
+use super::{Report, RunState, Snapshot};
 use crate::files::replace;
 use crate::invert::{Scores, judge::Judged};
 use crate::method::State;
 use crate::{Error, Result};
 
-const SCHEMA: &str = "dlmi.checkpoint/2";
+const SCHEMA: &str = "dlmi.checkpoint/3";
 
 /// An opened run folder. Nobody else can open it until this value is dropped.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Folder {
             )));
         }
         let (snapshot, last) = checkpoint.exists().then(|| read(&checkpoint, &identity)).transpose()?.unzip();
-        let seconds = snapshot.as_ref().map_or(0.0, |snapshot| snapshot.standing.seconds);
+        let seconds = snapshot.as_ref().map_or(0.0, |snapshot| snapshot.run.seconds);
         let log = Log::open(path, last.flatten(), seconds)?;
         Ok((Self { path: path.to_owned(), identity, log, _lock: lock }, snapshot))
     }
@@ -93,17 +93,17 @@ fn lock(folder: &Path) -> Result<File> {
 fn encode(snapshot: &Snapshot, identity: &Value, last: Option<&Event>) -> Vec<u8> {
     let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let tensors: Vec<(&String, &Vec<usize>, Vec<u8>)> =
-        snapshot.state.tensors.iter().map(|(name, (shape, values))| (name, shape, bytes(values))).collect();
+        snapshot.method.tensors.iter().map(|(name, (shape, values))| (name, shape, bytes(values))).collect();
     let views = tensors.iter().map(|(name, shape, bytes)| {
         (name.as_str(), TensorView::new(Dtype::F32, (*shape).clone(), bytes).expect("a shape agrees with its values"))
     });
-    let standing = serde_json::to_string(&snapshot.standing).expect("plain data");
+    let run = serde_json::to_string(&snapshot.run).expect("plain data");
     let event = serde_json::to_string(&last).expect("plain data");
-    let fields = snapshot.state.fields.to_string();
+    let fields = snapshot.method.fields.to_string();
     let metadata = HashMap::from([
         ("schema".to_owned(), SCHEMA.to_owned()),
         ("identity".to_owned(), identity.to_string()),
-        ("standing".to_owned(), standing),
+        ("run".to_owned(), run),
         ("event".to_owned(), event),
         ("fields".to_owned(), fields),
     ]);
@@ -126,13 +126,13 @@ fn read(path: &Path, identity: &Value) -> Result<(Snapshot, Option<Event>)> {
     }
     let known: Value = serde_json::from_str(&field("identity")?).map_err(|error| broken(&error))?;
     same_run(&known, identity, path)?;
-    let standing: Standing = serde_json::from_str(&field("standing")?).map_err(|error| broken(&error))?;
+    let run: RunState = serde_json::from_str(&field("run")?).map_err(|error| broken(&error))?;
     let event: Option<Event> = serde_json::from_str(&field("event")?).map_err(|error| broken(&error))?;
     let fields: Value = serde_json::from_str(&field("fields")?).map_err(|error| broken(&error))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| broken(&error))?;
     let values = |view: &TensorView| view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     let tensors = file.iter().map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), values(&view)))).collect();
-    Ok((Snapshot { standing, state: State { tensors, fields } }, event))
+    Ok((Snapshot { run, method: State { tensors, fields } }, event))
 }
 
 /// Refuses to go on with other settings, naming the first that differs.

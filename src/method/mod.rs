@@ -62,11 +62,6 @@ pub trait Method<B: TrackedBackend> {
     /// The current hard prompt: argmax of a relaxed one.
     fn held(&self, subject: &Subject<B>, problem: &Problem) -> Held;
 
-    /// Whether [`Self::held`] changes hands for nothing, so that it may be judged after every step.
-    fn knows_margins(&self) -> bool {
-        false
-    }
-
     /// This step's noisy prompts `[S·N, D]`, for methods that have a relaxed one.
     fn relaxed(&self, _subject: &Subject<B>, _problem: &Problem, _clock: Clock) -> Option<Tensor<<B as AutodiffBackend>::InnerBackend, 2>> {
         None

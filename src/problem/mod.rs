@@ -78,7 +78,7 @@ impl Problem {
 
     /// Whether a free part may be proposed: what is typed gives the ids as searched, and its text keeps the ban.
     pub fn admits(&self, free: &[u32]) -> bool {
-        self.round_trips(free) && self.prompt.admits_text(&self.prompt.free_text(free))
+        self.round_trips(free) && self.prompt.keeps_ban(&self.prompt.free_text(free))
     }
 
     /// Whether the prompts typed with a free part keep the rules: no more than N free tokens, all of the search vocabulary, and no word of
@@ -88,6 +88,6 @@ impl Problem {
             !typed.is_empty() && typed.len() <= example.len() && self.prompt.permits(example.free_part(typed))
         };
         let keep = self.examples.iter().zip(typed).all(|(example, typed)| keeps(example, typed));
-        keep && self.prompt.admits_text(&self.prompt.free_text(free))
+        keep && self.prompt.keeps_ban(&self.prompt.free_text(free))
     }
 }

@@ -49,7 +49,7 @@ impl Prompt {
         let words = ids(&|id| is_plain_word(&tokenizer.decode(&[id])));
         let readable = if words.is_empty() { ids(&|_| true) } else { words };
         if readable.is_empty() {
-            return Err(Error::input("no token of the vocabulary may stand in the prompt; try --allow-target-tokens or --allow-special"));
+            return Err(Error::option("allow_target_tokens", "no token of the vocabulary may stand in the prompt; allow those of the target, or special ones"));
         }
         let ban = (!options.allow_everything && !options.allow_target_tokens).then(|| Ban::new(targets));
         Ok(Self { options, allowed, readable, ban, tokenizer: tokenizer.clone() })
@@ -85,8 +85,8 @@ impl Prompt {
         self.tokenizer.decode(free)
     }
 
-    /// Whether the text of a free part keeps the ban on the target's words.
-    pub(super) fn admits_text(&self, text: &str) -> bool {
+    /// Whether a text keeps the ban on the target's words, where there is one.
+    pub fn keeps_ban(&self, text: &str) -> bool {
         self.ban.as_ref().is_none_or(|ban| ban.allows(text))
     }
 

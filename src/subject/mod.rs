@@ -80,7 +80,7 @@ impl<B: TrackedBackend> Subject<B> {
         let fixed = width * config.parameters() + 4 * 7 * problem.prompt.tokens() * config.vocab_size + (128 << 20);
         let least = (fixed + rows * row).div_ceil(1 << 20) as u64;
         if mib < least {
-            return Err(Error::input(format!("--max-memory: {mib} MiB are too few, this model and prompt need {least}; allow more")));
+            return Err(Error::option("max_memory", format!("{mib} MiB are too few, this model and prompt need {least}; allow more")));
         }
         self.most = (((mib << 20) as usize - fixed) / row).max(1);
         Ok(self)

@@ -286,10 +286,6 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
         Held { free: self.at.current.free.clone(), margins: Some(self.at.current.margins.clone()) }
     }
 
-    fn knows_margins(&self) -> bool {
-        true
-    }
-
     fn state(&self) -> State {
         let mut state = State::new(&self.at);
         if !self.order.is_empty() {
@@ -413,7 +409,7 @@ mod tests {
         assert_eq!(outcome.stopped, Stopped::Exact);
         assert!(outcome.verdict.exact && outcome.best.valid);
         assert_eq!(outcome.verdict.confirmations[0].completion, problem.first().target.ids);
-        assert!(outcome.standing.cost.forward_tokens > 0 && outcome.standing.cost.backward_tokens > 0);
+        assert!(outcome.run.cost.forward_tokens > 0 && outcome.run.cost.backward_tokens > 0);
     }
 
     /// Where it is told to, a stalled search begins with another random prompt, and is not called stalled.
