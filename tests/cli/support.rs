@@ -168,6 +168,17 @@ pub fn edit_header(path: PathBuf, change: impl FnOnce(&mut Value)) {
     fs::write(&path, [&length, header.as_bytes(), data].concat()).expect("a file");
 }
 
+/// Rewrites a tensor of a safetensors file: `change` gets its bytes.
+pub fn edit_tensor(path: PathBuf, name: &str, change: impl FnOnce(&mut [u8])) {
+    let mut bytes = fs::read(&path).expect("a file");
+    let length = u64::from_le_bytes(*bytes.first_chunk::<8>().expect("a header")) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).expect("JSON");
+    let offset = |end: usize| 8 + length + header[name]["data_offsets"][end].as_u64().expect("an offset") as usize;
+    let (start, end) = (offset(0), offset(1));
+    change(&mut bytes[start..end]);
+    fs::write(&path, bytes).expect("a file");
+}
+
 /// The lines of a run's `events.jsonl`.
 pub fn events(out: &Path) -> Vec<Value> {
     let text = fs::read_to_string(out.join("events.jsonl")).expect("events");
