@@ -120,7 +120,7 @@ fn read(path: &Path, identity: &Value) -> Result<(Snapshot, Option<Event>)> {
     let schema = field("schema")?;
     if schema != SCHEMA {
         return Err(Error::input(format!(
-            "`{}` has schema {schema}, this dlmi reads {SCHEMA}; run it anew in another folder",
+            "`{}` has schema {schema}, this dlmi reads {SCHEMA}; start a new run in another folder",
             path.display()
         )));
     }
@@ -138,7 +138,7 @@ fn read(path: &Path, identity: &Value) -> Result<(Snapshot, Option<Event>)> {
 /// Refuses to go on with other settings, naming the first that differs.
 fn same_run(known: &Value, now: &Value, path: &Path) -> Result<()> {
     let (Some(known), Some(now)) = (known.as_object(), now.as_object()) else {
-        return Err(Error::input(format!("`{}` does not say which settings it belongs to; run it anew", path.display())));
+        return Err(Error::input(format!("`{}` does not say which settings it belongs to; start a new run", path.display())));
     };
     for key in now.keys().chain(known.keys()) {
         let (was, is) = (known.get(key).unwrap_or(&Value::Null), now.get(key).unwrap_or(&Value::Null));

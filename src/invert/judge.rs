@@ -29,7 +29,7 @@ pub struct Judged {
     pub matched_prefix: usize,
     /// Sum of max(0, −margin): how far the targets are from being the argmax everywhere, in logits.
     pub shortfall: f32,
-    /// Total steps of the run when it was held.
+    /// Steps of the run when it was the prompt at hand.
     pub step: u64,
 }
 
@@ -46,7 +46,7 @@ impl Judged {
     }
 }
 
-/// Judges a held prompt on its re-tokenised ids. Costs one forward pass where the method does not know the margins.
+/// Judges a hard prompt on its re-tokenised ids. Costs one forward pass where the method does not know the margins.
 pub fn judge<B: TrackedBackend>(held: Held, subject: &Subject<B>, problem: &Problem, step: u64) -> Judged {
     let typed = problem.typed_ids(&held.free);
     let as_searched = problem.examples.iter().zip(&typed).all(|(example, typed)| *typed == example.search_ids(&held.free));

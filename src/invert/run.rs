@@ -267,7 +267,7 @@ impl<B: TrackedBackend> Run<'_, B> {
         }
     }
 
-    /// Whether the best prompt is exact: asked of the plain path where it seems to solve the problem. One that does not stand is marked
+    /// Whether the best prompt is exact: asked of the plain path where it seems to solve the problem. One that fails there is marked
     /// down.
     fn is_exact(&mut self) -> Result<bool> {
         let Some(best) = self.at.best.as_ref().filter(|best| best.solves(self.trial.problem)) else {

@@ -91,7 +91,7 @@ fn impatient() -> Box<dyn Method<B>> {
     Box::new(SearchMethod::new(snap.search()))
 }
 
-/// Whether the last step was one of many, one with scores, or one before a fresh start.
+/// Whether the last step was one of many, one with scores, or one before a restart.
 #[test]
 fn an_interruption_after_any_step_leaves_no_trace() {
     let _guard = one_at_a_time();
@@ -99,7 +99,7 @@ fn an_interruption_after_any_step_leaves_no_trace() {
     for (method, name) in [(relaxed as Maker, "dlmi"), (impatient, "snap")] {
         let whole = bench.run(method, 4, u64::MAX, None);
         let steps = whole.events.len() as u64;
-        let restarted = whole.events.iter().position(|event| event.restart == 1).expect("a fresh start");
+        let restarted = whole.events.iter().position(|event| event.restart == 1).expect("a restart");
         assert!(if name == "snap" { restarted < 6 } else { restarted == 6 && steps == 12 }, "{name}: {restarted} of {steps}");
         for until in 1..=steps {
             let first = bench.run(method, 4, until, None);
@@ -111,7 +111,7 @@ fn an_interruption_after_any_step_leaves_no_trace() {
     }
 }
 
-/// What a run is said to have reached at its end is what its last step left, even where a fresh start would have come next.
+/// What a run is said to have reached at its end is what its last step left, even where a restart would have come next.
 #[test]
 fn the_scores_at_the_end_are_those_of_the_last_step() {
     let _guard = one_at_a_time();
