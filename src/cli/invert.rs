@@ -17,7 +17,7 @@ use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::problem::Target;
 use crate::problem::{Prompt, PromptOptions};
-use crate::source::spec;
+use crate::source::bundled;
 use crate::subject::feeding::Feeding;
 use crate::subject::{Subject, check_context};
 use crate::ui::{Paint, Policy, Progress, Status, paint, print_result, visible};
@@ -49,7 +49,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
 fn problem(session: &Session, verb: &Invert) -> Result<Problem> {
     let settings = session.settings();
     let (tokenizer, config) = (&session.checkpoint.tokenizer, &session.checkpoint.config);
-    let target = match (read_text(verb.target.clone(), verb.file.clone())?, spec::bundled(&settings.model)) {
+    let target = match (read_text(verb.target.clone(), verb.file.clone())?, bundled(&settings.model)) {
         (Some(text), _) => Target::from_text(&text, tokenizer)?,
         (None, Some(bundled)) => Target::from_text(bundled.default_target, tokenizer)?,
         (None, None) => return Err(Error::input("a target is needed: give the text that the model should write, or --file FILE")),

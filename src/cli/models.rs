@@ -6,8 +6,8 @@ use super::args::{Cli, Models};
 use super::session::Session;
 use crate::Result;
 use crate::files::utf8;
+use crate::source::BUNDLED;
 use crate::source::hub::{self, HubConfig};
-use crate::source::spec::BUNDLED;
 use crate::ui::{Policy, print_result};
 
 pub(super) fn run(cli: &Cli, verb: &Models, policy: Policy) -> Result<()> {

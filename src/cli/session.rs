@@ -9,11 +9,9 @@ use super::args::Cli;
 use crate::backend::{self, Choice};
 use crate::invert::judge::Judge;
 use crate::invert::record;
-use crate::model::Llama;
+use crate::model::{self, Checkpoint, Llama};
 use crate::ops::TrackedBackend;
 use crate::settings::{Dtype, ModelIdentity, Resolved, Settings};
-use crate::source::checkpoint::Checkpoint;
-use crate::source::spec;
 use crate::source::tokenizer::check_ids;
 use crate::subject::Subject;
 use crate::ui::Policy;
@@ -34,7 +32,7 @@ impl Session {
         let began = Instant::now();
         let layers = cli.layers()?;
         let spec = layers.preview()?.settings.model;
-        let checkpoint = spec::open(&spec, cli.global.offline, !policy.quiet)?;
+        let checkpoint = model::open(&spec, cli.global.offline, !policy.quiet)?;
         let resolved = layers.resolve(&identity(&checkpoint))?;
         Ok(Self { checkpoint, resolved, began })
     }
