@@ -28,7 +28,7 @@
 //! use dlmi::{Judge, Llama, Problem, Subject, Target};
 //!
 //! # fn main() -> dlmi::Result<()> {
-//! let mut checkpoint = dlmi::model::open("bard", true, false)?;
+//! let mut checkpoint = dlmi::model::open("bard", true, dlmi::source::hub::SILENT)?;
 //! let (config, tokenizer) = (checkpoint.config.clone(), checkpoint.tokenizer.clone());
 //! let model = Llama::<Flex>::load(&config, &mut checkpoint, &Default::default(), DType::F32)?;
 //! let judge = Judge::new(model.clone());

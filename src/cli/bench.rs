@@ -48,7 +48,7 @@ impl Job for Measurement {
             Bench::Load(_) => {
                 let (spec, dtype, offline) = (self.session.settings().model.clone(), self.session.settings().dtype, self.offline);
                 let load = |_| {
-                    let mut checkpoint = crate::model::open(&spec, offline, false)?;
+                    let mut checkpoint = crate::model::open(&spec, offline, crate::source::hub::SILENT)?;
                     let config = checkpoint.config.clone();
                     let model = crate::model::Llama::<B::InnerBackend>::load(&config, &mut checkpoint, &device, dtype.into())?;
                     B::InnerBackend::sync(&device).ok();

@@ -14,7 +14,7 @@ use crate::ops::TrackedBackend;
 use crate::settings::{Dtype, ModelIdentity, Resolved, Settings};
 use crate::source::tokenizer::check_ids;
 use crate::subject::Subject;
-use crate::ui::Policy;
+use crate::ui::{Policy, transfer_bar};
 use crate::{Error, Result};
 
 /// A model with the settings that hold for it.
@@ -32,7 +32,7 @@ impl Session {
         let began = Instant::now();
         let layers = cli.layers()?;
         let spec = layers.preview()?.settings.model;
-        let checkpoint = model::open(&spec, cli.global.offline, !policy.quiet)?;
+        let checkpoint = model::open(&spec, cli.global.offline, &transfer_bar(policy))?;
         let resolved = layers.resolve(&identity(&checkpoint))?;
         Ok(Self { checkpoint, resolved, began })
     }

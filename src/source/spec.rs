@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::source::bundled::{BUNDLED, bundled};
 use crate::source::checkpoint::ModelFiles;
-use crate::source::hub::{self, HubConfig};
+use crate::source::hub::{self, HubConfig, Observer};
 use crate::{Error, Result};
 
 /// Whether `spec` is meant as a path, though nothing is there.
@@ -13,8 +13,11 @@ fn names_a_file(spec: &str) -> bool {
     file || spec.starts_with(['.', '/', '~'])
 }
 
-/// Opens the model that `spec` names. `show_progress` draws bars while the hub is read.
-pub fn open(spec: &str, offline: bool, show_progress: bool) -> Result<ModelFiles> {
+/// Opens the model that `spec` names; `observer` is told how a download goes, `offline` forbids one.
+///
+/// # Errors
+/// Those of [`ModelFiles::open`] and of [`hub::resolve`], and a name that names nothing.
+pub fn open(spec: &str, offline: bool, observer: Observer) -> Result<ModelFiles> {
     if let Some(model) = bundled(spec) {
         return model.files();
     }
@@ -23,7 +26,7 @@ pub fn open(spec: &str, offline: bool, show_progress: bool) -> Result<ModelFiles
         return ModelFiles::open(path);
     }
     if !names_a_file(spec) && spec.parse::<hub::Spec>().is_ok() {
-        return ModelFiles::open(&hub::resolve(&HubConfig::from_env(offline)?, spec, show_progress)?);
+        return ModelFiles::open(&hub::resolve(&HubConfig::from_env(offline)?, spec, observer)?);
     }
     let names: Vec<&str> = BUNDLED.iter().map(|model| model.name).collect();
     Err(Error::input(format!(

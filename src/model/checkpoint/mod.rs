@@ -6,14 +6,16 @@ use super::{LlamaConfig, WeightSource, layout};
 use crate::error::{Error, Result, quoted};
 use crate::source;
 use crate::source::checkpoint::{ModelFiles, Weights};
+use crate::source::hub::Observer;
 use crate::source::tokenizer::Tokenizer;
 
-/// Opens the model that `spec` names: bundled, a folder, a file, or on the hub. `show_progress` draws bars while the hub is read.
+/// Opens the model that `spec` names: bundled, a folder, a file, or on the hub; `observer` is told
+/// how a download goes, `offline` forbids one.
 ///
 /// # Errors
 /// Those of [`source::open`] and of [`Checkpoint::open`].
-pub fn open(spec: &str, offline: bool, show_progress: bool) -> Result<Checkpoint> {
-    Checkpoint::of(source::open(spec, offline, show_progress)?)
+pub fn open(spec: &str, offline: bool, observer: Observer) -> Result<Checkpoint> {
+    Checkpoint::of(source::open(spec, offline, observer)?)
 }
 
 /// A model on disk or in the program: its architecture, its tokenizer and, on demand, its weights.
