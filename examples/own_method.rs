@@ -52,7 +52,7 @@ impl<B: TrackedBackend> Method<B> for InTurn {
 }
 
 fn invert(text: &str, steps: u64) -> Result<(String, Outcome)> {
-    let mut checkpoint = dlmi::source::spec::open("bard", true, false)?;
+    let mut checkpoint = dlmi::model::open("bard", true, dlmi::source::hub::SILENT)?;
     let (config, tokenizer) = (checkpoint.config.clone(), checkpoint.tokenizer.clone());
     let model = Llama::<Flex>::load(&config, &mut checkpoint, &Default::default(), DType::F32)?;
     let (judge, subject) = (Judge::new(model.clone()), Subject::<Autodiff<Flex>>::new(model, tokenizer.clone()));

@@ -14,6 +14,7 @@ use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::problem::PromptOptions;
 use crate::problem::Target;
+use crate::source::hub::SILENT;
 use crate::subject::{Subject, check_context};
 use crate::ui::{Policy, print_result};
 
@@ -49,7 +50,7 @@ impl Job for Measurement {
             Bench::Load(_) => {
                 let (spec, dtype, offline) = (self.session.settings().model.clone(), self.session.settings().dtype, self.offline);
                 let load = |_| {
-                    let model = Model::open_with(&spec, offline, false)?.load::<B::InnerBackend>(&device, dtype)?;
+                    let model = Model::open_with(&spec, offline, SILENT)?.load::<B::InnerBackend>(&device, dtype)?;
                     B::InnerBackend::sync(&device).ok();
                     Ok(model)
                 };

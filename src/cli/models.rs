@@ -6,9 +6,9 @@ use super::args::{Cli, Models};
 use super::session::Session;
 use crate::Result;
 use crate::files::utf8;
+use crate::source::BUNDLED;
 use crate::source::hub::{self, HubConfig};
-use crate::source::spec::BUNDLED;
-use crate::ui::{Policy, print_result};
+use crate::ui::{Policy, print_result, transfer_bar};
 
 pub(super) fn run(cli: &Cli, verb: &Models, policy: Policy) -> Result<()> {
     match verb {
@@ -31,7 +31,7 @@ fn list(cli: &Cli) -> Result<()> {
 }
 
 fn pull(cli: &Cli, spec: &str, policy: Policy) -> Result<()> {
-    let folder = hub::pull(&HubConfig::from_env(cli.global.offline)?, spec, !policy.quiet)?;
+    let folder = hub::pull(&HubConfig::from_env(cli.global.offline)?, spec, &transfer_bar(policy))?;
     match cli.global.json {
         true => print_result(&json!({ "model": spec, "folder": folder }).to_string()),
         false => print_result(&folder.display().to_string()),

@@ -5,7 +5,7 @@ use crate::backend::{self, Choice};
 use crate::invert::{Judge, Model};
 use crate::settings::{Options, Resolved};
 use crate::source::tokenizer::check_ids;
-use crate::ui::Policy;
+use crate::ui::{Policy, transfer_bar};
 use crate::{Error, Result};
 
 /// A model with the settings that hold for it.
@@ -21,7 +21,7 @@ impl Session {
     pub fn open(cli: &Cli, policy: Policy) -> Result<Self> {
         let layers = cli.layers()?;
         let spec = layers.preview()?.settings.model;
-        let model = Model::open_with(&spec, cli.global.offline, !policy.quiet)?;
+        let model = Model::open_with(&spec, cli.global.offline, &transfer_bar(policy))?;
         let resolved = layers.resolve(&model.shape())?;
         Ok(Self { model, resolved })
     }

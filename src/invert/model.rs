@@ -8,10 +8,11 @@ use super::record::{Inversion, ModelIdentity};
 use super::run::Quiet;
 use super::task::Task;
 use crate::backend::Dtype;
-use crate::model::{Llama, LlamaConfig};
+use crate::model::{self, Checkpoint, Llama, LlamaConfig};
 use crate::problem::{Problem, Target};
 use crate::settings::{self, Layers, Options, Sources};
-use crate::source::{self, Checkpoint, Tokenizer};
+use crate::source::Tokenizer;
+use crate::source::hub::{Observer, SILENT};
 use crate::subject::check_context;
 use crate::{Error, Result};
 
@@ -29,16 +30,16 @@ impl Model {
     /// # Errors
     /// There is no such model, or its files are not what they should be.
     pub fn open(spec: &str) -> Result<Self> {
-        Self::open_with(spec, false, false)
+        Self::open_with(spec, false, SILENT)
     }
 
-    /// As [`Self::open`]; `offline` never asks the hub, `show_progress` says on stderr how a download goes.
+    /// As [`Self::open`]; `offline` never asks the hub, `observer` is told how a download goes.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_with(spec: &str, offline: bool, show_progress: bool) -> Result<Self> {
+    pub fn open_with(spec: &str, offline: bool, observer: Observer) -> Result<Self> {
         let opened = Instant::now();
-        Ok(Self { checkpoint: source::open(spec, offline, show_progress)?, spec: spec.to_owned(), opened })
+        Ok(Self { checkpoint: model::open(spec, offline, observer)?, spec: spec.to_owned(), opened })
     }
 
     /// The architecture.

@@ -10,7 +10,6 @@ use super::config::LlamaConfig;
 use super::rope::{RotaryEmbedding, Rotation};
 use crate::Result;
 use crate::ops::{Kernels, wide};
-use crate::source::checkpoint::Checkpoint;
 
 /// Where weights come from: a checkpoint, or an initialiser.
 pub trait WeightSource {
@@ -359,10 +358,4 @@ pub fn transpose(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
         out.extend((0..rows).map(|row| values[row * cols + col]));
     }
     out
-}
-
-impl WeightSource for Checkpoint {
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        Checkpoint::read(self, name, shape)
-    }
 }

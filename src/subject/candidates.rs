@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Plain, Subject, Swap, repeat};
 use crate::model::{Cache, Llama};
-use crate::ops::{Kernels, TrackedBackend};
+use crate::ops::{Kernels, Parallel, TrackedBackend};
 use crate::tensor::{host, ids_tensor};
 
 /// Rows of a group of swaps, about: each group computes its trunk by itself.

@@ -8,7 +8,7 @@ use burn::tensor::{DType, Tensor};
 use super::{Plain, Subject, assemble, repeat, with_fed};
 use crate::model::{Cache, Llama, LlamaConfig};
 use crate::objective::Objective;
-use crate::ops::{Kernels, TargetLoss, TrackedBackend};
+use crate::ops::{Kernels, Parallel, TargetLoss, TrackedBackend};
 use crate::problem::{Example, Problem};
 use crate::subject::feeding::{Fed, Feedback, Feeding, Output, free_running};
 use crate::tensor::ids_tensor;

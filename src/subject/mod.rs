@@ -13,7 +13,7 @@ use burn::tensor::{Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Cache, Llama, LlamaConfig, greedy};
-use crate::ops::{Kernels, TrackedBackend, beside, blocks};
+use crate::ops::{Kernels, TrackedBackend, blocks, concat_columns};
 use crate::problem::{Example, Problem};
 use crate::source::tokenizer::Tokenizer;
 use crate::subject::feeding::Feeding;
@@ -214,7 +214,7 @@ impl<B: TrackedBackend> Subject<B> {
         let embedding = self.plain.embed_tokens.val();
         let dtype = gradient.dtype();
         let current = self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]).cast(dtype);
-        let all = |f: &dyn Fn(Matrix<B>) -> Matrix<B>| beside(blocks(&embedding, dtype).map(|(_, rows)| f(rows)).collect());
+        let all = |f: &dyn Fn(Matrix<B>) -> Matrix<B>| concat_columns(blocks(&embedding, dtype).map(|(_, rows)| f(rows)).collect());
         let along = |x: Matrix<B>| all(&|rows| Plain::<B>::matmul(x.clone(), rows.transpose()));
         let change = along(gradient.clone()) - (gradient * current.clone()).sum_dim(1);
         let norms = self.norms.get_or_init(|| all(&|rows| rows.powi_scalar(2).sum_dim(1).transpose())).clone();

@@ -115,8 +115,8 @@ macro_rules! each_tracked_cpu_backend {
 pub(crate) use {each_cpu_backend, each_tracked_cpu_backend};
 
 /// The tiny model of most tests: three query heads for each key head, tied.
-pub fn tiny() -> crate::source::checkpoint::Checkpoint {
-    crate::source::checkpoint::Checkpoint::open(&golden("tiny/gqa3-tied")).unwrap()
+pub fn tiny() -> crate::model::Checkpoint {
+    crate::model::Checkpoint::open(&golden("tiny/gqa3-tied")).unwrap()
 }
 
 /// The fixture of `table1_steps.py`.

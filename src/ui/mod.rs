@@ -1,5 +1,7 @@
 //! What people see: escaped text, colour, progress, log lines, and one sentence where Rust would print a panic.
 
+mod transfer;
+
 use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind, IsTerminal, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +17,8 @@ use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::{Error, Result};
+
+pub use transfer::transfer_bar;
 
 /// Seconds between two plain progress lines.
 const PLAIN_EVERY: f64 = 60.0;

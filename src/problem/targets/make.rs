@@ -136,8 +136,8 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::model::Checkpoint;
     use crate::problem::targets::read_targets;
-    use crate::source::checkpoint::Checkpoint;
     use crate::testing::{golden, real_smollm2, tiny};
 
     /// What `check` finds with a maker of this model.

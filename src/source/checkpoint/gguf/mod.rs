@@ -11,12 +11,11 @@ mod header;
 mod vocabulary;
 
 use super::storage::Source;
-use super::{Entry, Tensors};
+use super::{ConfigFields, Entry, ROPE_FACTORS, Rest, Tensors};
 use crate::error::{Result, quoted};
-use crate::model::{LlamaConfig, RopeScaling};
 use crate::source::tokenizer::Tokenizer;
 use header::Header;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// Hugging Face's name, llama.cpp's key after the architecture, whether the key must be there.
@@ -48,24 +47,36 @@ const UNSUPPORTED: [(&str, &[f64]); 10] = [
     ("rope.scale_linear", &[0.0, 1.0]),
 ];
 
+/// Wider heads are refused with the config; nothing as long as one of them is read before.
+const LARGEST_HEAD: u64 = 1 << 10;
+
 /// Divisors of the rotary frequencies, `[head_dim / 2]`.
 const FACTORS: &str = "rope_freqs.weight";
 
-/// Opens a GGUF file; a `tokenizer.json` beside it goes before the tokenizer in its metadata.
-pub(super) fn open(path: &Path) -> Result<(LlamaConfig, Tokenizer, Source, Tensors)> {
+/// Opens a GGUF file; a `tokenizer.json` next to it is used instead of the tokenizer in its metadata.
+pub(super) fn open(path: &Path) -> Result<(ConfigFields, Rest)> {
     let mut source = Source::open(path)?;
     let header = Header::read(&mut source)?;
     let mut tensors = tensors(&header)?;
-    let mut config = config(&header, &tensors)?;
-    if let Some(entry) = tensors.remove(FACTORS) {
-        config.rope_scaling = Some(factors(&header, &mut source, &entry, config.head_dim)?);
+    let mut fields = fields(&header, &tensors)?;
+    // Of another width there is no model: the config is refused.
+    if let Some(head_dim) = head_dim(&fields) {
+        refuse_partial_heads(&header, head_dim)?;
+        if let Some(entry) = tensors.remove(FACTORS) {
+            let factors = factors(&header, &mut source, &entry, head_dim / 2)?;
+            fields.insert("rope_scaling".to_owned(), json!({ "rope_type": ROPE_FACTORS, "factors": factors }));
+        }
     }
     for (name, entry) in &mut tensors {
-        entry.interleaved = interleaved(name, &config);
+        entry.interleaved = interleaved(name, &fields);
     }
-    let beside = path.with_file_name("tokenizer.json");
-    let tokenizer = if beside.exists() { Tokenizer::from_file(&beside)? } else { vocabulary::tokenizer(&header)? };
-    Ok((config, tokenizer, source, tensors))
+    let config = ConfigFields { fields, origin: header.origin().to_owned() };
+    let next_to_it = path.with_file_name("tokenizer.json");
+    let rest = move || {
+        let tokenizer = if next_to_it.exists() { Tokenizer::from_file(&next_to_it)? } else { vocabulary::tokenizer(&header)? };
+        Ok((tokenizer, vec![source], tensors))
+    };
+    Ok((config, Box::new(rest)))
 }
 
 /// The tensors under their Hugging Face names.
@@ -108,8 +119,8 @@ fn hugging_face(name: &str) -> Option<String> {
 }
 
 /// The config that the metadata and the presence of tensors amount to.
-fn config(header: &Header, tensors: &Tensors) -> Result<LlamaConfig> {
-    let architecture = header.text("general.architecture")?.unwrap_or("(none)");
+fn fields(header: &Header, tensors: &Tensors) -> Result<Map<String, Value>> {
+    let architecture = architecture(header)?;
     let class = match architecture {
         "llama" => "LlamaForCausalLM",
         "smollm3" => "SmolLM3ForCausalLM",
@@ -147,9 +158,21 @@ fn config(header: &Header, tensors: &Tensors) -> Result<LlamaConfig> {
             set(field, id.clone());
         }
     }
-    let config = LlamaConfig::from_fields(&fields, header.origin())?;
-    refuse_partial_heads(header, architecture, &config)?;
-    Ok(config)
+    Ok(fields)
+}
+
+fn architecture(header: &Header) -> Result<&str> {
+    Ok(header.text("general.architecture")?.unwrap_or("(none)"))
+}
+
+/// Width of a head, as the config will have it: given, or an equal share of the model's width. None where it is no sensible one.
+fn head_dim(fields: &Map<String, Value>) -> Option<usize> {
+    let number = |field: &str| fields.get(field).and_then(Value::as_u64);
+    let head_dim = match fields.contains_key("head_dim") {
+        true => number("head_dim"),
+        false => number("hidden_size")?.checked_div(number("num_attention_heads")?),
+    };
+    head_dim.filter(|width| (2..=LARGEST_HEAD).contains(width)).map(|width| width as usize)
 }
 
 fn refuse_unsupported(header: &Header, architecture: &str) -> Result<()> {
@@ -173,51 +196,49 @@ fn refuse_unsupported(header: &Header, architecture: &str) -> Result<()> {
 }
 
 /// Refuses heads that rotate only a part of their channels, or whose values have another width.
-fn refuse_partial_heads(header: &Header, architecture: &str, config: &LlamaConfig) -> Result<()> {
+fn refuse_partial_heads(header: &Header, head_dim: usize) -> Result<()> {
+    let architecture = architecture(header)?;
     for key in ["rope.dimension_count", "attention.value_length"] {
         let key = format!("{architecture}.{key}");
         if let Some(value) = header.scalar(&key)?
-            && value.as_u64() != Some(config.head_dim as u64)
+            && value.as_u64() != Some(head_dim as u64)
         {
-            let what = format!("{} is {value}, but heads are {} wide", quoted(&key), config.head_dim);
-            return Err(header.error(what));
+            return Err(header.error(format!("{} is {value}, but heads are {head_dim} wide", quoted(&key))));
         }
     }
     Ok(())
 }
 
-fn factors(header: &Header, source: &mut Source, entry: &Entry, head_dim: usize) -> Result<RopeScaling> {
-    let count = head_dim / 2;
+/// The divisors of `count` rotary frequencies.
+fn factors(header: &Header, source: &mut Source, entry: &Entry, count: usize) -> Result<Vec<f32>> {
     if entry.shape != [count] {
         let what = format!("tensor `{FACTORS}` has shape {:?}, expected [{count}]", entry.shape);
         return Err(header.error(what));
     }
     let factors = entry.stored.decode(&source.read(entry.start, entry.len)?, count);
     let factors = factors.map_err(|what| header.error(format!("tensor `{FACTORS}` {what}")))?;
-    if !factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
-        return Err(header.error(format!("tensor `{FACTORS}` holds values that are not above zero")));
+    match factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
+        true => Ok(factors),
+        false => Err(header.error(format!("tensor `{FACTORS}` holds values that are not above zero"))),
     }
-    Ok(RopeScaling::Factors(factors.into_iter().map(f64::from).collect()))
 }
 
 /// Heads of a tensor whose rows llama.cpp permutes.
-fn interleaved(name: &str, config: &LlamaConfig) -> Option<usize> {
+fn interleaved(name: &str, fields: &Map<String, Value>) -> Option<usize> {
     let (layer, _) = name.rsplit_once('.')?;
-    if layer.ends_with(".q_proj") {
-        Some(config.num_attention_heads)
-    } else if layer.ends_with(".k_proj") {
-        Some(config.num_key_value_heads)
-    } else {
-        None
-    }
+    let heads = match layer.rsplit_once('.')?.1 {
+        "q_proj" => "num_attention_heads",
+        "k_proj" => "num_key_value_heads",
+        _ => return None,
+    };
+    fields.get(heads)?.as_u64().and_then(|heads| usize::try_from(heads).ok())
 }
 
 #[cfg(test)]
 mod tests {
     use super::fixture::Gguf;
     use crate::Result;
-    use crate::model::RopeScaling;
-    use crate::source::checkpoint::Checkpoint;
+    use crate::model::{Checkpoint, RopeScaling};
     use crate::testing::{golden, real_smollm2, tiny_tokenizer};
     use half::bf16;
 

@@ -2,18 +2,9 @@
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, activation::log_softmax, backend::Backend};
 
-use super::CHUNK;
-use super::width::{product, wide};
 use crate::objective::Objective;
-
-/// Losses of R rows and what the backward pass needs of them.
-#[derive(Debug, Clone)]
-pub struct TargetLoss<B: Backend> {
-    /// `[R]`.
-    pub losses: Tensor<B, 1>,
-    /// Gradient of each row's loss with respect to its hidden state, `[R, D]`, [`wide`] too.
-    pub hidden: Tensor<B, 2>,
-}
+use crate::ops::precision::{product, wide};
+use crate::ops::{CHUNK, TargetLoss};
 
 /// Margin of the target token over the best other one, and that other one: (`[R, 1]`, `[R, 1]`).
 fn runner_up<B: Backend>(logits: Tensor<B, 2>, targets: Tensor<B, 2, Int>) -> (Tensor<B, 2>, Tensor<B, 2, Int>) {
@@ -42,7 +33,7 @@ pub fn margins<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Te
     Tensor::cat(parts.collect(), 0)
 }
 
-/// See [`super::Kernels::target_loss`].
+/// See [`crate::ops::Kernels::target_loss`].
 pub fn forward<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>, objective: Objective) -> TargetLoss<B> {
     let logits = wide_logits(hidden, head.clone().transpose());
     let dtype = logits.dtype();
@@ -61,20 +52,6 @@ pub fn forward<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Te
             let active = losses.clone().greater_elem(0.0).float().cast(losses.dtype());
             let hidden = (rows(runner.squeeze_dim(1)) - at_target) * active;
             TargetLoss { losses: losses.squeeze_dim(1), hidden }
-        }
-    }
-}
-
-/// The definition, for tests: Burn's own operations on the full logits, differentiable on any autodiff backend. `[R]`.
-pub fn reference<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>, objective: Objective) -> Tensor<B, 1> {
-    let logits = hidden.matmul(head.transpose());
-    let column: Tensor<B, 2, Int> = targets.unsqueeze_dim(1);
-    match objective.margin() {
-        None => log_softmax(logits, 1).gather(1, column).neg().squeeze_dim(1),
-        Some(margin) => {
-            let at_target = logits.clone().gather(1, column.clone());
-            let hidden = logits.scatter(1, column, at_target.zeros_like() - 1e30, IndexingUpdateOp::Add);
-            (hidden.max_dim(1) - at_target + margin).clamp_min(0.0).squeeze_dim(1)
         }
     }
 }
