@@ -12,7 +12,7 @@
 //! 5. Its targets are drawn by difficulty: at each position the token of a rank near k ([`target::draw`]).
 //! 6. The methods that it is compared with are other values of the same things: another estimator of the gradient ([`estimator`]),
 //!    another temperature, the model's own output fed in place of the target ([`feeding`]). A row of Table 1 is a
-//!    [`method::relaxed::Row`].
+//!    [`method::relaxed::TableRow`].
 //!
 //! What the paper leaves open begins here: its prompts are soft, and nobody can type them. [`method::snap`] searches whole tokens
 //! instead; [`prompt`] says which may stand in a prompt; [`evaluate`] takes four scores that are never mixed up, and is the only
@@ -63,6 +63,7 @@ pub mod problem;
 pub mod setting;
 pub mod settings;
 pub mod source;
+pub mod state;
 pub mod subject;
 pub mod tensor;
 #[cfg(test)]
