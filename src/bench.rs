@@ -5,8 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::Result;
-use crate::estimator::Estimator;
-use crate::method::relaxed::Row;
+use crate::method::relaxed::TableRow;
 use crate::method::{Clock, Method};
 use crate::model::{Llama, LlamaConfig, greedy};
 use crate::noise::{Draws, Purpose, Stream};
@@ -78,7 +77,7 @@ pub fn step<B: TrackedBackend>(
     problem: &Problem,
     seed: u32,
     rounds: usize,
-    row: Option<Row>,
+    row: Option<TableRow>,
 ) -> Result<StepBench> {
     let clock = |step| Clock { seed, restart: 0, step };
     method.start(subject, problem, clock(0))?;
@@ -93,7 +92,7 @@ pub fn step<B: TrackedBackend>(
     })?;
     losses.truncate(3);
     let config = subject.model().config();
-    let cross_entropy = row.is_some_and(|row| row.objective == Objective::CrossEntropy);
+    let cross_entropy = row.is_some_and(|row| row.objective() == Objective::CrossEntropy);
     let soft_rows = row.map_or(0, |row| soft_rows(&row, problem));
     let flops = flops(config, before, subject.cost(), cross_entropy) / rounds as f64 + 4.0 * (soft_rows * head(config)) as f64;
     let rows = row.map_or(1, |row| row.samples) * (problem.longest() - 1);
@@ -101,8 +100,8 @@ pub fn step<B: TrackedBackend>(
 }
 
 /// Rows of a step that are mixed of the whole vocabulary, there and back: relaxed prompts, and distributions that are fed back.
-fn soft_rows(row: &Row, problem: &Problem) -> usize {
-    let prompts = if matches!(row.estimator, Estimator::Reinforce(_)) { 0 } else { problem.prompt.tokens() };
+fn soft_rows(row: &TableRow, problem: &Problem) -> usize {
+    let prompts = if row.estimator.is_soft() { problem.prompt.tokens() } else { 0 };
     let fed_back =
         if matches!(row.feeding, Feeding::Free(Feedback::Soft | Feedback::Gumbel)) { problem.first().target.ids.len() - 1 } else { 0 };
     row.samples * (prompts + fed_back)

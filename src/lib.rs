@@ -53,6 +53,7 @@ pub mod problem;
 pub mod setting;
 pub mod settings;
 pub mod source;
+pub mod state;
 pub mod subject;
 pub mod tensor;
 #[cfg(test)]

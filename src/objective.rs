@@ -1,5 +1,7 @@
 //! What the target positions are asked for, as a loss of their logits.
 
+use crate::setting::Choice;
+
 /// A loss of one row of logits ℓ with target token y.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Objective {
@@ -13,6 +15,36 @@ pub enum Objective {
     /// max_v log p_v − log p_y, averaged over the positions: 0 where y wins, and silent there (SODA). What p is divided by cancels, so
     /// it is the hinge of the logits with κ = 0.
     LogProbDifference,
+}
+
+/// An objective by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectiveKind {
+    /// [`Objective::CrossEntropy`].
+    CrossEntropy,
+    /// [`Objective::Hinge`].
+    Hinge,
+    /// [`Objective::LogProbDifference`].
+    LogProbDifference,
+}
+
+impl Choice for ObjectiveKind {
+    const ALL: &'static [(Self, &'static str, &'static str)] = &[
+        (Self::CrossEntropy, "cross-entropy", "Minus the log-probability of the target's tokens, averaged: the paper's"),
+        (Self::Hinge, "hinge", "What a target token lacks to be ahead of all others by the margin, summed"),
+        (Self::LogProbDifference, "log-prob-difference", "How far a target token is behind the most likely one, averaged: SODA's"),
+    ];
+}
+
+impl ObjectiveKind {
+    /// The objective; `margin` is κ of a hinge.
+    pub fn with(self, margin: f64) -> Objective {
+        match self {
+            Self::CrossEntropy => Objective::CrossEntropy,
+            Self::Hinge => Objective::Hinge { margin: margin as f32 },
+            Self::LogProbDifference => Objective::LogProbDifference,
+        }
+    }
 }
 
 impl Objective {

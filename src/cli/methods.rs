@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::args::Cli;
 use crate::Result;
-use crate::estimator::Estimator;
-use crate::method::relaxed::{Row, Temperature};
+use crate::estimator::{EstimatorKind, Temperature};
+use crate::method::relaxed::TableRow;
 use crate::method::search::{random, snap};
 use crate::method::{Method, echo, relaxed, search};
 use crate::objective::Objective;
@@ -38,12 +38,12 @@ pub(super) fn run(cli: &Cli) -> Result<()> {
 }
 
 /// A row of Table 1, and of what Table 5 adds to it, in words.
-fn cells(method: String, row: &Row) -> Map<String, Value> {
-    let soft = !matches!(row.estimator, Estimator::Reinforce(_));
+fn cells(method: String, row: &TableRow) -> Map<String, Value> {
+    let soft = row.estimator.is_soft();
     let estimator = match row.estimator {
-        Estimator::GumbelSoftmax { .. } => "Gumbel-softmax".to_owned(),
-        Estimator::Softmax => "none".to_owned(),
-        Estimator::Reinforce(reinforce) => {
+        EstimatorKind::GumbelSoftmax(_) => "Gumbel-softmax".to_owned(),
+        EstimatorKind::Softmax => "none".to_owned(),
+        EstimatorKind::Reinforce(reinforce) => {
             format!("REINFORCE, {} baseline, beta {}", name(&reinforce.baseline), reinforce.beta)
         }
     };
@@ -58,7 +58,7 @@ fn cells(method: String, row: &Row) -> Map<String, Value> {
         Feeding::Forced => "yes".to_owned(),
         Feeding::Free(feedback) => format!("no, fed back {}", name(&feedback)),
     };
-    let objective = match row.objective {
+    let objective = match row.objective() {
         Objective::CrossEntropy => "cross-entropy",
         Objective::Hinge { .. } => "hinge",
         Objective::LogProbDifference => "log-prob difference",
@@ -68,7 +68,7 @@ fn cells(method: String, row: &Row) -> Map<String, Value> {
         1.0 => "N(0, 1)".to_owned(),
         _ => format!("N(0, {deviation}^2)"),
     };
-    let again = row.initial.again.map(|(steps, deviation)| format!(", {} every {steps} steps", normal(deviation)));
+    let again = row.initial.redraw_every.map(|steps| format!(", {} every {steps} steps", normal(row.initial.redraw_deviation)));
     let initial = normal(row.initial.deviation) + &again.unwrap_or_default();
     let cells = json!({
         "method": method, "soft_embedding": if soft { "yes" } else { "no" }, "gradient_estimator": estimator,

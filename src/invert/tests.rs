@@ -10,7 +10,7 @@ use crate::Llama;
 use crate::Result;
 use crate::method::Method;
 use crate::method::relaxed::dlmi::DLMI;
-use crate::method::relaxed::{RelaxedMethod, Row};
+use crate::method::relaxed::{RelaxedMethod, TableRow};
 use crate::method::search::SearchMethod;
 use crate::method::search::snap::Snap;
 use crate::problem::Target;
@@ -82,7 +82,7 @@ impl Bench {
 }
 
 fn relaxed() -> Box<dyn Method<B>> {
-    Box::new(RelaxedMethod::new(Row { samples: 2, ..DLMI }))
+    Box::new(RelaxedMethod::new(TableRow { samples: 2, ..DLMI }))
 }
 
 /// It stalls before its steps are used up.

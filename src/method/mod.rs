@@ -3,9 +3,9 @@
 pub mod echo;
 pub mod relaxed;
 pub mod search;
-mod state;
 
-pub use state::State;
+pub use crate::noise::Clock;
+pub use crate::state::State;
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
@@ -15,17 +15,6 @@ use crate::metrics::Spread;
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::subject::Subject;
-
-/// Where the random numbers of a step come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Clock {
-    /// The run's seed.
-    pub seed: u32,
-    /// Fresh starts made before this one.
-    pub restart: u32,
-    /// Steps made since the last fresh start.
-    pub step: u32,
-}
 
 /// What a step brought.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -15,8 +15,8 @@ pub enum Gumbel<B: Backend> {
     Drawn {
         /// Where the draws come from.
         stream: Stream,
-        /// Larger draws are cut to this; infinite for none.
-        largest: f32,
+        /// Uniform draws are rescaled to end here before they become noise; see [`crate::noise::Rescale::to`].
+        largest: Option<f64>,
     },
     /// Given from outside, `[S·N, V]`.
     Given(Tensor<B, 2>),
@@ -25,9 +25,9 @@ pub enum Gumbel<B: Backend> {
 }
 
 impl<B: Backend> Gumbel<B> {
-    /// Drawn, and none cut.
+    /// Drawn, from uniform draws as they are.
     pub fn drawn(stream: Stream) -> Self {
-        Self::Drawn { stream, largest: f32::INFINITY }
+        Self::Drawn { stream, largest: None }
     }
 
     /// The same on the backend with gradients.
@@ -40,9 +40,9 @@ impl<B: Backend> Gumbel<B> {
     }
 }
 
-/// Noise of some samples from `stream`, none above `largest`: a matrix of this shape for each of them, row-major.
-pub(crate) fn gumbel(stream: Stream, largest: f32, samples: Range<usize>, [rows, columns]: [usize; 2]) -> Vec<f32> {
-    samples.flat_map(|sample| stream.sample(sample as u32).gumbel(rows, columns)).map(|g| g.min(largest)).collect()
+/// Noise of some samples as [`Gumbel::Drawn`] has it: a matrix of this shape for each of them, row-major.
+pub(crate) fn gumbel(stream: Stream, largest: Option<f64>, samples: Range<usize>, [rows, columns]: [usize; 2]) -> Vec<f32> {
+    samples.flat_map(|sample| stream.sample(sample as u32).gumbel(rows, columns, largest)).collect()
 }
 
 /// Everything that the soft embeddings are made of.
@@ -116,4 +116,61 @@ pub struct SoftEmbeddings<B: Backend> {
 /// The rows of `x`, `count` times under each other.
 pub(super) fn stack<B: Backend>(x: Tensor<B, 2>, count: usize) -> Tensor<B, 2> {
     if count == 1 { x } else { Tensor::cat(vec![x; count], 0) }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Noise of rescaled uniform draws, as the paper's authors draw it.
+
+    use burn::backend::Flex;
+
+    use super::*;
+    use crate::noise::Purpose;
+    use crate::ops::Kernels;
+
+    const V: usize = 49_152;
+    const SAMPLES: usize = 32;
+    const LARGEST: Option<f64> = Some(0.999);
+
+    fn stream() -> Stream {
+        Stream::new(0, 0, 0, Purpose::PromptNoise, 0)
+    }
+
+    /// PyTorch's `-log(-log(rand * (0.999 - 1e-12) + 1e-12))`, its logarithms in f64: the largest of a row stays below 6.91, and no other
+    /// ties with it.
+    #[test]
+    fn rescaled_noise_is_that_of_the_authors() {
+        let noise = gumbel(stream(), LARGEST, 0..SAMPLES, [1, V]);
+        for (sample, row) in noise.chunks_exact(V).enumerate() {
+            let mut ordered = row.to_vec();
+            ordered.sort_unstable_by(|a, b| b.total_cmp(a));
+            assert!(ordered[0] > ordered[1] && ordered[0] < 6.91, "{:?}", &ordered[..2]);
+            for (column, g) in row.iter().enumerate() {
+                let u = stream().sample(sample as u32).uniform(0, column as u32) * 0.999f32 + 1e-12f32;
+                let expected = -(-f64::from(u).ln()).ln();
+                assert!((f64::from(*g) - expected).abs() < 1e-5 * expected.abs().max(1.0), "{g}, expected {expected}");
+            }
+        }
+    }
+
+    /// Flex's kernels draw what plain Burn draws.
+    #[test]
+    fn rescaled_noise_is_the_same_on_flex() {
+        let options = &Default::default();
+        let prompt = SoftPrompt::<Flex> {
+            logits: Tensor::zeros([1, V], options),
+            temperature: Tensor::ones([1, 1], options),
+            embedding: Tensor::ones([V, 1], options),
+            mask: None,
+            noise: Gumbel::Drawn { stream: stream(), largest: LARGEST },
+            samples: SAMPLES,
+        };
+        assert_eq!(Flex::draw(&prompt), draw(&prompt));
+        let (ours, theirs) = (host(Flex::soft_embedding(&prompt).largest), host(forward(&prompt).largest));
+        let noise = gumbel(stream(), LARGEST, 0..SAMPLES, [1, V]);
+        for ((ours, theirs), row) in ours.iter().zip(&theirs).zip(noise.chunks_exact(V)) {
+            assert_eq!(*theirs, row.iter().copied().fold(f32::MIN, f32::max));
+            assert!((ours - theirs).abs() < 1e-5, "{ours} {theirs}");
+        }
+    }
 }

@@ -239,7 +239,7 @@ fn target_loss_agrees_with_central_differences() {
 #[test]
 fn drawn_noise_is_the_same_in_chunks() {
     let stream = Stream::new(3, 0, 5, Purpose::PromptNoise, 0);
-    let given: Vec<f32> = (0..S as u32).flat_map(|sample| stream.sample(sample).gumbel(N, V)).collect();
+    let given: Vec<f32> = (0..S as u32).flat_map(|sample| stream.sample(sample).gumbel(N, V, None)).collect();
     let mut prompt = soft_prompt::<Flex>(matrix(0, N, V, DType::F32), temperature(DType::F32), DType::F32);
     prompt.noise = Gumbel::Given(Tensor::from_data(TensorData::new(given, [S * N, V]), &Default::default()));
     let expected = Flex::soft_embedding(&prompt).embeddings;

@@ -21,7 +21,7 @@ pub use value::{name, names};
 use value::{Checked, Raw};
 
 use crate::estimator::reinforce::{BETA, Baseline};
-use crate::method::relaxed::{InitialPhi, Row};
+use crate::method::relaxed::{InitialPhi, TableRow};
 use crate::method::relaxed::{dlmi, gbda, reinforce, soda};
 use crate::subject::feeding::Feedback;
 
@@ -49,7 +49,7 @@ pub enum Method {
 
 impl Method {
     /// Its row of the paper's Table 1, where it has one.
-    pub fn row(self) -> Option<Row> {
+    pub fn row(self) -> Option<TableRow> {
         match self {
             Self::Dlmi => Some(dlmi::DLMI),
             Self::DlmiTf => Some(dlmi::DLMI_TF),
@@ -94,7 +94,7 @@ pub struct Settings {
     pub tau0: f64,
     pub per_position: bool,
     pub initial_phi: InitialPhi,
-    pub noise_clip: Option<f64>,
+    pub largest_uniform: Option<f64>,
     pub feedback: Feedback,
     pub baseline: Baseline,
     pub baseline_beta: f64,
@@ -136,7 +136,7 @@ impl Default for Settings {
             tau0: dlmi::TAU0,
             per_position: true,
             initial_phi: InitialPhi::default(),
-            noise_clip: None,
+            largest_uniform: None,
             feedback: Feedback::default(),
             baseline: Baseline::default(),
             baseline_beta: BETA,
@@ -205,8 +205,8 @@ pub const KEYS: &[Key] = &[
     key("tau0", "dlmi, dlmi-tf: scale of the learned temperature, tau = tau0 (1 + tanh phi)", |s, v| put(&mut s.tau0, v.positive())),
     key("per_position", "dlmi, dlmi-tf: learn one temperature per position, not one for all", |s, v| put(&mut s.per_position, v.switch())),
     key("initial_phi", "dlmi, dlmi-tf: where phi starts", |s, v| put(&mut s.initial_phi, v.choice())),
-    key("noise_clip", "dlmi, dlmi-tf, gbda: largest uniform draw that becomes Gumbel noise, or `none`", |s, v| {
-        put(&mut s.noise_clip, v.optional(|v| v.real(0.5..=1.0)))
+    key("largest_uniform", "dlmi, dlmi-tf, gbda: where uniform draws, rescaled, end before they become Gumbel noise, or `none`", |s, v| {
+        put(&mut s.largest_uniform, v.optional(|v| v.real(0.5..=1.0)))
     }),
     key("feedback", "dlmi-tf, gbda, reinforce: how the model is fed what it writes (reinforce: hard)", |s, v| {
         put(&mut s.feedback, v.choice())

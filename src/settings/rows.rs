@@ -1,24 +1,24 @@
 //! Between a row of Table 1 and the settings that may change it.
 
 use super::{Settings, name};
-use crate::estimator::Estimator;
-use crate::method::relaxed::{Row, Temperature};
+use crate::estimator::{EstimatorKind, Temperature};
+use crate::method::relaxed::TableRow;
 use crate::subject::feeding::Feeding;
 
 /// The settings that say what the row says: the defaults of its method.
-pub(super) fn values(row: &Row) -> Vec<(&'static str, String)> {
+pub(super) fn values(row: &TableRow) -> Vec<(&'static str, String)> {
     let mut values = vec![("samples", row.samples.to_string()), ("learning_rate", row.optimiser.learning_rate.to_string())];
     match row.temperature {
         Temperature::None => (),
         Temperature::Fixed(tau) => values.push(("tau", tau.to_string())),
-        Temperature::Learned { tau0, per_position, initial } => {
-            values.extend([("tau0", tau0.to_string()), ("per_position", per_position.to_string()), ("initial_phi", name(&initial))])
+        Temperature::Learned { tau0, per_position } => {
+            values.extend([("tau0", tau0.to_string()), ("per_position", per_position.to_string()), ("initial_phi", name(&row.initial.phi))])
         }
     }
     if let Feeding::Free(feedback) = row.feeding {
         values.push(("feedback", name(&feedback)));
     }
-    if let Estimator::Reinforce(estimator) = row.estimator {
+    if let EstimatorKind::Reinforce(estimator) = row.estimator {
         values.extend([("baseline", name(&estimator.baseline)), ("baseline_beta", estimator.beta.to_string())]);
     }
     values
@@ -26,27 +26,27 @@ pub(super) fn values(row: &Row) -> Vec<(&'static str, String)> {
 
 impl Settings {
     /// The method's row of Table 1 as these settings change it, where it has one.
-    pub fn row(&self) -> Option<Row> {
+    pub fn row(&self) -> Option<TableRow> {
         let mut row = self.method.row()?;
         // Without noise all samples would be the same.
-        if row.estimator != Estimator::Softmax {
+        if row.estimator.is_random() {
             row.samples = self.samples;
         }
         row.optimiser.learning_rate = self.learning_rate;
         match &mut row.temperature {
             Temperature::None => (),
             Temperature::Fixed(tau) => *tau = self.tau,
-            Temperature::Learned { tau0, per_position, initial } => {
-                (*tau0, *per_position, *initial) = (self.tau0, self.per_position, self.initial_phi);
+            Temperature::Learned { tau0, per_position } => {
+                (*tau0, *per_position, row.initial.phi) = (self.tau0, self.per_position, self.initial_phi);
             }
         }
         if let Feeding::Free(feedback) = &mut row.feeding {
             *feedback = self.feedback;
         }
         match &mut row.estimator {
-            Estimator::GumbelSoftmax { noise_clip } => *noise_clip = self.noise_clip,
-            Estimator::Softmax => (),
-            Estimator::Reinforce(estimator) => (estimator.baseline, estimator.beta) = (self.baseline, self.baseline_beta),
+            EstimatorKind::GumbelSoftmax(estimator) => estimator.largest_uniform = self.largest_uniform,
+            EstimatorKind::Softmax => (),
+            EstimatorKind::Reinforce(estimator) => (estimator.baseline, estimator.beta) = (self.baseline, self.baseline_beta),
         }
         Some(row)
     }

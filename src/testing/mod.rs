@@ -7,9 +7,12 @@ pub use memory::peak_memory;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
+use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+use crate::ops::TrackedBackend;
 
 /// A file under `tests/golden`.
 pub fn golden(path: &str) -> PathBuf {
@@ -129,6 +132,19 @@ pub fn table_1_problem(n: usize, prefix: &str) -> crate::Problem {
     let target = crate::Target { text: checkpoint.tokenizer.decode(&ids), ids };
     let options = PromptOptions { tokens: n, allow_everything: true, prefix: prefix.into(), ..PromptOptions::default() };
     crate::Problem::new(options, target, &checkpoint.tokenizer, checkpoint.config.vocab_size).unwrap()
+}
+
+/// Its model.
+pub fn table_1_subject<B: TrackedBackend>(dtype: DType) -> crate::Subject<B> {
+    let mut checkpoint = tiny();
+    let config = checkpoint.config.clone();
+    crate::Subject::new(crate::Llama::load(&config, &mut checkpoint, &B::Device::default(), dtype).unwrap(), checkpoint.tokenizer)
+}
+
+/// A matrix of so many columns, row-major.
+pub fn matrix<B: Backend>(values: &[f32], columns: usize, dtype: DType) -> Tensor<B, 2> {
+    let data = TensorData::new(values.to_vec(), [values.len() / columns, columns]);
+    Tensor::from_data(data, (&B::Device::default(), dtype))
 }
 
 /// A `tokenizer.json` for byte-level BPE: `<|endoftext|>` (0, special), the 256 bytes, `he`, `ll`, ` t`, `llo`, and

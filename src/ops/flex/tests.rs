@@ -153,9 +153,9 @@ fn soft_prompt(noise: Gumbel<Flex>, tau: f32) -> SoftPrompt<Flex> {
 #[test]
 fn soft_embeddings_agree_with_their_definition() {
     let stream = Stream::new(3, 0, 5, Purpose::PromptNoise, 0);
-    let (drawn, cut) = (Gumbel::drawn(stream), Gumbel::Drawn { stream, largest: 1.0 });
+    let (drawn, rescaled) = (Gumbel::drawn(stream), Gumbel::Drawn { stream, largest: Some(0.999) });
     for (noise, tau) in
-        [(drawn.clone(), 1.0), (drawn, 0.05), (cut, 0.5), (Gumbel::Given(random(3, [100, V])), 3.0), (Gumbel::Silent, 100.0)]
+        [(drawn.clone(), 1.0), (drawn, 0.05), (rescaled, 0.5), (Gumbel::Given(random(3, [100, V])), 3.0), (Gumbel::Silent, 100.0)]
     {
         let (prompt, output) = (soft_prompt(noise, tau), random(4, [100, 24]));
         let (ours, theirs) = (Flex::soft_embedding(&prompt), soft_embedding::forward(&prompt));

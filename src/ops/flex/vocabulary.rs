@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::matmul::matmul;
 use super::vector::{dot, exp, largest, ln, sum};
 use super::{Dense, tensor};
-use crate::noise::Stream;
+use crate::noise::{Rescale, Stream};
 use crate::objective::Objective;
 use crate::ops::{Gumbel, SoftEmbeddings, SoftPrompt, TargetLoss};
 use crate::tensor::host;
@@ -42,7 +42,7 @@ struct Inputs {
 }
 
 enum Noise {
-    Drawn(Stream, f32),
+    Drawn(Stream, Rescale),
     Given(Dense),
     Silent,
 }
@@ -51,7 +51,7 @@ impl Inputs {
     fn of(prompt: &SoftPrompt<Flex>) -> Self {
         let [n, v] = prompt.logits.dims();
         let noise = match &prompt.noise {
-            Gumbel::Drawn { stream, largest } => Noise::Drawn(*stream, *largest),
+            Gumbel::Drawn { stream, largest } => Noise::Drawn(*stream, Rescale::to(*largest)),
             Gumbel::Given(noise) => Noise::Given(Dense::of(noise)),
             Gumbel::Silent => Noise::Silent,
         };
@@ -63,11 +63,11 @@ impl Inputs {
     fn scaled(&self, row: usize, at: &Range<usize>, out: &mut [f32]) {
         let position = row % self.n;
         match &self.noise {
-            Noise::Drawn(stream, most) => {
+            Noise::Drawn(stream, rescale) => {
                 stream.sample((row / self.n) as u32).fill_uniform(position as u32, at.start, out);
                 // Not `for_each`, whose closure would not be compiled for vectors.
                 for x in out.iter_mut() {
-                    *x = (-ln(-ln(*x))).min(*most);
+                    *x = -ln(-ln(rescale.of(*x)));
                 }
             }
             Noise::Given(noise) => out.copy_from_slice(&noise[row * self.v..][at.clone()]),

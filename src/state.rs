@@ -1,4 +1,4 @@
-//! What a method keeps between steps, as plain data.
+//! What a run goes on from: everything that the next step depends on, as plain data.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +28,11 @@ impl State {
     pub fn fields<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_value(self.fields.clone())
             .map_err(|error| Error::input(format!("the checkpoint does not belong to this method: {error}")))
+    }
+
+    /// Adds a field to those of a struct.
+    pub fn put_field(&mut self, name: &str, value: &impl Serialize) {
+        self.fields[name] = serde_json::to_value(value).expect("plain data");
     }
 
     /// Adds a tensor.
