@@ -6,7 +6,7 @@ use burn::tensor::DType;
 use super::event::{BestSoFar, Event};
 use super::*;
 use super::{judge::Judged, scores::Scores};
-use crate::Llama;
+use crate::model::Llama;
 use crate::Result;
 use crate::method::Method;
 use crate::method::relaxed::dlmi::DLMI;
@@ -53,7 +53,7 @@ impl Observer for Watch {
 
 struct Bench {
     subject: Subject<B>,
-    judge: Judge,
+    judge: Judge<'static>,
     problem: Problem,
 }
 

@@ -127,6 +127,8 @@ mod tests {
     use super::*;
     use crate::noise::Purpose;
     use crate::ops::Kernels;
+    use crate::ops::reference::soft_embedding::{draw, forward};
+    use crate::tensor::host;
 
     const V: usize = 49_152;
     const SAMPLES: usize = 32;

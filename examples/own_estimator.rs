@@ -1,0 +1,3 @@
+//! An estimator of one's own in the loop of DLMI.
+
+fn main() {}
