@@ -2,10 +2,12 @@
 
 pub mod bundled;
 pub mod checkpoint;
+pub mod digests;
 pub mod hub;
 pub mod spec;
 pub mod tokenizer;
 
 pub use bundled::{BUNDLED, Bundled, bundled};
+pub use digests::Digests;
 pub use spec::open;
 pub use tokenizer::Tokenizer;

@@ -43,7 +43,11 @@ pub fn child<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> std::pr
     for name in ["HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "NO_COLOR", "RAYON_NUM_THREADS"] {
         command.env_remove(name);
     }
-    command.env("HF_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/huggingface")).env("HF_HUB_OFFLINE", "1").env("TERM", "xterm");
+    command
+        .env("HF_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/huggingface"))
+        .env("XDG_CACHE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"))
+        .env("HF_HUB_OFFLINE", "1")
+        .env("TERM", "xterm");
     command.stdin(Stdio::null()).args(arguments);
     command
 }

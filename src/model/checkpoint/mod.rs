@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::{LlamaConfig, WeightSource, layout};
 use crate::error::{Error, Result, quoted};
-use crate::source;
 use crate::source::checkpoint::{ModelFiles, Weights};
 use crate::source::hub::Observer;
 use crate::source::tokenizer::Tokenizer;
+use crate::source::{self, Digests};
 
 /// Opens the model that `spec` names: bundled, a folder, a file, or on the hub; `observer` is told
 /// how a download goes, `offline` forbids one.
@@ -15,7 +15,7 @@ use crate::source::tokenizer::Tokenizer;
 /// # Errors
 /// Those of [`source::open`] and of [`Checkpoint::open`].
 pub fn open(spec: &str, offline: bool, observer: Observer) -> Result<Checkpoint> {
-    Checkpoint::of(source::open(spec, offline, observer)?)
+    Checkpoint::of(source::open(spec, offline, observer)?, &Digests::of_user())
 }
 
 /// A model on disk or in the program: its architecture, its tokenizer and, on demand, its weights.
@@ -39,7 +39,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Input`] naming the file and what is wrong with it, before memory is taken for any tensor.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::of(ModelFiles::open(path)?)
+        Self::of(ModelFiles::open(path)?, &Digests::of_user())
     }
 
     /// A model embedded in the program: the texts of `config.json` and `tokenizer.json`, the bytes of
@@ -48,14 +48,15 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn from_bytes(config: &str, tokenizer: &str, weights: &'static [u8]) -> Result<Self> {
-        Self::of(ModelFiles::embedded(config, tokenizer, weights)?)
+        Self::of(ModelFiles::embedded(config, tokenizer, weights)?, &Digests::of_user())
     }
 
-    /// Checks the config, then that tokenizer and weights are those of such a model, then hashes the weights.
+    /// Checks the config, then that tokenizer and weights are those of such a model, then hashes the weights, unless
+    /// their digest is among `digests`.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
-    pub fn of(files: ModelFiles) -> Result<Self> {
+    pub fn of(files: ModelFiles, digests: &Digests) -> Result<Self> {
         let config = LlamaConfig::from_fields(&files.config)?;
         let origin = files.origin.clone();
         let (tokenizer, mut weights) = files.read()?;
@@ -69,7 +70,7 @@ impl Checkpoint {
         }
         layout::drop_ignored(&mut weights, &config);
         layout::compare(&weights, &config)?;
-        let digest = weights.digest()?;
+        let digest = weights.digest(digests)?;
         Ok(Self { config, tokenizer, digest, origin, weights })
     }
 

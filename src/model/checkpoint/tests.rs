@@ -9,6 +9,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 /// The tensors of a config in f32.
 fn written(config: &Value) -> Vec<Written> {
@@ -69,6 +70,36 @@ fn the_digest_of_shards_is_that_of_their_concatenation() {
     let bytes: Vec<u8> = shards.iter().flat_map(|path| fs::read(path).unwrap()).collect();
     let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(Checkpoint::open(&folder).unwrap().digest, digest);
+}
+
+#[test]
+fn weights_are_hashed_once() {
+    let config = tiny_config();
+    let (folder, cache) = (folder(&config, &safetensors(&written(&config))), tempfile::tempdir().unwrap());
+    let path = folder.path().join("model.safetensors");
+    let digest = || Checkpoint::of(ModelFiles::open(folder.path()).unwrap(), &Digests::within(cache.path())).unwrap().digest;
+    let change = |seconds| {
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+        Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let first = change(1_000);
+    assert_eq!(digest(), first);
+    // Other bytes of the same length and time are not seen: the file is not read.
+    let unseen = change(1_000);
+    assert_eq!(digest(), first);
+    assert_ne!(unseen, first);
+    let second = change(1_001);
+    assert_eq!(second, first);
+    let third = change(1_002);
+    assert_eq!(digest(), third);
+    // A model in the program has no file to know it by.
+    let embedded = ModelFiles::embedded(&config.to_string(), &tiny_tokenizer().to_string(), safetensors(&written(&config)).leak()).unwrap();
+    Checkpoint::of(embedded, &Digests::within(cache.path())).unwrap();
+    assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 1);
 }
 
 #[test]

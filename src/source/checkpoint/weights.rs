@@ -2,6 +2,7 @@
 
 use super::storage::{Source, Stored};
 use crate::error::{Error, Result, quoted};
+use crate::source::digests::Digests;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -76,16 +77,19 @@ impl Weights {
     }
 
     /// SHA-256 of the weight file in hexadecimal; of shards, one after another in the order of their names
-    /// (`cat model-*.safetensors | sha256sum`).
+    /// (`cat model-*.safetensors | sha256sum`). Files whose digest is among `digests` are not read.
     ///
     /// # Errors
     /// [`Error::Input`] when a file cannot be read or has changed since it was opened.
-    pub fn digest(&mut self) -> Result<String> {
-        let mut hash = Sha256::new();
-        for source in &mut self.sources {
-            source.hash(&mut hash)?;
-        }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    pub fn digest(&mut self, digests: &Digests) -> Result<String> {
+        let stamps = self.sources.iter().map(Source::stamp).collect();
+        digests.get(stamps, || {
+            let mut hash = Sha256::new();
+            for source in &mut self.sources {
+                source.hash(&mut hash)?;
+            }
+            Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        })
     }
 
     /// Values of one tensor in Hugging Face orientation, row-major.
