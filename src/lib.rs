@@ -22,7 +22,7 @@
 //! ```no_run
 //! use burn::backend::{Autodiff, Flex};
 //! use burn::tensor::DType;
-//! use dlmi::method::{search::SearchMethod, snap::Snap};
+//! use dlmi::method::search::{SearchMethod, snap::SNAP};
 //! use dlmi::problem::PromptOptions;
 //! use dlmi::invert::{Budget, Quiet, Trial};
 //! use dlmi::{Judge, Llama, Problem, Subject, Target};
@@ -39,7 +39,7 @@
 //! let problem = Problem::new(options, target, &tokenizer, config.vocab_size)?;
 //! let budget = Budget { steps: None, seconds: Some(60.0), restarts: 0, eval_every: 32, early_stop: true };
 //! let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget, seed: 0 };
-//! let outcome = trial.run(&mut SearchMethod::new(Snap::default().search()), None, &mut Quiet)?;
+//! let outcome = trial.run(&mut SearchMethod::new(SNAP), None, &mut Quiet)?;
 //! println!("{:?} {}", outcome.verdict.exact, problem.prompt.text(&outcome.best.free));
 //! # Ok(())
 //! # }

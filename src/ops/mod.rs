@@ -14,6 +14,7 @@ mod width;
 
 pub(crate) use soft_embedding::gumbel;
 pub use soft_embedding::{Gumbel, SoftEmbeddings, SoftPrompt, reference as soft_embedding_reference};
+pub(crate) use target_loss::margins_and_cross_entropies;
 pub use target_loss::{TargetLoss, reference as target_loss_reference};
 pub use width::wide;
 pub(crate) use width::{beside, blocks};
