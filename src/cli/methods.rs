@@ -98,24 +98,31 @@ fn columns(lines: &[Vec<String>]) -> String {
 /// The method that the settings name.
 pub fn method<B: TrackedBackend>(settings: &Settings) -> Box<dyn Method<B>> {
     use settings::Method::{Dlmi, DlmiTf, Echo, Gbda, Random, Reinforce, Snap, Soda};
-    let margin = settings.margin as f32;
     match settings.method {
         Dlmi | DlmiTf | Gbda | Reinforce | Soda => {
             Box::new(relaxed::RelaxedMethod::new(settings.row().expect("these are the rows of Table 1")))
         }
         Snap => {
-            let snap = snap::Snap {
-                batch: (settings.batch, settings.batch_max),
-                top: settings.top,
-                momentum: settings.momentum as f32,
-                margin,
-                temperature: settings.temperature as f32,
-                patience: settings.patience,
-                begin_anew: settings.begin_anew,
+            let search = search::Search {
+                proposal: search::Proposal::Gradient { top: settings.top, momentum: settings.momentum },
+                margin: settings.margin,
+                acceptance: search::Acceptance::Annealed { acceptance_temperature: settings.temperature },
+                schedule: search::Schedule {
+                    batch: settings.batch,
+                    growth: Some(search::Growth {
+                        patience: settings.patience,
+                        batch_max: settings.batch_max,
+                        restart_when_stalled: settings.begin_anew,
+                    }),
+                },
+                ..snap::SNAP
             };
-            Box::new(search::SearchMethod::new(snap.search()))
+            Box::new(search::SearchMethod::new(search))
         }
-        Random => Box::new(search::SearchMethod::new(random::random(settings.batch, margin))),
+        Random => {
+            let schedule = search::Schedule { batch: settings.batch, growth: None };
+            Box::new(search::SearchMethod::new(search::Search { margin: settings.margin, schedule, ..random::RANDOM }))
+        }
         Echo => Box::new(echo::Echo::default()),
     }
 }

@@ -11,8 +11,8 @@ use crate::Result;
 use crate::method::Method;
 use crate::method::relaxed::dlmi::DLMI;
 use crate::method::relaxed::{RelaxedMethod, TableRow};
-use crate::method::search::SearchMethod;
-use crate::method::search::snap::Snap;
+use crate::method::search::snap::SNAP;
+use crate::method::search::{Acceptance, Growth, Proposal, Schedule, Search, SearchMethod};
 use crate::problem::Target;
 use crate::problem::{Problem, PromptOptions};
 use crate::subject::{Cost, Subject};
@@ -87,8 +87,14 @@ fn relaxed() -> Box<dyn Method<B>> {
 
 /// It stalls before its steps are used up.
 fn impatient() -> Box<dyn Method<B>> {
-    let snap = Snap { batch: (1, 1), top: 4, momentum: 0.6, margin: 0.3, temperature: 0.0, patience: 1, begin_anew: false };
-    Box::new(SearchMethod::new(snap.search()))
+    let growth = Some(Growth { patience: 1, batch_max: 1, restart_when_stalled: false });
+    let search = Search {
+        proposal: Proposal::Gradient { top: 4, momentum: 0.6 },
+        acceptance: Acceptance::Better,
+        schedule: Schedule { batch: 1, growth },
+        ..SNAP
+    };
+    Box::new(SearchMethod::new(search))
 }
 
 /// Whether the last step was one of many, one with scores, or one before a restart.

@@ -1,4 +1,4 @@
-//! echo, a control: the prompt that repeats the target, over and over. It shows what this known trick is worth; the ban on the
+//! echo, a control: the prompt that repeats the (first) target, over and over. It shows what this known trick is worth; the ban on the
 //! target's tokens makes it invalid unless `--allow-target-tokens` is given.
 
 use super::{Clock, Held, Method, Progress, State};

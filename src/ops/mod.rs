@@ -17,6 +17,7 @@ pub use adam::{AdamStep, Moments, adam};
 pub use parallel::Parallel;
 pub use precision::wide;
 pub(crate) use precision::{blocks, concat_columns};
+pub(crate) use reference::target_loss::margins_and_cross_entropies;
 pub(crate) use soft_prompt::gumbel;
 pub use soft_prompt::{Gumbel, SoftEmbeddings, SoftPrompt};
 

@@ -9,10 +9,11 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::ops::Range;
 
 use burn::backend::Flex;
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{DType, Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Cache, Llama, LlamaConfig, greedy};
+use crate::objective::Objective;
 use crate::ops::{Kernels, TrackedBackend, blocks, concat_columns};
 use crate::problem::{Example, Problem};
 use crate::source::tokenizer::Tokenizer;
@@ -20,7 +21,7 @@ use crate::subject::feeding::Feeding;
 use crate::tensor::{argmax_rows, host, ids_tensor};
 use crate::{Error, Result};
 
-pub use candidates::Neighbours;
+pub use candidates::{Candidates, TargetScores};
 
 use gradient::{rows_kept, together, trace_numbers};
 
@@ -33,15 +34,6 @@ pub struct Cost {
     pub backward_tokens: u64,
     /// Rows multiplied by the LM head.
     pub head_rows: u64,
-}
-
-/// One token of a prompt replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Swap {
-    /// Position in the whole prompt.
-    pub position: usize,
-    /// What stands there instead.
-    pub token: u32,
 }
 
 type Plain<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
@@ -177,12 +169,8 @@ impl<B: TrackedBackend> Subject<B> {
     /// How far each target token of every example is ahead of the best other one, the examples' one after another: `[S][Σ M]`, the
     /// targets' own tokens fed. `free` are free parts.
     pub fn all_margins(&self, free: &[impl AsRef<[u32]>], problem: &Problem) -> Vec<Vec<f32>> {
-        let mut all = vec![Vec::with_capacity(problem.target_tokens()); free.len()];
-        for example in &problem.examples {
-            let prompts: Vec<Vec<u32>> = free.iter().map(|free| example.search_ids(free.as_ref())).collect();
-            all.iter_mut().zip(self.margins(&prompts, &example.target.ids)).for_each(|(all, margins)| all.extend(margins));
-        }
-        all
+        let scores = self.target_scores(free, problem, Objective::LogProbDifference);
+        scores.into_iter().map(|scores| scores.margins).collect()
     }
 
     /// The model's argmax at every target position, `[S][M]`, the target's own tokens fed.
@@ -208,19 +196,31 @@ impl<B: TrackedBackend> Subject<B> {
         assemble(&self.plain, free.reshape([rows / n, n, d]), example.head(), example.tail())
     }
 
-    /// How promising each swap of one free token is, `[N, V]`, lowest first: the change predicted by the gradient `[N, D]` over
-    /// the squared length of the jump, g·(E_v − E_x) / ‖E_v − E_x‖².
-    pub fn swap_order(&self, free: &[u32], gradient: Tensor<Plain<B>, 2>) -> Vec<f32> {
-        let embedding = self.plain.embed_tokens.val();
-        let dtype = gradient.dtype();
-        let current = self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]).cast(dtype);
-        let all = |f: &dyn Fn(Matrix<B>) -> Matrix<B>| concat_columns(blocks(&embedding, dtype).map(|(_, rows)| f(rows)).collect());
-        let along = |x: Matrix<B>| all(&|rows| Plain::<B>::matmul(x.clone(), rows.transpose()));
-        let change = along(gradient.clone()) - (gradient * current.clone()).sum_dim(1);
-        let norms = self.norms.get_or_init(|| all(&|rows| rows.powi_scalar(2).sum_dim(1).transpose())).clone();
+    /// The change that the gradient `[N, D]` predicts of each swap of one free token, g·(E_v − E_x), `[N, V]`.
+    pub fn predicted_change(&self, free: &[u32], gradient: Matrix<B>) -> Matrix<B> {
+        let current = self.embedded(free, gradient.dtype());
+        self.times_embedding(gradient.clone()) - (gradient * current).sum_dim(1)
+    }
+
+    /// How long the jump of each swap of one free token is, ‖E_v − E_x‖², `[N, V]`, in this type.
+    pub fn squared_distance(&self, free: &[u32], dtype: DType) -> Matrix<B> {
+        let current = self.embedded(free, dtype);
+        let of_rows = |rows: Matrix<B>| rows.powi_scalar(2).sum_dim(1).transpose();
+        let norms =
+            self.norms.get_or_init(|| concat_columns(blocks(&self.plain.embed_tokens.val(), dtype).map(|(_, rows)| of_rows(rows)).collect()));
         let own = current.clone().powi_scalar(2).sum_dim(1);
-        let distance = along(current) * -2.0 + norms + own;
-        host(change / distance.clamp_min(1e-3))
+        self.times_embedding(current) * -2.0 + norms.clone() + own
+    }
+
+    /// Embeddings of free tokens, `[N, D]`, in this type.
+    fn embedded(&self, free: &[u32], dtype: DType) -> Matrix<B> {
+        self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]).cast(dtype)
+    }
+
+    /// x·W_Eᵀ, `[N, D]` → `[N, V]`.
+    fn times_embedding(&self, x: Matrix<B>) -> Matrix<B> {
+        let embedding = self.plain.embed_tokens.val();
+        concat_columns(blocks(&embedding, x.dtype()).map(|(_, rows)| Plain::<B>::matmul(x.clone(), rows.transpose())).collect())
     }
 }
 

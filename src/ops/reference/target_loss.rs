@@ -23,14 +23,39 @@ fn wide_logits<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>) -> Tensor<B
 
 /// ℓ_y − max_{v≠y} ℓ_v of every row; some rows at a time, so that no more than 64 MiB of logits are alive.
 pub fn margins<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
+    let parts = in_chunks(hidden, head, targets, |logits, targets| runner_up(logits, targets).0.squeeze_dim(1));
+    Tensor::cat(parts, 0)
+}
+
+/// The [`margins`] of every row, and −log softmax(ℓ)_y.
+pub fn margins_and_cross_entropies<B: Backend>(
+    hidden: Tensor<B, 2>,
+    head: Tensor<B, 2>,
+    targets: Tensor<B, 1, Int>,
+) -> (Tensor<B, 1>, Tensor<B, 1>) {
+    let both = |logits: Tensor<B, 2>, targets: Tensor<B, 2, Int>| {
+        let losses = log_softmax(logits.clone(), 1).gather(1, targets.clone()).neg();
+        (runner_up(logits, targets).0.squeeze_dim(1), losses.squeeze_dim(1))
+    };
+    let (margins, losses) = in_chunks(hidden, head, targets, both).into_iter().unzip();
+    (Tensor::cat(margins, 0), Tensor::cat(losses, 0))
+}
+
+/// What `of` makes of the logits of some rows at a time, and of their targets `[R, 1]`.
+fn in_chunks<B: Backend, T>(
+    hidden: Tensor<B, 2>,
+    head: Tensor<B, 2>,
+    targets: Tensor<B, 1, Int>,
+    of: impl Fn(Tensor<B, 2>, Tensor<B, 2, Int>) -> T,
+) -> Vec<T> {
     let (rows, head, targets) = (hidden.dims()[0], head.transpose(), targets.unsqueeze_dim::<2>(1));
     let size = (CHUNK / head.dims()[1]).clamp(1, rows);
     let parts = (0..rows).step_by(size).map(|first| {
         let count = size.min(rows - first);
         let logits = wide_logits(hidden.clone().narrow(0, first, count), head.clone());
-        runner_up(logits, targets.clone().narrow(0, first, count)).0.squeeze_dim(1)
+        of(logits, targets.clone().narrow(0, first, count))
     });
-    Tensor::cat(parts.collect(), 0)
+    parts.collect()
 }
 
 /// See [`crate::ops::Kernels::target_loss`].
