@@ -164,10 +164,6 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
         Held { free: self.at.current.free.clone(), margins: Some(self.at.current.scores.margins.clone()) }
     }
 
-    fn knows_margins(&self) -> bool {
-        true
-    }
-
     fn state(&self) -> State {
         let mut state = State::new(&(&self.at, self.memory.entries(), self.ranking.gradient_norm()));
         self.ranking.save(self.at.current.free.len(), &mut state);

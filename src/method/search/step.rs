@@ -68,7 +68,7 @@ impl SearchMethod {
         }
     }
 
-    /// Distinct candidates that survive decode → encode, up to the size of a batch.
+    /// Distinct candidates that can be typed and keep the ban, up to the size of a batch.
     pub(super) fn propose(&self, tokens: &Tokens, problem: &Problem, draws: &mut Draws) -> Vec<Vec<u32>> {
         let size = self.at.pace.batch;
         let mut seen = HashSet::new();
@@ -79,7 +79,7 @@ impl SearchMethod {
             }
             let candidate = self.search.moves.candidate(&self.at.current.free, tokens, draws);
             let Some(candidate) = candidate.filter(|candidate| seen.insert(candidate.clone())) else { continue };
-            if self.memory.holds(&candidate) || problem.round_trips(&candidate) {
+            if self.memory.holds(&candidate) || problem.admits(&candidate) {
                 batch.push(candidate);
             }
         }
@@ -175,7 +175,7 @@ pub(super) fn random_prompt(problem: &Problem, clock: Clock, number: u32) -> Res
     let readable = problem.prompt.readable();
     for _ in 0..1000 {
         let free: Vec<u32> = (0..problem.prompt.tokens()).map(|_| readable[draws.below(readable.len())]).collect();
-        if problem.round_trips(&free) {
+        if problem.admits(&free) {
             return Ok(free);
         }
     }

@@ -38,7 +38,7 @@ fn problem<B: TrackedBackend>(subject: &Subject<B>, judge: &Judge, m: usize) -> 
     Problem::new(options, target, subject.tokenizer(), subject.vocab_size()).unwrap()
 }
 
-fn judge() -> Judge {
+fn judge() -> Judge<'static> {
     let mut checkpoint = tiny();
     let config = checkpoint.config.clone();
     Judge::new(Llama::load(&config, &mut checkpoint, &Default::default(), DType::F32).unwrap())
