@@ -71,7 +71,7 @@ fn what_is_held_can_be_typed<B: TrackedBackend>() {
         let progress = method.step(&subject, &problem, clock(3, step)).unwrap();
         let held = Method::<B>::held(&method, &subject, &problem);
         assert!(problem.round_trips(&held.free), "{:?}", held.free);
-        assert!(problem.is_valid(&problem.typed_ids(&held.free)));
+        assert!(problem.is_valid(&held.free, &problem.typed_ids(&held.free)));
         let margins = subject.margins(&[problem.first().search_ids(&held.free)], &problem.first().target.ids).remove(0);
         let difference = largest_difference(&margins, held.margins.as_ref().unwrap());
         assert!(difference < 1e-4, "{difference}");
@@ -138,7 +138,7 @@ fn finds_and_confirms<B: TrackedBackend>() {
         assert_eq!(outcome.stopped, Stopped::Exact);
         assert!(outcome.verdict.exact && outcome.best.valid);
         assert_eq!(outcome.verdict.confirmations[0].completion, problem.first().target.ids);
-        assert!(outcome.standing.cost.forward_tokens > 0 && outcome.standing.cost.backward_tokens > 0);
+        assert!(outcome.run.cost.forward_tokens > 0 && outcome.run.cost.backward_tokens > 0);
     }
 }
 
