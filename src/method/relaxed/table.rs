@@ -70,11 +70,13 @@ impl Choice for InitialPhi {
 
 const MANY: u64 = 1_000_000_000;
 
-/// The settings of a row.
+/// The settings of a row. Some belong to one kind of estimator, temperature, feeding or objective; such a key comes after the one that chooses.
 pub const KEYS: &[Key<TableRow>] = &[
-    key("samples", "Prompts that a step draws (S)", |row| row.estimator.is_random().then_some(whole(&mut row.samples, 1..=1024))),
+    key("samples", "Prompts that a step draws (S)", |row| row.estimator.is_random().then(|| whole(&mut row.samples, 1..=1024))),
     key("objective", "What is minimised at the target's positions", |row| Some(choice(&mut row.objective))),
-    key("margin", "Hinge: logit gap at which a target position counts as solved", |row| Some(real(&mut row.margin, 0.0..=1e3))),
+    key("margin", "Logit gap at which a target position counts as solved", |row| {
+        (row.objective == ObjectiveKind::Hinge).then(|| real(&mut row.margin, 0.0..=1e3))
+    }),
     key("tau", "The fixed temperature", |row| match &mut row.temperature {
         Temperature::Fixed(tau) => Some(real(tau, 1e-6..=1e9)),
         _ => None,
@@ -118,7 +120,7 @@ pub const KEYS: &[Key<TableRow>] = &[
         Some(optional_whole(&mut row.initial.redraw_every, 1..=MANY))
     }),
     key("redraw_deviation", "Standard deviation of Z when it is drawn again", |row| {
-        Some(real(&mut row.initial.redraw_deviation, 0.0..=1e6))
+        row.initial.redraw_every.is_some().then(|| real(&mut row.initial.redraw_deviation, 0.0..=1e6))
     }),
 ];
 
