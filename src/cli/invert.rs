@@ -131,7 +131,7 @@ fn readable(inversion: &Inversion, policy: Policy) -> String {
 
 /// Tokens matched, and the first wrong one.
 fn how_far(inversion: &Inversion) -> String {
-    let (matched, valid) = inversion.best.judged.unwrap_or_default();
+    let (matched, valid) = inversion.best.judged.as_ref().map_or((0, false), |judged| (judged.matched_prefix, judged.valid));
     let m = inversion.target_ids.len();
     let rules = match (valid, inversion.stopped) {
         (false, _) => "the prompt breaks the rules (longer than N after tokenising again, or holds forbidden tokens or words); ",

@@ -7,7 +7,7 @@ use burn::tensor::activation::log_softmax;
 use serde::{Deserialize, Serialize};
 
 use super::scores::Scores;
-use crate::method::Held;
+use crate::method::HardPrompt;
 use crate::metrics::{matched_prefix, perplexity};
 use crate::model::{Generation, Llama, greedy};
 use crate::ops::TrackedBackend;
@@ -47,7 +47,7 @@ impl Judged {
 }
 
 /// Judges a hard prompt on its re-tokenised ids. Costs one forward pass where the method does not know the margins.
-pub fn judge<B: TrackedBackend>(held: Held, subject: &Subject<B>, problem: &Problem, step: u64) -> Judged {
+pub fn judge<B: TrackedBackend>(held: HardPrompt, subject: &Subject<B>, problem: &Problem, step: u64) -> Judged {
     let typed = problem.typed_ids(&held.free);
     let as_searched = problem.examples.iter().zip(&typed).all(|(example, typed)| *typed == example.search_ids(&held.free));
     let margins = match held.margins {

@@ -17,6 +17,6 @@ pub use judge::{Judge, Verdict};
 pub use crate::budget::Budget;
 pub use model::Model;
 pub use record::Inversion;
-pub use run::{Observer, Outcome, Quiet, Report, RunState, Snapshot, Stopped, Trial};
+pub use run::{Observer, Outcome, Report, RunState, Snapshot, Stopped, Trial};
 pub use task::Task;
 pub use scores::Scores;

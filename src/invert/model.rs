@@ -5,7 +5,6 @@ use std::time::Instant;
 use burn::tensor::backend::Backend;
 
 use super::record::{Inversion, ModelIdentity};
-use super::run::Quiet;
 use super::task::Task;
 use crate::backend::Dtype;
 use crate::model::{self, Checkpoint, Llama, LlamaConfig};
@@ -153,6 +152,6 @@ impl Model {
     /// As [`Self::task`], and those of the run. That no prompt was found is none: see [`Inversion::exact`].
     #[inline]
     pub fn invert(&mut self, target: &str, options: &Options) -> Result<Inversion> {
-        self.task(target, options)?.run(&mut Quiet)
+        self.task(target, options)?.run(&mut ())
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::ser::SerializeMap;
 use serde_json::Value;
 
-use super::judge::{Judge, Verdict};
+use super::judge::{Judge, Judged, Verdict};
 use super::run::{Outcome, Stopped};
 use super::scores::Scores;
 use crate::metrics::{Spread, overlap, overlap_text, target_hit_ratio};
@@ -61,8 +61,8 @@ pub struct ScoredPrompt {
     pub prompt_ids: Vec<u32>,
     /// LCS ratios and accuracies.
     pub scores: Scores,
-    /// Of the best prompt: target tokens before the first wrong one, and whether the rules are kept.
-    pub judged: Option<(usize, bool)>,
+    /// The best prompt as it was judged.
+    pub judged: Option<Judged>,
 }
 
 impl Serialize for ScoredPrompt {
@@ -72,10 +72,11 @@ impl Serialize for ScoredPrompt {
         let mean = |spread: Option<Spread>| spread.map(|spread| spread.mean);
         let range = |spread: Option<Spread>| spread.map(|spread| [spread.min, spread.max]);
         let mut map = serializer.serialize_map(None)?;
-        match self.judged {
-            Some((matched_prefix, valid)) => {
-                map.serialize_entry("matched_prefix", &matched_prefix)?;
-                map.serialize_entry("valid", &valid)?;
+        match &self.judged {
+            Some(judged) => {
+                map.serialize_entry("matched_prefix", &judged.matched_prefix)?;
+                map.serialize_entry("valid", &judged.valid)?;
+                map.serialize_entry("shortfall", &judged.shortfall.is_finite().then_some(judged.shortfall))?;
             }
             None => {
                 map.serialize_entry("relaxed_forced", &mean(relaxed_forced))?;
@@ -164,7 +165,7 @@ impl Inversion {
                 step: best.step,
                 prompt_ids: prompt_ids.clone(),
                 scores: judge.scores(&examples, &verdict)?,
-                judged: Some((verdict.matched_prefix(problem), best.valid)),
+                judged: Some(Judged { matched_prefix: verdict.matched_prefix(problem), ..best }),
             },
             notes: notes(problem, &verdict, &overlaps),
             overlap: overlaps.overlap,

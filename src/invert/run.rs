@@ -102,10 +102,7 @@ pub trait Observer {
 }
 
 /// Nobody watches.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Quiet;
-
-impl Observer for Quiet {}
+impl Observer for () {}
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -256,7 +253,7 @@ impl<B: TrackedBackend> Run<'_, B> {
 
     /// Judges the hard prompt at hand, unless it is the one that was judged last.
     fn judge(&mut self) {
-        let held = self.method.held(self.trial.subject, self.trial.problem);
+        let held = self.method.hard_prompt(self.trial.subject, self.trial.problem);
         if self.at.best.is_some() && held.free == self.at.judged {
             return;
         }

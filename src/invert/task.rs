@@ -8,7 +8,8 @@ use super::record::{Circumstances, Inversion};
 use super::run::{Observer, Snapshot, Trial};
 use crate::Result;
 use crate::backend::{self, Choice, Dtype, Job};
-use crate::method::registry::{Build, MethodSettings};
+use crate::method::Build;
+use crate::method::registry::MethodSettings;
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::settings::Options;
@@ -19,6 +20,8 @@ pub struct Task<'a, M = MethodSettings> {
     model: &'a mut Model,
     problem: Problem,
     method: M,
+    /// What the record calls the method.
+    name: String,
     options: Options,
     /// The presets that the options come from.
     presets: Vec<String>,
@@ -34,16 +37,16 @@ impl<'a> Task<'a> {
     pub fn new(model: &'a mut Model, problem: Problem, options: Options) -> Result<Self> {
         let device = backend::open(options.backend, options.device, options.dtype)?;
         tracing::info!("running on {}: {}", device.device, device.reason);
-        let method = options.method_settings().clone();
-        Ok(Self { model, problem, method, options, presets: Vec::new(), device, resume: None })
+        let (method, name) = (options.method_settings().clone(), options.method.to_string());
+        Ok(Self { model, problem, method, name, options, presets: Vec::new(), device, resume: None })
     }
 }
 
 impl<'a, M: Build> Task<'a, M> {
-    /// The same with another method.
-    pub fn with_method<N: Build>(self, method: N) -> Task<'a, N> {
+    /// The same with another method, which the record calls `name`.
+    pub fn with_method<N: Build>(self, name: &str, method: N) -> Task<'a, N> {
         let Self { model, problem, options, presets, device, resume, .. } = self;
-        Task { model, problem, method, options, presets, device, resume }
+        Task { model, problem, method, name: name.to_owned(), options, presets, device, resume }
     }
 
     /// Names the presets that the options come from, for the record.
@@ -92,7 +95,7 @@ impl<'a, M: Build> Task<'a, M> {
             backend: self.device.device.backend.to_string(),
             device: self.device.device.name.clone(),
             dtype: self.options.dtype.to_string(),
-            method: self.method.name().to_owned(),
+            method: self.name.clone(),
             preset: self.presets.clone(),
             seed: self.options.seed,
             bos: self.options.bos,
@@ -115,7 +118,7 @@ impl<M: Build> Job for Watched<'_, '_, M> {
     fn run<B: TrackedBackend>(self, device: B::Device) -> Result<Inversion> {
         let Watched { task, observer } = self;
         let subject = Subject::<B>::new(task.model.load(&device, task.options.dtype)?, task.model.tokenizer().clone());
-        let (samples, feeding) = task.method.load();
+        let (samples, feeding) = task.method.footprint();
         let subject = subject.within(task.options.max_memory, &task.problem, samples, feeding)?;
         let circumstances = task.circumstances();
         let mut method = task.method.build::<B>();

@@ -16,7 +16,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Clock, Held, Method, Progress, State};
+use super::{Clock, HardPrompt, Method, Progress, State};
 use crate::Result;
 use crate::objective::{Objective, ObjectiveKind};
 use crate::ops::TrackedBackend;
@@ -160,8 +160,8 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
         self.search_step(subject, problem, clock)
     }
 
-    fn held(&self, _: &Subject<B>, _: &Problem) -> Held {
-        Held { free: self.at.current.free.clone(), margins: Some(self.at.current.scores.margins.clone()) }
+    fn hard_prompt(&self, _: &Subject<B>, _: &Problem) -> HardPrompt {
+        HardPrompt { free: self.at.current.free.clone(), margins: Some(self.at.current.scores.margins.clone()) }
     }
 
     fn state(&self) -> State {

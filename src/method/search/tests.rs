@@ -7,7 +7,7 @@ use super::snap::SNAP;
 use super::step::random_prompt;
 use super::*;
 use crate::invert::judge::Judge;
-use crate::invert::{Budget, Quiet, Stopped, Trial};
+use crate::invert::{Budget, Stopped, Trial};
 use crate::method::search::proposal::Tokens;
 use crate::model::Llama;
 use crate::noise::{Draws, Purpose, Stream};
@@ -134,7 +134,7 @@ fn finds_and_confirms<B: TrackedBackend>() {
         let mut method = SearchMethod::new(Search { objective, ..snap() });
         let budget = Budget { steps: Some(300), seconds: None, restarts: 0, eval_every: 10, early_stop: true };
         let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget, seed: 1 };
-        let outcome = trial.run(&mut method, None, &mut Quiet).unwrap();
+        let outcome = trial.run(&mut method, None, &mut ()).unwrap();
         assert_eq!(outcome.stopped, Stopped::Exact);
         assert!(outcome.verdict.exact && outcome.best.valid);
         assert_eq!(outcome.verdict.confirmations[0].completion, problem.first().target.ids);
