@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::args::{Cli, Invert, read_text};
-use super::methods::method;
 use super::session::Session;
 use super::signals::watch_signals;
 use crate::backend::{self, Choice, Job};
@@ -15,8 +14,8 @@ use crate::invert::{Budget, Observer, Report, Snapshot, Stopped, Trial};
 use crate::invert::{Scores, judge::Judged};
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
+use crate::problem::Prompt;
 use crate::problem::Target;
-use crate::problem::{Prompt, PromptOptions};
 use crate::source::spec;
 use crate::subject::feeding::Feeding;
 use crate::subject::{Subject, check_context};
@@ -54,24 +53,15 @@ fn problem(session: &Session, verb: &Invert) -> Result<Problem> {
         (None, Some(bundled)) => Target::from_text(bundled.default_target, tokenizer)?,
         (None, None) => return Err(Error::input("a target is needed: give the text that the model should write, or --file FILE")),
     };
-    let options = PromptOptions {
-        tokens: settings.prompt_tokens,
-        prefix: settings.prefix.clone(),
-        suffix: settings.suffix.clone(),
-        bos: session.bos()?,
-        allow_target_tokens: settings.allow_target_tokens,
-        allow_special: settings.allow_special,
-        allow_everything: settings.all_tokens,
-    };
-    let problem = Problem::new(options, target, tokenizer, config.vocab_size)?;
+    let problem = Problem::new(settings.prompt_options(session.bos()?), target, tokenizer, config.vocab_size)?;
     check_context(config, problem.first().len(), problem.first().target.ids.len())?;
     Ok(problem)
 }
 
 /// What a run must have in common with the one it goes on from: all settings but the budgets.
 fn run_identity(session: &Session, problem: &Problem, choice: &Choice) -> serde_json::Value {
-    let mut identity = serde_json::to_value(session.settings()).expect("plain data");
-    let map = identity.as_object_mut().expect("a struct");
+    let mut identity = session.settings().to_json();
+    let map = identity.as_object_mut().expect("an object");
     for budget in ["steps", "max_seconds", "restarts", "max_memory", "device", "model"] {
         map.remove(budget);
     }
@@ -98,19 +88,13 @@ impl Job for Task {
     fn run<B: TrackedBackend>(mut self, device: B::Device) -> Result<Inversion> {
         let subject = Subject::<B>::new(self.session.load(&device)?, self.session.checkpoint.tokenizer.clone());
         let settings = self.session.settings();
-        let feeding = settings.row().map_or(Feeding::Forced, |row| row.feeding);
-        let subject = subject.within(settings.max_memory, &self.problem, settings.samples, feeding)?;
+        let (samples, feeding) = settings.method_settings().row().map_or((1, Feeding::Forced), |row| (row.samples, row.feeding));
+        let subject = subject.within(settings.max_memory, &self.problem, samples, feeding)?;
         let judge = self.session.judge(&subject)?;
         let circumstances = self.circumstances()?;
         let settings = self.session.settings();
-        let mut method = method::<B>(settings);
-        let budget = Budget {
-            steps: settings.steps,
-            seconds: settings.max_seconds,
-            restarts: settings.restarts,
-            eval_every: settings.eval_every,
-            early_stop: settings.early_stop,
-        };
+        let mut method = settings.method_settings().build::<B>();
+        let budget = settings.budget();
         let what = format!("inverting {} tokens", self.problem.first().target.ids.len());
         let mut watcher = Watcher {
             progress: Progress::new(self.policy, what),
@@ -144,7 +128,7 @@ impl Task {
             preset: self.session.resolved.presets.clone(),
             seed: settings.seed,
             bos: settings.bos,
-            settings: serde_json::to_value(settings).expect("plain data"),
+            settings: settings.to_json(),
             bos_token: self.session.start_token(),
             load_seconds: self.session.seconds(),
         })

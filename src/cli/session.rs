@@ -6,12 +6,12 @@ use burn::backend::Flex;
 use burn::tensor::backend::Backend;
 
 use super::args::Cli;
-use crate::backend::{self, Choice};
+use crate::backend::{self, Choice, Dtype};
 use crate::invert::judge::Judge;
 use crate::invert::record;
 use crate::model::Llama;
 use crate::ops::TrackedBackend;
-use crate::settings::{Dtype, ModelIdentity, Resolved, Settings};
+use crate::settings::{ModelIdentity, Resolved, Settings};
 use crate::source::checkpoint::Checkpoint;
 use crate::source::spec;
 use crate::source::tokenizer::check_ids;

@@ -1,6 +1,8 @@
 //! The inverters. A method holds a prompt and improves it step by step; the run decides when to look, confirm and stop.
 
 pub mod echo;
+mod keys_provisional;
+pub mod registry;
 pub mod relaxed;
 pub mod search;
 mod state;

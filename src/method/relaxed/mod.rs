@@ -4,6 +4,7 @@ pub mod dlmi;
 pub mod gbda;
 pub mod reinforce;
 pub mod soda;
+mod words;
 
 use burn::tensor::{Tensor, TensorData, backend::AutodiffBackend, backend::Backend};
 use clap::ValueEnum;
