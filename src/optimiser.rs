@@ -6,7 +6,7 @@ use crate::ops::{AdamStep, Kernels};
 
 pub use crate::ops::Moments;
 
-/// Settings of Adam, and of what SODA makes of it.
+/// Options of Adam, and of what SODA makes of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adam {
     /// α, step size.

@@ -4,12 +4,12 @@ use burn::tensor::backend::Backend;
 use serde_json::{Map, Value, json};
 
 use super::args::{Bench, BenchOptions, Cli};
-use super::methods::method;
 use super::session::Session;
 use crate::Result;
 use crate::backend::{self, BackendName, Choice, Job};
 use crate::bench::{self, peak_mib};
 use crate::invert::Model;
+use crate::method::Build;
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::problem::PromptOptions;
@@ -70,8 +70,8 @@ impl Job for Measurement {
                 let problem = problem(&self.session, m)?;
                 let subject = self.subject::<B>(&device)?;
                 let settings = self.session.settings();
-                let mut method = method::<B>(settings);
-                json!(bench::step(&subject, &mut *method, &problem, seed, rounds, settings.row())?)
+                let method = settings.method_settings();
+                json!(bench::step(&subject, &mut *method.build::<B>(), &problem, seed, rounds, method.row())?)
             }
         };
         Ok(self.circumstances(&options, measured))
@@ -92,10 +92,10 @@ impl Measurement {
         put("bench", self.what.name().into());
         match self.what {
             Bench::Step(_) => {
-                put("method", json!(settings.method));
+                put("method", settings.method.to_string().into());
                 put("prompt_tokens", settings.prompt_tokens.into());
                 put("target_tokens", options.target_tokens.into());
-                put("samples", settings.row().map_or(1, |row| row.samples).into());
+                put("samples", settings.method_settings().row().map_or(1, |row| row.samples).into());
             }
             Bench::Score { candidates, .. } => {
                 put("prompt_tokens", settings.prompt_tokens.into());

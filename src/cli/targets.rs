@@ -27,13 +27,7 @@ pub(super) fn run(cli: &Cli, verb: &Targets, policy: Policy) -> Result<ExitCode>
     if let Some(path) = &verb.prompts_out {
         keep_prompts(path, &wanted)?;
     }
-    let maker = Maker {
-        model: &model,
-        tokenizer: &tokenizer,
-        digest: &digest,
-        start,
-        prompt_tokens: session.settings().prompt_tokens,
-    };
+    let maker = Maker { model: &model, tokenizer: &tokenizer, digest: &digest, start, prompt_tokens: session.settings().prompt_tokens };
     make(&maker, &wanted, policy)
 }
 
@@ -69,9 +63,10 @@ fn start_token(session: &Session, verb: &Targets) -> Result<u32> {
                 "--bos-token: this model's vocabulary has no token `{name}`; give one by its name, such as `<|endoftext|>`"
             ))
         }),
-        None => {
-            session.model.start_token().ok_or_else(|| Error::input("this model names no token that starts a text; give one with --bos-token"))
-        }
+        None => session
+            .model
+            .start_token()
+            .ok_or_else(|| Error::input("this model names no token that starts a text; give one with --bos-token")),
     }
 }
 

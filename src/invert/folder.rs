@@ -31,7 +31,7 @@ pub struct Folder {
 
 impl Folder {
     /// Opens or makes the folder. With `resume`, also reads the snapshot kept in it, if there is one; without, a folder that
-    /// already holds a run is refused. `identity` is a flat JSON object of all settings but the budgets.
+    /// already holds a run is refused. `identity` is a JSON object of all settings but the budgets, those of the method in an object of its own.
     pub fn open(path: &Path, identity: Value, resume: bool) -> Result<(Self, Option<Snapshot>)> {
         fs::create_dir_all(path).map_err(|error| Error::writing(path, &error))?;
         let lock = lock(path)?;
@@ -137,17 +137,27 @@ fn read(path: &Path, identity: &Value) -> Result<(Snapshot, Option<Event>)> {
 
 /// Refuses to go on with other settings, naming the first that differs.
 fn same_run(known: &Value, now: &Value, path: &Path) -> Result<()> {
-    let (Some(known), Some(now)) = (known.as_object(), now.as_object()) else {
+    if !known.is_object() {
         return Err(Error::input(format!("`{}` does not say which settings it belongs to; start a new run", path.display())));
-    };
-    for key in now.keys().chain(known.keys()) {
-        let (was, is) = (known.get(key).unwrap_or(&Value::Null), now.get(key).unwrap_or(&Value::Null));
-        if was != is {
-            return Err(Error::input(format!(
-                "the run in `{}` has {key} = {was}, but this command says {is}; use the same settings or another folder",
-                path.display()
-            )));
-        }
     }
-    Ok(())
+    match first_difference(known, now) {
+        None => Ok(()),
+        Some((name, was, is)) => Err(Error::input(format!(
+            "the run in `{}` has {name} = {was}, but this command says {is}; use the same settings or another folder",
+            path.display()
+        ))),
+    }
+}
+
+/// Name and both values of the first key that differs, `snap.batch` within an object `snap`.
+fn first_difference<'a>(known: &'a Value, now: &'a Value) -> Option<(String, &'a Value, &'a Value)> {
+    let (known, now) = (known.as_object()?, now.as_object()?);
+    now.keys().chain(known.keys()).find_map(|key| {
+        let (was, is) = (known.get(key).unwrap_or(&Value::Null), now.get(key).unwrap_or(&Value::Null));
+        match (was, is) {
+            _ if was == is => None,
+            (Value::Object(_), Value::Object(_)) => first_difference(was, is).map(|(name, was, is)| (format!("{key}.{name}"), was, is)),
+            _ => Some((key.clone(), was, is)),
+        }
+    })
 }

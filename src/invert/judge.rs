@@ -1,12 +1,13 @@
 //! The only place where anything is called `exact`, and what a hard prompt is worth along the way.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 
 use burn::backend::Flex;
 use burn::tensor::activation::log_softmax;
 use serde::{Deserialize, Serialize};
 
 use super::scores::Scores;
+use crate::Result;
 use crate::method::HardPrompt;
 use crate::metrics::{matched_prefix, perplexity};
 use crate::model::{Generation, Llama, greedy};
@@ -14,7 +15,6 @@ use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::subject::Subject;
 use crate::tensor::{argmax_rows, host, ids_tensor};
-use crate::{Error, Result};
 
 /// A hard prompt judged as a user would type it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -82,11 +82,11 @@ fn typed_margins<B: TrackedBackend>(typed: &[Vec<u32>], subject: &Subject<B>, pr
 /// The plain inference path: CPU, f32, weights as in the file, own cache, batch of one. What it writes is what a user gets.
 pub struct Judge<'a> {
     model: OnceCell<Llama<Flex>>,
-    load: RefCell<Option<Load<'a>>>,
+    load: Option<Load<'a>>,
 }
 
 /// Loads the plain copy of a model.
-type Load<'a> = Box<dyn FnOnce() -> Result<Llama<Flex>> + 'a>;
+type Load<'a> = Box<dyn Fn() -> Result<Llama<Flex>> + 'a>;
 
 /// What the plain path wrote after a prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,7 +114,9 @@ impl Verdict {
     /// A sentence where a prompt fails for its numbers, not for its tokens.
     pub fn note(&self) -> Option<String> {
         if self.min_margin.is_nan() {
-            return Some("the model's numbers overflow behind this prompt: a logit is no finite number, so nothing it writes counts".into());
+            return Some(
+                "the model's numbers overflow behind this prompt: a logit is no finite number, so nothing it writes counts".into(),
+            );
         }
         (self.min_margin == 0.0).then(|| "two tokens tie for the best on the way, so what is written depends on who breaks the tie".into())
     }
@@ -129,20 +131,20 @@ impl Verdict {
 impl<'a> Judge<'a> {
     /// Judges with this model.
     pub fn new(model: Llama<Flex>) -> Self {
-        Self { model: OnceCell::from(model), load: RefCell::default() }
+        Self { model: OnceCell::from(model), load: None }
     }
 
     /// Judges with what `load` loads when it is first needed.
-    pub fn lazy(load: impl FnOnce() -> Result<Llama<Flex>> + 'a) -> Self {
-        Self { model: OnceCell::new(), load: RefCell::new(Some(Box::new(load))) }
+    pub fn lazy(load: impl Fn() -> Result<Llama<Flex>> + 'a) -> Self {
+        Self { model: OnceCell::new(), load: Some(Box::new(load)) }
     }
 
     fn model(&self) -> Result<&Llama<Flex>> {
-        if let Some(load) = self.load.take() {
+        if let (None, Some(load)) = (self.model.get(), &self.load) {
             let loaded = load()?;
             return Ok(self.model.get_or_init(|| loaded));
         }
-        self.model.get().ok_or_else(|| Error::environment("the model could not be loaded for judging"))
+        Ok(self.model.get().expect("a judge has a model or knows where to load it"))
     }
 
     /// Whether typed prompts that are `valid` lead to their targets, `(prompt, target)` for each example: the one definition of exact.
@@ -198,7 +200,7 @@ fn forced(model: &Llama<Flex>, prompt: &[u32], target: &[u32]) -> Vec<u32> {
 }
 
 /// −ln p of every token but the first, given those before it.
-fn nll(model: &Llama<Flex>, ids: &[u32]) -> Vec<f64> {
+pub(crate) fn nll(model: &Llama<Flex>, ids: &[u32]) -> Vec<f64> {
     if ids.len() < 2 {
         return Vec::new();
     }

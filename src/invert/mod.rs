@@ -13,10 +13,10 @@ mod tensorboard;
 #[cfg(test)]
 mod tests;
 
-pub use judge::{Judge, Verdict};
 pub use crate::budget::Budget;
+pub use judge::{Judge, Verdict};
 pub use model::Model;
 pub use record::Inversion;
 pub use run::{Observer, Outcome, Report, RunState, Snapshot, Stopped, Trial};
-pub use task::Task;
 pub use scores::Scores;
+pub use task::Task;

@@ -150,7 +150,7 @@ impl Inversion {
         let (target, search_ids, prompt_ids) = (&example.target, example.search_ids(&best.free), best.typed[0].clone());
         let perplexities = judge.perplexities(&prompt_ids, &target.ids, at.bos_token)?;
         let completion_ids = verdict.confirmations[0].completion.clone();
-        let prompt_text = example.text(&best.free);
+        let (prompt_text, free_text) = (example.text(&best.free), prompt.free_text(&best.free));
         let examples: Vec<(&[u32], &[u32])> =
             problem.examples.iter().zip(&best.typed).map(|(example, typed)| (&**typed, &*example.target.ids)).collect();
         let overlaps = Overlaps::of(&prompt_ids, &target.ids, &prompt_text, &target.text);
@@ -176,7 +176,7 @@ impl Inversion {
             target_perplexity_bos: perplexities.target_bos,
             target_text: target.text.clone(),
             target_ids: target.ids.clone(),
-            free_text: prompt.free_text(&best.free),
+            free_text,
             prompt_ids,
             completion_text: tokenizer.decode(&completion_ids),
             completion_ids,
@@ -246,9 +246,12 @@ fn notes(problem: &Problem, verdict: &Verdict, overlaps: &Overlaps) -> Vec<Strin
         notes.push("a beginning-of-sequence token stands before the prompt, which the printed text does not show".to_owned());
     }
     let fixed = [("prefix", &options.prefix), ("suffix", &options.suffix)];
-    notes.extend(fixed.into_iter().filter(|(_, text)| !problem.prompt.keeps_ban(text)).map(|(name, _)| {
-        format!("the {name} holds words of the target, which no rule forbids there")
-    }));
+    notes.extend(
+        fixed
+            .into_iter()
+            .filter(|(_, text)| !problem.prompt.keeps_ban(text))
+            .map(|(name, _)| format!("the {name} holds words of the target, which no rule forbids there")),
+    );
     notes.extend(overlaps.note());
     notes.extend(verdict.note());
     notes

@@ -1,5 +1,7 @@
 //! An inversion: a model, a problem, a method and a budget; who watches joins when it runs.
 
+use std::cell::RefCell;
+
 use serde_json::Value;
 
 use super::judge::Judge;
@@ -125,7 +127,10 @@ impl<M: Build> Job for Watched<'_, '_, M> {
         let Task { model, problem, options, resume, .. } = task;
         let judge = match subject.as_flex() {
             Some(plain) => Judge::new(plain),
-            None => Judge::lazy(move || model.load(&Default::default(), Dtype::F32)),
+            None => {
+                let model = RefCell::new(model);
+                Judge::lazy(move || model.borrow_mut().load(&Default::default(), Dtype::F32))
+            }
         };
         let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget: options.budget(), seed: options.seed };
         let outcome = trial.run(method.as_mut(), resume, observer)?;

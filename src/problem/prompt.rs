@@ -49,7 +49,10 @@ impl Prompt {
         let words = ids(&|id| is_plain_word(&tokenizer.decode(&[id])));
         let readable = if words.is_empty() { ids(&|_| true) } else { words };
         if readable.is_empty() {
-            return Err(Error::option("allow_target_tokens", "no token of the vocabulary may stand in the prompt; allow those of the target, or special ones"));
+            return Err(Error::option(
+                "allow_target_tokens",
+                "no token of the vocabulary may stand in the prompt; allow those of the target, or special ones",
+            ));
         }
         let ban = (!options.allow_everything && !options.allow_target_tokens).then(|| Ban::new(targets));
         Ok(Self { options, allowed, readable, ban, tokenizer: tokenizer.clone() })

@@ -206,8 +206,9 @@ impl<B: TrackedBackend> Subject<B> {
     pub fn squared_distance(&self, free: &[u32], dtype: DType) -> Matrix<B> {
         let current = self.embedded(free, dtype);
         let of_rows = |rows: Matrix<B>| rows.powi_scalar(2).sum_dim(1).transpose();
-        let norms =
-            self.norms.get_or_init(|| concat_columns(blocks(&self.plain.embed_tokens.val(), dtype).map(|(_, rows)| of_rows(rows)).collect()));
+        let norms = self
+            .norms
+            .get_or_init(|| concat_columns(blocks(&self.plain.embed_tokens.val(), dtype).map(|(_, rows)| of_rows(rows)).collect()));
         let own = current.clone().powi_scalar(2).sum_dim(1);
         self.times_embedding(current) * -2.0 + norms.clone() + own
     }

@@ -138,7 +138,10 @@ pub fn table_1_problem(n: usize, prefix: &str) -> crate::Problem {
 pub fn table_1_subject<B: TrackedBackend>(dtype: DType) -> crate::subject::Subject<B> {
     let mut checkpoint = tiny();
     let config = checkpoint.config.clone();
-    crate::subject::Subject::new(crate::model::Llama::load(&config, &mut checkpoint, &B::Device::default(), dtype).unwrap(), checkpoint.tokenizer)
+    crate::subject::Subject::new(
+        crate::model::Llama::load(&config, &mut checkpoint, &B::Device::default(), dtype).unwrap(),
+        checkpoint.tokenizer,
+    )
 }
 
 /// A matrix of so many columns, row-major.

@@ -8,7 +8,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing::Event;
 use tracing_subscriber::EnvFilter;
@@ -16,6 +15,7 @@ use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::setting::Choice;
 use crate::{Error, Result};
 
 pub use transfer::transfer_bar;
@@ -69,7 +69,7 @@ pub fn abbreviated(text: &str, length: usize) -> String {
 }
 
 /// When to print in colour.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Color {
     /// On a terminal, unless NO_COLOR is set
     #[default]
@@ -78,6 +78,14 @@ pub enum Color {
     Always,
     /// Never
     Never,
+}
+
+impl Choice for Color {
+    const ALL: &'static [(Self, &'static str, &'static str)] = &[
+        (Self::Auto, "auto", "On a terminal, unless NO_COLOR is set"),
+        (Self::Always, "always", "Always"),
+        (Self::Never, "never", "Never"),
+    ];
 }
 
 impl Color {

@@ -35,7 +35,10 @@ fn logits_that_are_no_numbers_are_never_exact() {
     let written = on(&model, &["complete", "he", "--tokens", "1"]);
     let target = listed(&written["completion_ids"]);
     let score = on(&model, &["score", "he", "--target-ids", &target]);
-    assert_eq!((&score["exact"], &score["min_margin"], &score["completion_ids"]), (&json!(false), &Value::Null, &written["completion_ids"]));
+    assert_eq!(
+        (&score["exact"], &score["min_margin"], &score["completion_ids"]),
+        (&json!(false), &Value::Null, &written["completion_ids"])
+    );
     assert!(score["notes"][0].as_str().unwrap().contains("overflow"), "{score}");
     let text = written["completion_text"].as_str().unwrap();
     for method in ["snap", "dlmi", "echo"] {

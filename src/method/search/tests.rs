@@ -30,9 +30,9 @@ fn subject<B: TrackedBackend>() -> Subject<B> {
 }
 
 /// A target that some prompt of two tokens leads to.
-fn problem<B: TrackedBackend>(subject: &Subject<B>, judge: &Judge, m: usize) -> Problem {
+fn problem<B: TrackedBackend>(subject: &Subject<B>, m: usize) -> Problem {
     let source = subject.tokenizer().encode("he to");
-    let ids = judge.complete(&source, m, &[]).ids.remove(0);
+    let ids = subject.free(subject.embed(&[source]), m).remove(0);
     let target = Target { text: subject.tokenizer().decode(&ids), ids };
     let options = PromptOptions { tokens: 4, prefix: "a ".into(), ..PromptOptions::default() };
     Problem::new(options, target, subject.tokenizer(), subject.vocab_size()).unwrap()
@@ -64,12 +64,12 @@ fn neighbours(method: &mut SearchMethod, seed: u32, count: usize, problem: &Prob
 
 /// After every step: the prompt can be typed, keeps the ban, and its margins are those of the model.
 fn what_is_held_can_be_typed<B: TrackedBackend>() {
-    let (subject, judge) = (subject::<B>(), judge());
-    let problem = problem(&subject, &judge, 3);
+    let subject = subject::<B>();
+    let problem = problem(&subject, 3);
     let mut method = started(snap(), 3, &subject, &problem);
     for step in 0..12 {
         let progress = method.step(&subject, &problem, clock(3, step)).unwrap();
-        let held = Method::<B>::held(&method, &subject, &problem);
+        let held = Method::<B>::hard_prompt(&method, &subject, &problem);
         assert!(problem.round_trips(&held.free), "{:?}", held.free);
         assert!(problem.is_valid(&held.free, &problem.typed_ids(&held.free)));
         let margins = subject.margins(&[problem.first().search_ids(&held.free)], &problem.first().target.ids).remove(0);
@@ -81,8 +81,8 @@ fn what_is_held_can_be_typed<B: TrackedBackend>() {
 
 /// Scores behind a shared trunk, and dropped half-way, are those of whole prompts.
 fn sharing_and_dropping_change_nothing<B: TrackedBackend>() {
-    let (subject, judge) = (subject::<B>(), judge());
-    let problem = problem(&subject, &judge, 5);
+    let subject = subject::<B>();
+    let problem = problem(&subject, 5);
     let mut method = started(snap(), 4, &subject, &problem);
     let batch = neighbours(&mut method, 4, 12, &problem);
     let whole: Vec<Vec<u32>> = batch.iter().map(|free| problem.first().search_ids(free)).collect();
@@ -106,8 +106,8 @@ fn sharing_and_dropping_change_nothing<B: TrackedBackend>() {
 
 /// Whatever the bound, the objective and the kind of move: the best candidate of those scored to the end is never dropped before.
 fn dropping_early_never_drops_the_best<B: TrackedBackend>() {
-    let (subject, judge) = (subject::<B>(), judge());
-    let problem = problem(&subject, &judge, 5);
+    let subject = subject::<B>();
+    let problem = problem(&subject, 5);
     for objective in [ObjectiveKind::Hinge, ObjectiveKind::CrossEntropy, ObjectiveKind::LogProbDifference] {
         for (seed, moves) in [(1, Moves::Swap(1)), (2, Moves::Swap(2)), (3, Moves::Shift), (4, Moves::Exchange)] {
             let search = Search { objective, moves, ..snap() };
@@ -129,7 +129,7 @@ fn dropping_early_never_drops_the_best<B: TrackedBackend>() {
 
 fn finds_and_confirms<B: TrackedBackend>() {
     let (subject, judge) = (subject::<B>(), judge());
-    let problem = problem(&subject, &judge, 1);
+    let problem = problem(&subject, 1);
     for objective in [ObjectiveKind::Hinge, ObjectiveKind::CrossEntropy] {
         let mut method = SearchMethod::new(Search { objective, ..snap() });
         let budget = Budget { steps: Some(300), seconds: None, restarts: 0, eval_every: 10, early_stop: true };
@@ -144,8 +144,8 @@ fn finds_and_confirms<B: TrackedBackend>() {
 
 /// Where it is told to, a stalled search goes on from another random prompt, and is not called stalled.
 fn a_stalled_search_restarts<B: TrackedBackend>() {
-    let (subject, judge) = (subject::<B>(), judge());
-    let problem = problem(&subject, &judge, 3);
+    let subject = subject::<B>();
+    let problem = problem(&subject, 3);
     let growth = Some(Growth { patience: 2, batch_max: 2, restart_when_stalled: true });
     let mut method = started(Search { schedule: Schedule { batch: 2, growth }, ..snap() }, 2, &subject, &problem);
     let first = method.at.current.free.clone();
@@ -164,8 +164,8 @@ fn a_stalled_search_restarts<B: TrackedBackend>() {
 
 /// Random swaps never make the prompt worse.
 fn the_control_only_improves<B: TrackedBackend>() {
-    let (subject, judge) = (subject::<B>(), judge());
-    let problem = problem(&subject, &judge, 3);
+    let subject = subject::<B>();
+    let problem = problem(&subject, 3);
     let search = Search { schedule: Schedule { batch: 8, growth: None }, ..RANDOM };
     let mut method = started(search, 9, &subject, &problem);
     let mut last = f32::INFINITY;
@@ -184,8 +184,8 @@ fn spent(before: Cost, after: Cost) -> (u64, u64, u64) {
 
 /// The same draws again at an unchanged prompt ask the model for nothing, also after a resume; other draws ask for what is new to them.
 fn nothing_is_scored_twice_at_an_unchanged_prompt<B: TrackedBackend>() {
-    let (subject, judge) = (subject::<B>(), judge());
-    let problem = problem(&subject, &judge, 5);
+    let subject = subject::<B>();
+    let problem = problem(&subject, 5);
     for (acceptance, cut) in [(Acceptance::Better, false), (SNAP.acceptance, false), (Acceptance::Better, true)] {
         let mut method = started(Search { acceptance, ..snap() }, 5, &subject, &problem);
         // So good that nothing is taken: with its loss at the end of the target, or at its beginning, where candidates are dropped.
@@ -217,8 +217,8 @@ fn nothing_is_scored_twice_at_an_unchanged_prompt<B: TrackedBackend>() {
 
 /// It goes the same way as a search that forgets everything after each step, for less.
 fn memory_changes_the_cost_alone<B: TrackedBackend>() {
-    let (subject, judge) = (subject::<B>(), judge());
-    let problem = problem(&subject, &judge, 3);
+    let subject = subject::<B>();
+    let problem = problem(&subject, 3);
     let search = Search { proposal: Proposal::Gradient { top: 6, momentum: 0.6 }, ..snap() };
     let run = |forgets: bool| {
         let mut method = started(search, 7, &subject, &problem);
@@ -244,8 +244,8 @@ fn memory_changes_the_cost_alone<B: TrackedBackend>() {
 
 /// A search over several examples minimises their mean, and stops where all of them are solved.
 fn several_examples_share_a_prompt<B: TrackedBackend>() {
-    let (subject, judge) = (subject::<B>(), judge());
-    let target = |m| problem(&subject, &judge, m).examples.remove(0).target;
+    let subject = subject::<B>();
+    let target = |m| problem(&subject, m).examples.remove(0).target;
     let examples = vec![
         (Context { before: "so ".into(), between: String::new() }, target(2)),
         (Context { before: String::new(), between: "it".into() }, target(3)),
