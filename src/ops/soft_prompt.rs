@@ -15,7 +15,7 @@ pub enum Gumbel<B: Backend> {
     Drawn {
         /// Where the draws come from.
         stream: Stream,
-        /// Larger draws are cut to this; infinite for none.
+        /// Larger draws are clipped to this; infinite for none.
         largest: f32,
     },
     /// Given from outside, `[S·N, V]`.
@@ -25,7 +25,7 @@ pub enum Gumbel<B: Backend> {
 }
 
 impl<B: Backend> Gumbel<B> {
-    /// Drawn, and none cut.
+    /// Drawn, and none clipped.
     pub fn drawn(stream: Stream) -> Self {
         Self::Drawn { stream, largest: f32::INFINITY }
     }
@@ -40,7 +40,7 @@ impl<B: Backend> Gumbel<B> {
     }
 }
 
-/// Noise of some samples from `stream`, none above `largest`: a matrix of this shape for each of them, row-major.
+/// Noise of some samples from `stream`, clipped to `largest`: a matrix of this shape for each of them, row-major.
 pub(crate) fn gumbel(stream: Stream, largest: f32, samples: Range<usize>, [rows, columns]: [usize; 2]) -> Vec<f32> {
     samples.flat_map(|sample| stream.sample(sample as u32).gumbel(rows, columns)).map(|g| g.min(largest)).collect()
 }
@@ -54,7 +54,7 @@ pub struct SoftPrompt<B: Backend> {
     pub temperature: Tensor<B, 2>,
     /// W_E, `[V, D]`, stored in the model's type; all else is in that of Z.
     pub embedding: Tensor<B, 2>,
-    /// 0 for tokens of the search vocabulary and −1e30 for the others, `[1, V]`.
+    /// Added to Z: 0 for tokens of the search vocabulary and −1e30 for the others, `[1, V]`.
     pub mask: Option<Tensor<B, 2>>,
     /// g.
     pub noise: Gumbel<B>,
@@ -77,7 +77,7 @@ impl<B: Backend> SoftPrompt<B> {
         SoftPrompt { logits, temperature, embedding, mask, noise: noise.tracked(), samples }
     }
 
-    /// Z with the tokens outside the search vocabulary out of reach, `[N, V]`.
+    /// Z with the mask added, `[N, V]`.
     pub fn masked(&self) -> Tensor<B, 2> {
         match &self.mask {
             Some(mask) => self.logits.clone() + mask.clone(),
@@ -109,11 +109,12 @@ pub struct SoftEmbeddings<B: Backend> {
     pub embeddings: Tensor<B, 2>,
     /// The largest y of each row, `[S·N, 1]`.
     pub largest: Tensor<B, 2>,
-    /// Σ exp(y − largest) of each row, `[S·N, 1]`. Apart from `largest`, because a y of a tiny τ is too large for a logarithm beside it.
+    /// Σ exp(y − largest) of each row, `[S·N, 1]`. Kept apart from `largest`: for a tiny τ the logarithm of the sum
+    /// would be lost in the rounding of y.
     pub sums: Tensor<B, 2>,
 }
 
-/// The rows of `x`, `count` times under each other.
+/// `count` copies of the rows of `x`, one after another.
 pub(super) fn stack<B: Backend>(x: Tensor<B, 2>, count: usize) -> Tensor<B, 2> {
     if count == 1 { x } else { Tensor::cat(vec![x; count], 0) }
 }

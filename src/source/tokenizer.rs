@@ -32,7 +32,7 @@ struct Inner {
 enum Kind {
     /// No token has this id.
     Unused,
-    /// A special token, or one added beside the trained vocabulary.
+    /// A special token, or one added to the trained vocabulary.
     Added,
     /// Decodes alone to nothing or to a part of a character.
     Fragment,
@@ -99,7 +99,7 @@ impl Tokenizer {
         self.0.kinds.len()
     }
 
-    /// Whether `id` is a special token or one added beside the trained vocabulary.
+    /// Whether `id` is a special token or one added to the trained vocabulary.
     pub fn is_special(&self, id: u32) -> bool {
         self.kind(id) == Kind::Added
     }

@@ -95,7 +95,7 @@ impl<B: TrackedBackend> Subject<B> {
         let mut order: Vec<(usize, Swap)> = swaps.iter().copied().enumerate().collect();
         order.sort_by_key(|(_, swap)| swap.position);
         let rows: usize = swaps.iter().map(|swap| prompt.len() - swap.position + target.len() / 2).sum();
-        let count = Plain::<B>::groups(rows, SWAP_ROWS, self.most).min(swaps.len());
+        let count = Plain::<B>::groups(rows, SWAP_ROWS, self.max_rows).min(swaps.len());
         let groups = (0..count).map(|first| {
             let swaps: Vec<(usize, Swap)> = order.iter().copied().skip(first).step_by(count).collect();
             let starts: Vec<usize> = swaps.iter().map(|(_, swap)| swap.position).collect();

@@ -63,11 +63,11 @@ impl Inputs {
     fn scaled(&self, row: usize, at: &Range<usize>, out: &mut [f32]) {
         let position = row % self.n;
         match &self.noise {
-            Noise::Drawn(stream, most) => {
+            Noise::Drawn(stream, clip) => {
                 stream.sample((row / self.n) as u32).fill_uniform(position as u32, at.start, out);
                 // Not `for_each`, whose closure would not be compiled for vectors.
                 for x in out.iter_mut() {
-                    *x = (-ln(-ln(*x))).min(*most);
+                    *x = (-ln(-ln(*x))).min(*clip);
                 }
             }
             Noise::Given(noise) => out.copy_from_slice(&noise[row * self.v..][at.clone()]),
@@ -219,7 +219,7 @@ pub fn draw(prompt: &SoftPrompt<Flex>) -> Vec<Vec<u32>> {
     tokens.chunks_exact(inputs.n).map(<[u32]>::to_vec).collect()
 }
 
-/// Where the largest (Z + g)/τ of a row stands.
+/// The position of the largest (Z + g)/τ of a row.
 #[pulp::with_simd(row_draw = pulp::Arch::new())]
 #[inline(always)]
 fn row_draw_on<S: Simd>(_: S, inputs: &Inputs, row: usize) -> u32 {

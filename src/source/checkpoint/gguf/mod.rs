@@ -32,8 +32,8 @@ const FIELDS: [(&str, &str, bool); 10] = [
     ("vocab_size", "vocab_size", false),
 ];
 
-/// Keys that change the forward pass in a way that is not computed here, unless they are absent or have one of the
-/// values beside them.
+/// Keys that change the forward pass in a way that is not computed here, unless they are absent or have one of
+/// these values.
 const UNSUPPORTED: [(&str, &[f64]); 10] = [
     ("expert_count", &[0.0]),
     ("attention.sliding_window", &[0.0]),
