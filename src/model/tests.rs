@@ -94,10 +94,10 @@ fn cached_passes<B: Kernels>() {
     let [s, t, d] = whole.dims();
     let all = llama.hidden(whole.clone(), t).reshape([s, t, d]);
     let mut cache = Cache::new(llama.config().num_hidden_layers, s);
-    let mut pass = |from: usize, to: usize, asked| {
+    let mut pass = |from: usize, to: usize, count| {
         cache.grow(to);
         let rows = whole.clone().narrow(1, from, to - from).reshape([s * (to - from), d]);
-        llama.hidden_cached(rows, &mut cache, asked).reshape([s, asked, d])
+        llama.hidden_cached(rows, &mut cache, count).reshape([s, count, d])
     };
     let parts = vec![pass(0, 5, 5), pass(5, t - 1, t - 6), pass(t - 1, t, 1)];
     let difference = host((Tensor::cat(parts, 1) - all.clone()).abs().max())[0];
@@ -121,14 +121,14 @@ fn cached_passes<B: Kernels>() {
 
 each_cpu_backend!(tiny_models, gguf_files, cached_passes, real_model);
 
-/// In a half-wide type, whatever computes: the largest logit error over the largest logit is within `bound`.
+/// In half precision, on any backend: the largest logit error over the largest logit is within `bound`.
 fn half<B: Kernels>(dtype: DType, bound: f32) {
     for name in TINY {
         let llama = load_as::<B>(&golden(&format!("tiny/{name}")), dtype);
         let golden = Golden::open(&format!("tiny/{name}/expected.safetensors"));
         let embedded = llama.embed(ids_tensor(&golden.ids("input_ids"), &llama.device()));
-        let asked = embedded.dims()[1];
-        let hidden = llama.hidden(embedded, asked);
+        let count = embedded.dims()[1];
+        let hidden = llama.hidden(embedded, count);
         assert_eq!(hidden.dtype(), dtype);
         let largest = golden.floats("logits").iter().fold(0.0f32, |a, b| a.max(b.abs()));
         let error = golden.largest_difference("logits", &host(llama.logits(hidden))) / largest;
@@ -137,7 +137,7 @@ fn half<B: Kernels>(dtype: DType, bound: f32) {
 }
 
 #[test]
-fn half_width() {
+fn half_precision() {
     half::<burn::backend::Flex>(DType::F16, F16);
     half::<burn::backend::Flex>(DType::BF16, BF16);
 }
@@ -148,8 +148,8 @@ const BF16: f32 = 6e-2;
 
 #[cfg(feature = "wgpu")]
 #[test]
-fn half_width_on_vulkan() {
-    if crate::testing::has_vulkan("half_width_on_vulkan") {
+fn half_precision_on_vulkan() {
+    if crate::testing::has_vulkan("half_precision_on_vulkan") {
         half::<burn::backend::Vulkan>(DType::F16, F16);
     }
 }
@@ -166,29 +166,29 @@ fn tiny_models_on_vulkan() {
     }
 }
 
-mod back {
+mod backward {
     use super::*;
 
-    /// The model's own way back is what Burn's autodiff finds for the same pass, with and without a known prefix, which both
+    /// The model's own backward pass is what Burn's autodiff finds for the same pass, with and without a known prefix, which both
     /// sequences share.
-    fn ways_back<B: TrackedBackend>() {
+    fn backward_passes<B: TrackedBackend>() {
         for name in TINY {
             let plain = load::<B::InnerBackend>(&golden(&format!("tiny/{name}")));
             let mut ids = Golden::open(&format!("tiny/{name}/expected.safetensors")).ids("input_ids");
             let shared = ids[0][..3].to_vec();
             ids[1][..3].copy_from_slice(&shared);
             let x = plain.embed(ids_tensor(&ids, &plain.device()));
-            for (known, asked) in [(0, x.dims()[1]), (0, 3), (3, 3), (3, x.dims()[1] - 3)] {
-                way_back::<B>(&plain, x.clone(), known, asked).unwrap_or_else(|error| panic!("{name}, {known} known: {error}"));
+            for (known, count) in [(0, x.dims()[1]), (0, 3), (3, 3), (3, x.dims()[1] - 3)] {
+                backward_pass::<B>(&plain, x.clone(), known, count).unwrap_or_else(|error| panic!("{name}, {known} known: {error}"));
             }
         }
     }
 
-    fn way_back<B: TrackedBackend>(
+    fn backward_pass<B: TrackedBackend>(
         plain: &Llama<B::InnerBackend>,
         x: Tensor<B::InnerBackend, 3>,
         known: usize,
-        asked: usize,
+        count: usize,
     ) -> Result<(), String> {
         let [s, t, d] = x.dims();
         let mut prefix = Cache::new(plain.config().num_hidden_layers, 1);
@@ -197,10 +197,10 @@ mod back {
             plain.hidden_cached(x.clone().slice([0..1, 0..known]).reshape([known, d]), &mut prefix, 1);
         }
         let own = |x: Tensor<B::InnerBackend, 3>| host(x.narrow(1, known, t - known));
-        let (hidden, trace) = plain.trace(x.clone().narrow(1, known, t - known), &prefix, asked);
+        let (hidden, trace) = plain.trace(x.clone().narrow(1, known, t - known), &prefix, count);
         let tracked = <Llama<B> as AutodiffModule<B>>::from_inner(plain.clone()).no_grad();
         let leaf = Tensor::<B, 3>::from_inner(x).require_grad();
-        let output = tracked.hidden(leaf.clone(), asked);
+        let output = tracked.hidden(leaf.clone(), count);
         let gradients = output.clone().powi_scalar(3).sum().backward();
         let found = plain.backward(hidden.clone().powi_scalar(2) * 3.0, trace);
         for (expected, found) in [(host(output.inner()), host(hidden)), (own(leaf.grad(&gradients).unwrap()), host(found))] {
@@ -213,5 +213,5 @@ mod back {
         Ok(())
     }
 
-    each_tracked_cpu_backend!(ways_back);
+    each_tracked_cpu_backend!(backward_passes);
 }

@@ -36,7 +36,7 @@ const CHUNK: usize = 16 << 20;
 pub struct TargetLoss<B: Backend> {
     /// `[R]`.
     pub losses: Tensor<B, 1>,
-    /// Gradient of each row's loss with respect to its hidden state, `[R, D]`, [`wide`] too.
+    /// Gradient of each row's loss with respect to its hidden state, `[R, D]`, in the [`wide`] type too.
     pub hidden: Tensor<B, 2>,
 }
 
@@ -57,7 +57,8 @@ pub trait Kernels: Backend + Parallel {
         soft_embedding::backward(prompt, result, output)
     }
 
-    /// The tokens argmax (Z + g) of every sample, `[S][N]`, the first of equals: draws from softmax(Z), by the noise that would relax them.
+    /// The tokens argmax (Z + g) of every sample, `[S][N]`, the first of equals: by the Gumbel-max trick, draws
+    /// from softmax(Z).
     fn draw(prompt: &SoftPrompt<Self>) -> Vec<Vec<u32>> {
         soft_embedding::draw(prompt)
     }
@@ -67,7 +68,7 @@ pub trait Kernels: Backend + Parallel {
         soft_embedding::entropy(prompt)
     }
 
-    /// ℓ_y − max_{v≠y} ℓ_v of every row, `[R]`, from hidden states `[R, D]`, head `[V, D]` and targets `[R]`; [`wide`], as the losses are.
+    /// ℓ_y − max_{v≠y} ℓ_v of every row, `[R]`, from hidden states `[R, D]`, head `[V, D]` and targets `[R]`; in the [`wide`] type, as the losses are.
     fn margins(hidden: Tensor<Self, 2>, head: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
         target_loss::margins(hidden, head, targets)
     }
@@ -108,13 +109,13 @@ pub trait Kernels: Backend + Parallel {
     }
 
     /// Rotates the heads of `x` `[S·T, heads·head_dim]`: x·cos + swap(x)·sin, where swap exchanges the halves of every head and the
-    /// sign of the rotation stands in `sin`. The tables are `[1, T·heads·head_dim]`.
+    /// sign of the rotation is folded into `sin`. The tables are `[1, T·heads·head_dim]`.
     fn rotate(x: Tensor<Self, 2>, cos: Tensor<Self, 2>, sin: Tensor<Self, 2>, head_dim: usize) -> Tensor<Self, 2> {
         layer::rotate(x, cos, sin, head_dim)
     }
 
     /// Causal grouped-query attention: queries `[S, H, T, d]` to keys and values `[S, KV, past + T, d]`, the result `[S·T, H·d]`.
-    /// `mask` `[1, T·(past + T)]` is the causal one (0 or −1e30), [`wide`] and ready to be added.
+    /// `mask` `[1, T·(past + T)]` is the causal one (0 or −1e30), in the [`wide`] type and ready to be added.
     fn causal_attention(q: Tensor<Self, 4>, k: Tensor<Self, 4>, v: Tensor<Self, 4>, mask: Tensor<Self, 2>) -> Tensor<Self, 2> {
         layer::attention(q, k, v, mask)
     }
@@ -151,7 +152,8 @@ impl Parallel for burn::backend::Cuda {}
 
 /// The blocks with gradients: what the methods are generic over.
 pub trait TrackedBackend: AutodiffBackend<InnerBackend: Kernels> + Kernels {
-    /// `value`, `[1]`, differentiable in `input` `[R, D]`: its gradient there is known already.
+    /// `value` as a tensor `[1]` whose backward pass hands `gradient` `[R, D]` to `input` `[R, D]`: for a loss whose gradient was computed by
+    /// hand.
     fn track_loss(input: Tensor<Self, 2>, value: f64, gradient: Tensor<Self::InnerBackend, 2>) -> Tensor<Self, 1>;
 }
 

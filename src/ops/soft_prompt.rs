@@ -54,7 +54,7 @@ pub struct SoftPrompt<B: Backend> {
     pub temperature: Tensor<B, 2>,
     /// W_E, `[V, D]`, stored in the model's type; all else is in that of Z.
     pub embedding: Tensor<B, 2>,
-    /// 0 for tokens of the search vocabulary and −1e30 for the others, `[1, V]`.
+    /// Added to Z: 0 for tokens of the search vocabulary and −1e30 for the others, `[1, V]`.
     pub mask: Option<Tensor<B, 2>>,
     /// g.
     pub noise: Gumbel<B>,
@@ -77,7 +77,7 @@ impl<B: Backend> SoftPrompt<B> {
         SoftPrompt { logits, temperature, embedding, mask, noise: noise.tracked(), samples }
     }
 
-    /// Z with the tokens outside the search vocabulary out of reach, `[N, V]`.
+    /// Z with the mask added, `[N, V]`.
     pub fn masked(&self) -> Tensor<B, 2> {
         match &self.mask {
             Some(mask) => self.logits.clone() + mask.clone(),
@@ -109,11 +109,12 @@ pub struct SoftEmbeddings<B: Backend> {
     pub embeddings: Tensor<B, 2>,
     /// The largest y of each row, `[S·N, 1]`.
     pub largest: Tensor<B, 2>,
-    /// Σ exp(y − largest) of each row, `[S·N, 1]`. Apart from `largest`, because a y of a tiny τ is too large for a logarithm beside it.
+    /// Σ exp(y − largest) of each row, `[S·N, 1]`. Kept apart from `largest`: for a tiny τ the logarithm of the sum
+    /// would be lost in the rounding of y.
     pub sums: Tensor<B, 2>,
 }
 
-/// The rows of `x`, `count` times under each other.
+/// `count` copies of the rows of `x`, one after another.
 pub(super) fn stack<B: Backend>(x: Tensor<B, 2>, count: usize) -> Tensor<B, 2> {
     if count == 1 { x } else { Tensor::cat(vec![x; count], 0) }
 }

@@ -54,6 +54,11 @@ impl Digests {
         Self { folder: Some(folder.into()) }
     }
 
+    /// The folder, where there is one.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
     /// The digest of `files`: the kept one, else what `hash` finds, which is then kept. Without files (an embedded model) nothing is kept.
     pub(super) fn get(&self, files: Option<Vec<Stamp>>, hash: impl FnOnce() -> Result<String>) -> Result<String> {
         let Some((files, path)) = files.and_then(|files| self.entry(&files).map(|path| (files, path))) else { return hash() };

@@ -187,7 +187,7 @@ impl<B: TrackedBackend> Subject<B> {
         let mut order: Vec<(usize, (usize, &[u32]))> = candidates.iter().copied().enumerate().collect();
         order.sort_by_key(|(_, (start, _))| *start);
         let rows: usize = candidates.iter().map(|(start, _)| example.len() - (head + start) + example.target.ids.len() / 2).sum();
-        let count = Plain::<B>::groups(rows, GROUP_ROWS, self.most).min(candidates.len());
+        let count = Plain::<B>::groups(rows, GROUP_ROWS, self.max_rows).min(candidates.len());
         let group = |first: usize| {
             let members: Vec<(usize, (usize, &[u32]))> = order.iter().copied().skip(first).step_by(count).collect();
             let starts: Vec<usize> = members.iter().map(|(_, (start, _))| head + start).collect();

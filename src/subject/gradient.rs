@@ -162,9 +162,9 @@ impl<B: TrackedBackend> Subject<B> {
 
     /// Groups of samples of so many positions to be computed side by side, and how many of them at once.
     fn groups(&self, count: usize, positions: usize) -> (Vec<Range<usize>>, usize) {
-        let groups = Plain::<B>::groups(count * positions, SAMPLE_ROWS, self.most).min(count);
+        let groups = Plain::<B>::groups(count * positions, SAMPLE_ROWS, self.max_rows).min(count);
         let samples = (0..groups).map(|group| group * count / groups..(group + 1) * count / groups);
-        (samples.collect(), self.most / (count.div_ceil(groups) * positions))
+        (samples.collect(), self.max_rows / (count.div_ceil(groups) * positions))
     }
 
     /// What a pass over `count` samples has in common.

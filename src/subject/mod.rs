@@ -48,14 +48,14 @@ pub struct Subject<B: TrackedBackend> {
     /// Keys and values of the fixed tokens before the free ones, of every example of the problem at hand.
     prefixes: RefCell<Vec<(Vec<u32>, Cache<Plain<B>>)>>,
     /// Rows of a pass that may be alive at once.
-    most: usize,
+    max_rows: usize,
     cost: Cell<Cost>,
 }
 
 impl<B: TrackedBackend> Subject<B> {
     /// Takes a loaded model.
     pub fn new(plain: Llama<Plain<B>>, tokenizer: Tokenizer) -> Self {
-        Self { plain, tokenizer, norms: OnceCell::new(), prefixes: RefCell::default(), most: usize::MAX, cost: Cell::default() }
+        Self { plain, tokenizer, norms: OnceCell::new(), prefixes: RefCell::default(), max_rows: usize::MAX, cost: Cell::default() }
     }
 
     /// Keeps weights and a step on `problem`, of so many samples fed in this way, within `mib` MiB, by computing less at once.
@@ -74,7 +74,7 @@ impl<B: TrackedBackend> Subject<B> {
         if mib < least {
             return Err(Error::option("max_memory", format!("{mib} MiB are too few, this model and prompt need {least}; allow more")));
         }
-        self.most = (((mib << 20) as usize - fixed) / row).max(1);
+        self.max_rows = (((mib << 20) as usize - fixed) / row).max(1);
         Ok(self)
     }
 

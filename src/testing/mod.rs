@@ -1,5 +1,6 @@
 //! What the unit tests share.
 
+mod floors;
 mod memory;
 
 pub use memory::peak_memory;

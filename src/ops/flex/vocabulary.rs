@@ -219,7 +219,7 @@ pub fn draw(prompt: &SoftPrompt<Flex>) -> Vec<Vec<u32>> {
     tokens.chunks_exact(inputs.n).map(<[u32]>::to_vec).collect()
 }
 
-/// Where the largest (Z + g)/τ of a row stands.
+/// The position of the largest (Z + g)/τ of a row.
 #[pulp::with_simd(row_draw = pulp::Arch::new())]
 #[inline(always)]
 fn row_draw_on<S: Simd>(_: S, inputs: &Inputs, row: usize) -> u32 {

@@ -50,8 +50,7 @@ pub fn rotate<B: Backend>(x: Tensor<B, 2>, cos: Tensor<B, 2>, sin: Tensor<B, 2>,
     (x.reshape(samples) * cos + swapped.reshape(samples) * sin).reshape([rows, width])
 }
 
-/// softmax(q·kᵀ/√d + mask)·v without repeating keys or values: the query heads that share a key head stand under each other in one
-/// matrix.
+/// softmax(q·kᵀ/√d + mask)·v without repeating keys or values: the query heads that share a key head are stacked into one matrix.
 pub fn attention<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, mask: Tensor<B, 2>) -> Tensor<B, 2> {
     let [s, h, t, d] = q.dims();
     let weights = attention_weights(q, k, mask).cast(v.dtype());
