@@ -16,6 +16,7 @@ use crate::problem::PromptOptions;
 use crate::problem::Target;
 use crate::source::hub::SILENT;
 use crate::subject::{Subject, check_context};
+use crate::ui::table::pairs;
 use crate::ui::{Policy, print_result};
 
 #[inline]
@@ -149,5 +150,5 @@ fn readable(measured: &Map<String, Value>) -> String {
         Some(number) if value.is_f64() => (name.clone(), format!("{number:.4}").into()),
         _ => (name.clone(), value.clone()),
     });
-    super::table(&figures.collect())
+    pairs(&figures.collect())
 }

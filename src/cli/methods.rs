@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::args::Cli;
 use crate::Result;
 use crate::method::registry::MethodName;
-use crate::ui::print_result;
+use crate::ui::{print_result, table::columns};
 
 /// The first of these columns are Table 1's, the others the rest of what makes a method that method.
 const TABLE_1: usize = 4;
@@ -35,12 +35,4 @@ pub(super) fn run(cli: &Cli) -> Result<()> {
         part(TABLE_1, rows[0].1.len()),
         others.join(", ")
     ))
-}
-
-/// Lines of cells, the columns aligned.
-fn columns(lines: &[Vec<String>]) -> String {
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
-    let line = |line: &Vec<String>| line.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect::<Vec<_>>().join("  ");
-    lines.iter().map(|cells| format!("{}\n", line(cells).trim_end())).collect()
 }

@@ -98,16 +98,6 @@ fn completions(shell: clap_complete::Shell) -> Result<()> {
     ui::print_result(&String::from_utf8_lossy(&script))
 }
 
-/// Names and values, a line each.
-fn table(rows: &serde_json::Map<String, serde_json::Value>) -> String {
-    let width = rows.keys().map(String::len).max().unwrap_or(0);
-    let line = |(name, value): (&String, &serde_json::Value)| {
-        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        format!("{name:width$}  {}\n", ui::visible(&value))
-    };
-    rows.iter().map(line).collect()
-}
-
 /// A serialisable value as one line of JSON.
 fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("plain data")

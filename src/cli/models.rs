@@ -8,6 +8,7 @@ use crate::Result;
 use crate::files::utf8;
 use crate::source::BUNDLED;
 use crate::source::hub::{self, HubConfig};
+use crate::ui::table::pairs;
 use crate::ui::{Policy, print_result, transfer_bar};
 
 pub(super) fn run(cli: &Cli, verb: &Models, policy: Policy) -> Result<()> {
@@ -63,5 +64,5 @@ fn show(cli: &Cli, policy: Policy) -> Result<()> {
     if cli.global.json {
         return print_result(&rows.to_string());
     }
-    print_result(&super::table(rows.as_object().expect("an object")))
+    print_result(&pairs(rows.as_object().expect("an object")))
 }

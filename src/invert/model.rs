@@ -4,8 +4,7 @@ use std::time::Instant;
 
 use burn::tensor::backend::Backend;
 
-use super::record::{Inversion, ModelIdentity};
-use super::task::Task;
+use super::record::ModelIdentity;
 use crate::backend::Dtype;
 use crate::model::{self, Checkpoint, Llama, LlamaConfig};
 use crate::problem::{Problem, Target};
@@ -133,25 +132,5 @@ impl Model {
         let problem = Problem::new(prompt, target, self.tokenizer(), self.config().vocab_size)?;
         check_context(self.config(), problem.first().len(), problem.first().target.ids.len())?;
         Ok(problem)
-    }
-
-    /// An inversion of `target` that is ready to run.
-    ///
-    /// # Errors
-    /// As [`Self::problem`], and a device that is not there.
-    pub fn task(&mut self, target: &str, options: &Options) -> Result<Task<'_>> {
-        let problem = self.problem(target, options)?;
-        Task::new(self, problem, options.clone())
-    }
-
-    /// Finds a prompt after which the model writes `target`.
-    ///
-    /// Inline, as is all that leads to [`crate::backend::dispatch`]: the kernels of every backend are then compiled into the program alone.
-    ///
-    /// # Errors
-    /// As [`Self::task`], and those of the run. That no prompt was found is none: see [`Inversion::exact`].
-    #[inline]
-    pub fn invert(&mut self, target: &str, options: &Options) -> Result<Inversion> {
-        self.task(target, options)?.run(&mut ())
     }
 }

@@ -17,6 +17,28 @@ use crate::problem::Problem;
 use crate::settings::Options;
 use crate::subject::Subject;
 
+impl Model {
+    /// An inversion of `target` that is ready to run.
+    ///
+    /// # Errors
+    /// As [`Self::problem`], and a device that is not there.
+    pub fn task(&mut self, target: &str, options: &Options) -> Result<Task<'_>> {
+        let problem = self.problem(target, options)?;
+        Task::new(self, problem, options.clone())
+    }
+
+    /// Finds a prompt after which the model writes `target`.
+    ///
+    /// Inline, as is all that leads to [`crate::backend::dispatch`]: the kernels of every backend are then compiled into the program alone.
+    ///
+    /// # Errors
+    /// As [`Self::task`], and those of the run. That no prompt was found is none: see [`Inversion::exact`].
+    #[inline]
+    pub fn invert(&mut self, target: &str, options: &Options) -> Result<Inversion> {
+        self.task(target, options)?.run(&mut ())
+    }
+}
+
 /// Everything that an inversion needs. `M` says which method searches.
 pub struct Task<'a, M = MethodSettings> {
     model: &'a mut Model,
