@@ -31,9 +31,9 @@ pub enum Purpose {
 pub struct Clock {
     /// The run's seed.
     pub seed: u32,
-    /// Fresh starts made before this one.
+    /// Restarts before this start.
     pub restart: u32,
-    /// Steps made since the last fresh start.
+    /// Steps since the last restart.
     pub step: u32,
 }
 

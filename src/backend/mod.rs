@@ -28,7 +28,7 @@ pub use inventory::{Absent, Choice, DeviceInfo, DeviceKind, Health, Inventory};
 pub use self_test::self_test;
 
 /// The backends by the names users know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackendName {
     /// CUDA if present, then a discrete or integrated Vulkan GPU, then flex
@@ -104,7 +104,7 @@ pub fn on_start() -> Option<ExitCode> {
 }
 
 /// Element types of weights and activations, by the names users know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 32 bits, everywhere

@@ -1,9 +1,9 @@
-//! The top-level modules are floors of one house: each uses only those below it, so that there is no circle either.
+//! The top-level modules are floors: each uses only those below it, which leaves no room for a circle either.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// From the roof to the ground: a module may use those that come after it.
+/// From the top to the ground: a module may use those that come after it.
 const FLOORS: [&str; 24] = [
     "main",
     "cli",
@@ -20,19 +20,16 @@ const FLOORS: [&str; 24] = [
     "optimiser",
     "ops",
     "source",
+    "objective",
+    "setting",
     "state",
     "budget",
-    "setting",
-    "objective",
     "metrics",
     "noise",
     "tensor",
     "files",
     "error",
 ];
-
-/// (Module, one above it that it uses all the same.) To be emptied, and never filled again.
-const EXCEPTIONS: &[(&str, &str)] = &[];
 
 /// A use of `to` in a file of the module `from`.
 struct Import {
@@ -47,22 +44,16 @@ fn imports_point_down() {
     let imports = all_imports();
     assert!(imports.len() > 100, "only {} imports were found", imports.len());
     let floor = |module: &str| FLOORS.iter().position(|name| *name == module);
-    let mut used = BTreeSet::new();
-    let mut problems = Vec::new();
-    for Import { file, line, from, to } in &imports {
-        let at = format!("{}:{line}", file.display());
-        match (floor(from), floor(to)) {
-            (None, _) => problems.push(format!("{at}: the module `{from}` has no floor yet: give it one in FLOORS")),
-            (_, None) => problems.push(format!("{at}: `{from}` uses `{to}`, which has no floor yet: give it one in FLOORS")),
-            (Some(lower), Some(upper)) if upper < lower => match EXCEPTIONS.iter().find(|(a, b)| a == from && b == to) {
-                Some(exception) => drop(used.insert(exception)),
-                None => problems.push(format!("{at}: `{from}` uses `{to}`, which is above it")),
-            },
-            _ => (),
-        }
-    }
-    let stale = EXCEPTIONS.iter().filter(|exception| !used.contains(exception));
-    problems.extend(stale.map(|(from, to)| format!("`{from}` uses `{to}` no more: remove that exception")));
+    let problem = |Import { file, line, from, to }: &Import| {
+        let what = match (floor(from), floor(to)) {
+            (Some(user), Some(used)) if user < used => return None,
+            (Some(_), Some(_)) => format!("`{from}` uses `{to}`, which is above it"),
+            (None, _) => format!("the module `{from}` has no floor yet: give it one in FLOORS"),
+            (_, None) => format!("`{from}` uses `{to}`, which has no floor yet: give it one in FLOORS"),
+        };
+        Some(format!("{}:{line}: {what}", file.display()))
+    };
+    let problems: Vec<String> = imports.iter().filter_map(problem).collect();
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }
 

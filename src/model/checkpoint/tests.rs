@@ -199,7 +199,7 @@ fn what_is_no_model_is_a_sentence() {
     fs::write(folder.path().join("model.gguf"), b"GGML").unwrap();
     assert!(sentence("model.gguf").contains("is not a GGUF file"));
     fs::write(folder.path().join("config.json"), b"{\"a\": \xff}").unwrap();
-    assert!(sentence("model.safetensors").contains("is not UTF-8 text at byte 6"));
+    assert!(sentence("model.safetensors").contains("is not UTF-8 text: byte 6 (0xff)"));
     fs::remove_file(folder.path().join("config.json")).unwrap();
     assert!(sentence(".").contains("config.json"));
 }

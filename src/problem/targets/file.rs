@@ -269,6 +269,6 @@ mod tests {
         let read = || read_targets(&path, &checkpoint.tokenizer, checkpoint.config.vocab_size).unwrap_err().to_string();
         assert!(read().contains("targets`"));
         std::fs::write(&path, b"in th\xe9 sand").unwrap();
-        assert!(read().contains("is not UTF-8 text at byte 5"));
+        assert!(read().contains("is not UTF-8 text: byte 5 "));
     }
 }
