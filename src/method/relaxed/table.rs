@@ -70,7 +70,8 @@ impl Choice for InitialPhi {
 
 const MANY: u64 = 1_000_000_000;
 
-/// The settings of a row. Some belong to one kind of estimator, temperature, feeding or objective; such a key comes after the one that chooses.
+/// The settings of a row. Some belong to one kind of estimator, temperature, feeding or objective; such a key comes after the one that
+/// chooses.
 pub const KEYS: &[Key<TableRow>] = &[
     key("samples", "Prompts that a step draws (S)", |row| row.estimator.is_random().then(|| whole(&mut row.samples, 1..=1024))),
     key("objective", "What is minimised at the target's positions", |row| Some(choice(&mut row.objective))),
