@@ -14,7 +14,7 @@ use crate::ops::{Kernels, TrackedBackend};
 use crate::problem::Problem;
 use crate::problem::Prompt;
 use crate::subject::feeding::{Feedback, Feeding};
-use crate::subject::{Cost, Subject, Swap};
+use crate::subject::{Cost, Subject};
 use crate::tensor::ids_tensor;
 
 /// Seconds of the rounds of one measurement, the first of which was left out.
@@ -133,21 +133,28 @@ pub fn score<B: TrackedBackend>(
     let mut draws = Draws::new(Stream::new(seed, 0, 0, Purpose::SearchDraws, 0));
     let tokens = |draws: &mut Draws, prompt: &Prompt| prompt.readable()[draws.below(prompt.readable().len())];
     let prompt: Vec<u32> = (0..problem.prompt.tokens()).map(|_| tokens(&mut draws, &problem.prompt)).collect();
-    let swap = |draws: &mut Draws| Swap { position: draws.below(prompt.len()), token: tokens(draws, &problem.prompt) };
-    let batches: Vec<Vec<Swap>> = (0..=rounds).map(|_| (0..candidates).map(|_| swap(&mut draws)).collect()).collect();
+    let swap = |draws: &mut Draws| (draws.below(prompt.len()), tokens(draws, &problem.prompt));
+    let swaps: Vec<Vec<(usize, u32)>> = (0..=rounds).map(|_| (0..candidates).map(|_| swap(&mut draws)).collect()).collect();
+    let candidate = |&(position, token): &(usize, u32)| {
+        let mut free = prompt.clone();
+        free[position] = token;
+        free
+    };
+    let batches: Vec<Vec<Vec<u32>>> = swaps.iter().map(|batch| batch.iter().map(candidate).collect()).collect();
+    let objective = Objective::LogProbDifference;
     let mut before = Cost::default();
     let seconds = timed(rounds, |number| {
         if number == 1 {
             before = subject.cost();
         }
-        Ok(subject.neighbours(&prompt, 0, &batches[number], &problem.first().target.ids).margins(problem.first().target.ids.len()))
+        Ok(subject.candidates(&prompt, &batches[number], problem, objective).score(problem.target_tokens()))
     })?;
     let flops = flops(subject.model().config(), before, subject.cost(), false) / rounds as f64;
     let rows = candidates * (prompt.len() / 2 + problem.first().target.ids.len());
     Ok(ScoreBench {
         seconds,
         candidates_per_second: candidates as f64 / seconds.seconds_median,
-        positions: batches[rounds].iter().map(|swap| swap.position).collect(),
+        positions: swaps[rounds].iter().map(|(position, _)| *position).collect(),
         arithmetic: Arithmetic::of(flops, seconds, ceiling(subject.model(), rows)),
     })
 }

@@ -8,7 +8,7 @@ use burn::tensor::{DType, Tensor};
 use super::{Plain, Subject, assemble, repeat, with_fed};
 use crate::model::{Cache, Llama, LlamaConfig};
 use crate::objective::Objective;
-use crate::ops::{Kernels, TargetLoss, TrackedBackend};
+use crate::ops::{Kernels, Parallel, TargetLoss, TrackedBackend};
 use crate::problem::{Example, Problem};
 use crate::subject::feeding::{Fed, Feedback, Feeding, Output, free_running};
 use crate::tensor::ids_tensor;
@@ -162,9 +162,9 @@ impl<B: TrackedBackend> Subject<B> {
 
     /// Groups of samples of so many positions to be computed side by side, and how many of them at once.
     fn groups(&self, count: usize, positions: usize) -> (Vec<Range<usize>>, usize) {
-        let groups = Plain::<B>::groups(count * positions, SAMPLE_ROWS, self.most).min(count);
+        let groups = Plain::<B>::groups(count * positions, SAMPLE_ROWS, self.max_rows).min(count);
         let samples = (0..groups).map(|group| group * count / groups..(group + 1) * count / groups);
-        (samples.collect(), self.most / (count.div_ceil(groups) * positions))
+        (samples.collect(), self.max_rows / (count.div_ceil(groups) * positions))
     }
 
     /// What a pass over `count` samples has in common.

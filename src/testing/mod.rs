@@ -1,5 +1,6 @@
 //! What the unit tests share.
 
+mod floors;
 mod memory;
 
 pub use memory::peak_memory;
@@ -118,8 +119,8 @@ macro_rules! each_tracked_cpu_backend {
 pub(crate) use {each_cpu_backend, each_tracked_cpu_backend};
 
 /// The tiny model of most tests: three query heads for each key head, tied.
-pub fn tiny() -> crate::source::checkpoint::Checkpoint {
-    crate::source::checkpoint::Checkpoint::open(&golden("tiny/gqa3-tied")).unwrap()
+pub fn tiny() -> crate::model::Checkpoint {
+    crate::model::Checkpoint::open(&golden("tiny/gqa3-tied")).unwrap()
 }
 
 /// The fixture of `table1_steps.py`.
@@ -135,10 +136,13 @@ pub fn table_1_problem(n: usize, prefix: &str) -> crate::Problem {
 }
 
 /// Its model.
-pub fn table_1_subject<B: TrackedBackend>(dtype: DType) -> crate::Subject<B> {
+pub fn table_1_subject<B: TrackedBackend>(dtype: DType) -> crate::subject::Subject<B> {
     let mut checkpoint = tiny();
     let config = checkpoint.config.clone();
-    crate::Subject::new(crate::Llama::load(&config, &mut checkpoint, &B::Device::default(), dtype).unwrap(), checkpoint.tokenizer)
+    crate::subject::Subject::new(
+        crate::model::Llama::load(&config, &mut checkpoint, &B::Device::default(), dtype).unwrap(),
+        checkpoint.tokenizer,
+    )
 }
 
 /// A matrix of so many columns, row-major.

@@ -7,6 +7,7 @@ pub mod soda;
 mod step;
 mod table;
 mod variables;
+mod words;
 
 pub use step::RelaxedMethod;
 pub use table::{Initial, InitialPhi, KEYS, MARGIN, TableRow};

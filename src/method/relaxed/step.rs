@@ -7,7 +7,7 @@ use super::variables::Variables;
 use crate::Result;
 use crate::estimator::relaxation::{Matrix, Plain, vocabulary_mask};
 use crate::estimator::{Estimate, Estimator, Noise, Relaxation, Temperature};
-use crate::method::{Clock, Held, Method, Progress, State};
+use crate::method::{Clock, HardPrompt, Method, Progress, State};
 use crate::metrics::Spread;
 use crate::ops::{Gumbel, Kernels, TrackedBackend, wide};
 use crate::problem::Problem;
@@ -106,9 +106,9 @@ impl<B: TrackedBackend> Method<B> for RelaxedMethod<B> {
         })
     }
 
-    fn held(&self, subject: &Subject<B>, problem: &Problem) -> Held {
+    fn hard_prompt(&self, subject: &Subject<B>, problem: &Problem) -> HardPrompt {
         let now = self.relaxation(subject, problem).soft_prompt(Gumbel::Silent);
-        Held { free: argmax_rows(now.masked()), margins: None }
+        HardPrompt { free: argmax_rows(now.masked()), margins: None }
     }
 
     fn relaxed(&self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Option<Matrix<B>> {

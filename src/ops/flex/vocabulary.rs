@@ -137,7 +137,7 @@ fn accumulate(sums: &mut [f32], running: &[Running], block: Matrix) {
     });
 }
 
-/// See [`crate::ops::soft_embedding::forward`].
+/// See [`crate::ops::reference::soft_embedding::forward`].
 pub fn soft_embedding(prompt: &SoftPrompt<Flex>) -> SoftEmbeddings<Flex> {
     let inputs = Inputs::of(prompt);
     let (rows, d) = (prompt.samples * inputs.n, prompt.embedding.dims()[1]);
@@ -165,7 +165,7 @@ fn weigh_on<S: Simd>(_: S, inputs: &Inputs, row: usize, at: &Range<usize>, p: &m
     running.take(p);
 }
 
-/// See [`crate::ops::soft_embedding::backward`]; some samples at a time, a row of V columns after the other. Σ dp ⊙ p could be had without
+/// See [`crate::ops::reference::soft_embedding::backward`]; some samples at a time, a row of V columns after the other. Σ dp ⊙ p could be had without
 /// them, as de·e, but where one p is nearly 1 that sum must cancel against dp to the last digits.
 pub fn soft_embedding_backward(prompt: &SoftPrompt<Flex>, result: SoftEmbeddings<Flex>, output: Matrix) -> (Matrix, Matrix) {
     let inputs = Inputs::of(prompt);
@@ -219,7 +219,7 @@ pub fn draw(prompt: &SoftPrompt<Flex>) -> Vec<Vec<u32>> {
     tokens.chunks_exact(inputs.n).map(<[u32]>::to_vec).collect()
 }
 
-/// Where the largest (Z + g)/τ of a row stands.
+/// The position of the largest (Z + g)/τ of a row.
 #[pulp::with_simd(row_draw = pulp::Arch::new())]
 #[inline(always)]
 fn row_draw_on<S: Simd>(_: S, inputs: &Inputs, row: usize) -> u32 {

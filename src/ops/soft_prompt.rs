@@ -1,15 +1,12 @@
-//! e = softmax((Z + g) / τ)·W_E, the relaxed prompt of Algorithm 1, for S samples of the noise g at once.
+//! The relaxed prompt of Algorithm 1, as the blocks take it: logits Z, temperatures τ and Gumbel noise g of S samples.
 
 use std::ops::Range;
 
-use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Tensor, TensorData};
 
 use super::CHUNK;
-use super::width::{product, product_transposed};
 use crate::noise::Stream;
-use crate::tensor::host;
 
 /// Gumbel noise g of the samples.
 #[derive(Debug, Clone)]
@@ -57,7 +54,7 @@ pub struct SoftPrompt<B: Backend> {
     pub temperature: Tensor<B, 2>,
     /// W_E, `[V, D]`, stored in the model's type; all else is in that of Z.
     pub embedding: Tensor<B, 2>,
-    /// 0 for tokens of the search vocabulary and −1e30 for the others, `[1, V]`.
+    /// Added to Z: 0 for tokens of the search vocabulary and −1e30 for the others, `[1, V]`.
     pub mask: Option<Tensor<B, 2>>,
     /// g.
     pub noise: Gumbel<B>,
@@ -80,7 +77,7 @@ impl<B: Backend> SoftPrompt<B> {
         SoftPrompt { logits, temperature, embedding, mask, noise: noise.tracked(), samples }
     }
 
-    /// Z with the tokens outside the search vocabulary out of reach, `[N, V]`.
+    /// Z with the mask added, `[N, V]`.
     pub fn masked(&self) -> Tensor<B, 2> {
         match &self.mask {
             Some(mask) => self.logits.clone() + mask.clone(),
@@ -89,7 +86,7 @@ impl<B: Backend> SoftPrompt<B> {
     }
 
     /// (Z + g) / τ of some samples, `[count·N, V]`.
-    fn scaled(&self, first: usize, count: usize) -> Tensor<B, 2> {
+    pub(super) fn scaled(&self, first: usize, count: usize) -> Tensor<B, 2> {
         let [n, v] = self.logits.dims();
         let logits = stack(self.masked(), count);
         let noisy = match &self.noise {
@@ -105,28 +102,6 @@ impl<B: Backend> SoftPrompt<B> {
     }
 }
 
-/// See [`super::Kernels::draw`].
-pub fn draw<B: Backend>(prompt: &SoftPrompt<B>) -> Vec<Vec<u32>> {
-    let n = prompt.logits.dims()[0];
-    let mut tokens = Vec::with_capacity(prompt.samples);
-    for (first, count) in prompt.chunks() {
-        let ids: Vec<u32> = prompt.scaled(first, count).argmax(1).into_data().iter::<i64>().map(|id| id as u32).collect();
-        tokens.extend(ids.chunks_exact(n).map(<[u32]>::to_vec));
-    }
-    tokens
-}
-
-/// See [`super::Kernels::entropy`].
-pub fn entropy<B: Backend>(prompt: &SoftPrompt<B>) -> Vec<f32> {
-    let log_p = log_softmax(prompt.scaled(0, 1), 1);
-    host((log_p.clone().exp() * log_p).sum_dim(1).neg())
-}
-
-/// The rows of `x`, `count` times under each other.
-fn stack<B: Backend>(x: Tensor<B, 2>, count: usize) -> Tensor<B, 2> {
-    if count == 1 { x } else { Tensor::cat(vec![x; count], 0) }
-}
-
 /// e and what the backward pass needs to compute p again.
 #[derive(Debug, Clone)]
 pub struct SoftEmbeddings<B: Backend> {
@@ -134,56 +109,14 @@ pub struct SoftEmbeddings<B: Backend> {
     pub embeddings: Tensor<B, 2>,
     /// The largest y of each row, `[S·N, 1]`.
     pub largest: Tensor<B, 2>,
-    /// Σ exp(y − largest) of each row, `[S·N, 1]`. Apart from `largest`, because a y of a tiny τ is too large for a logarithm beside it.
+    /// Σ exp(y − largest) of each row, `[S·N, 1]`. Kept apart from `largest`: for a tiny τ the logarithm of the sum
+    /// would be lost in the rounding of y.
     pub sums: Tensor<B, 2>,
 }
 
-/// See [`super::Kernels::soft_embedding`]; a group of samples at a time.
-pub fn forward<B: Backend>(prompt: &SoftPrompt<B>) -> SoftEmbeddings<B> {
-    let [mut embeddings, mut largest, mut sums] = [const { Vec::new() }; 3];
-    for (first, count) in prompt.chunks() {
-        let y = prompt.scaled(first, count);
-        let top = y.clone().max_dim(1);
-        let p = (y - top.clone()).exp();
-        let sum = p.clone().sum_dim(1);
-        embeddings.push(product(p, &prompt.embedding) / sum.clone());
-        largest.push(top);
-        sums.push(sum);
-    }
-    let [embeddings, largest, sums] = [embeddings, largest, sums].map(|parts| Tensor::cat(parts, 0));
-    SoftEmbeddings { embeddings, largest, sums }
-}
-
-/// With p = softmax(y), y = (Z + g)/τ: ds = p ⊙ (dp − Σ dp ⊙ p), dZ = Σ_samples ds/τ, dτ = −Σ ds ⊙ y / τ.
-/// p is computed again from the same draws, so nothing V-wide outlives the forward pass.
-pub fn backward<B: Backend>(prompt: &SoftPrompt<B>, result: SoftEmbeddings<B>, output: Tensor<B, 2>) -> (Tensor<B, 2>, Tensor<B, 2>) {
-    let [n, _] = prompt.logits.dims();
-    let (mut logits, mut temperature) = (Tensor::zeros_like(&prompt.logits), Tensor::zeros_like(&prompt.temperature));
-    for (first, count) in prompt.chunks() {
-        let rows = |x: &Tensor<B, 2>| x.clone().narrow(0, first * n, count * n);
-        let y = prompt.scaled(first, count);
-        let p = (y.clone() - rows(&result.largest)).exp() / rows(&result.sums);
-        let dp = product_transposed(rows(&output), &prompt.embedding);
-        let mean = (dp.clone() * p.clone()).sum_dim(1);
-        let ds = p * (dp - mean);
-        let dy = (ds.clone() * y).sum_dim(1);
-        for sample in 0..count {
-            logits = logits + ds.clone().narrow(0, sample * n, n);
-            temperature = temperature - dy.clone().narrow(0, sample * n, n);
-        }
-    }
-    (logits / prompt.temperature.clone(), temperature / prompt.temperature.clone())
-}
-
-/// The definition, for tests: Burn's own softmax and product over all samples at once. Works on any backend, autodiff included.
-pub fn reference<B: Backend>(
-    logits: Tensor<B, 2>,
-    temperature: Tensor<B, 2>,
-    noise: Tensor<B, 2>,
-    embedding: Tensor<B, 2>,
-) -> Tensor<B, 2> {
-    let samples = noise.dims()[0] / logits.dims()[0];
-    softmax((stack(logits, samples) + noise) / stack(temperature, samples), 1).matmul(embedding)
+/// `count` copies of the rows of `x`, one after another.
+pub(super) fn stack<B: Backend>(x: Tensor<B, 2>, count: usize) -> Tensor<B, 2> {
+    if count == 1 { x } else { Tensor::cat(vec![x; count], 0) }
 }
 
 #[cfg(test)]
@@ -195,6 +128,8 @@ mod tests {
     use super::*;
     use crate::noise::Purpose;
     use crate::ops::Kernels;
+    use crate::ops::reference::soft_embedding::{draw, forward};
+    use crate::tensor::host;
 
     const V: usize = 49_152;
     const SAMPLES: usize = 32;
