@@ -1,8 +1,5 @@
 //! A row of the paper's Table 1 as a value, with the constants that its Table 5 adds, and the settings that reach them.
 
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
-
 use crate::estimator::reinforce::Baseline;
 use crate::estimator::{EstimatorKind, GumbelSoftmax, Reinforce, Temperature};
 use crate::objective::{Objective, ObjectiveKind};
@@ -53,11 +50,9 @@ impl Initial {
 }
 
 /// Where Φ starts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InitialPhi {
     /// N(0, 1): the paper's
-    #[default]
     Normal,
     /// Uniform in (0, 1): what the paper's authors ran
     Uniform,
