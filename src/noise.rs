@@ -54,8 +54,8 @@ pub struct Rescale {
 }
 
 impl Rescale {
-    /// u·(largest − ε) + ε with ε = 1e-12, as the code of the paper's authors has it (github.com/Near32/sdlm): no draw exceeds `largest`, at
-    /// most 1, and different draws stay different. Nothing given: u itself, to the bit. u is never 0 or 1, and so neither is the result.
+    /// u·(largest − ε) + ε with ε = 1e-12, as the code of the paper's authors has it (github.com/Near32/sdlm): no draw exceeds `largest`,
+    /// which is at most 1, and different draws stay different. Without it: u itself, to the bit. u is never 0 or 1, so neither is this.
     pub fn to(largest: Option<f64>) -> Self {
         const EPSILON: f64 = 1e-12;
         match largest {

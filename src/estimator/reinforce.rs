@@ -1,8 +1,7 @@
 //! REINFORCE (Williams 1992): ∇_Z E[L] = E[(L − b)·∇_Z log p_Z(x)], x of whole tokens; the paper's eq. 5. Unbiased, of high variance.
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation::softmax, backend::Backend};
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::relaxation::Plain;
 use super::{Estimate, Estimator, Noise, Relaxation};
@@ -26,11 +25,9 @@ pub struct Reinforce {
 }
 
 /// What is subtracted from a sample's loss.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Baseline {
     /// b ← βb + (1 − β) mean L after each step, at first the first mean: the paper's
-    #[default]
     Ema,
     /// The mean loss of the step's other samples
     LeaveOneOut,

@@ -125,7 +125,7 @@ fn reinforce_agrees_with_enumeration() {
     }
 }
 
-/// The same noise gives the same estimate to the bit, and Z stays where it is; so does an estimator that has learned something and is reset.
+/// The same noise gives the same estimate to the bit, by an estimator that is reset too, and Z stays where it is.
 #[test]
 fn an_estimate_is_had_without_a_step() {
     let _guard = one_at_a_time();

@@ -4,8 +4,6 @@ use std::ops::Range;
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Tensor, TensorData};
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
 
 use crate::model::{Cache, Llama};
 use crate::noise::Stream;
@@ -23,11 +21,9 @@ pub enum Feeding {
 }
 
 /// In which form a free-running model is fed what it writes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feedback {
     /// The distribution, softmax(logits) W_E, gradient and all: the paper's section 3.4
-    #[default]
     Soft,
     /// The most likely token, through which no gradient passes: what the paper's authors ran
     Hard,

@@ -1,8 +1,5 @@
 //! A row of the paper's Table 1 as a value, with the constants that its Table 5 adds, and the settings that reach them.
 
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
-
 use crate::estimator::reinforce::Baseline;
 use crate::estimator::{EstimatorKind, GumbelSoftmax, Reinforce, Temperature};
 use crate::objective::{Objective, ObjectiveKind};
@@ -53,11 +50,9 @@ impl Initial {
 }
 
 /// Where Φ starts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InitialPhi {
     /// N(0, 1): the paper's
-    #[default]
     Normal,
     /// Uniform in (0, 1): what the paper's authors ran
     Uniform,
@@ -70,7 +65,8 @@ impl Choice for InitialPhi {
 
 const MANY: u64 = 1_000_000_000;
 
-/// The settings of a row. Some belong to one kind of estimator, temperature, feeding or objective; such a key comes after the one that chooses.
+/// The settings of a row. Some belong to one kind of estimator, temperature, feeding or objective; such a key comes after the one that
+/// chooses.
 pub const KEYS: &[Key<TableRow>] = &[
     key("samples", "Prompts that a step draws (S)", |row| row.estimator.is_random().then(|| whole(&mut row.samples, 1..=1024))),
     key("objective", "What is minimised at the target's positions", |row| Some(choice(&mut row.objective))),
