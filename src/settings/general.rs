@@ -103,8 +103,9 @@ impl Options {
     /// # Errors
     /// There is no method of this name.
     pub fn for_method(name: &str) -> Result<Self> {
-        let method: MethodName = named(name)
-            .ok_or_else(|| Error::option("method", format!("there is none called `{name}`; they are {}", names::<MethodName>().join(", "))))?;
+        let method: MethodName = named(name).ok_or_else(|| {
+            Error::option("method", format!("there is none called `{name}`; they are {}", names::<MethodName>().join(", ")))
+        })?;
         let budget = method.registered().budget;
         Ok(Self { method, steps: budget.steps, max_seconds: budget.seconds, ..Self::default() })
     }
