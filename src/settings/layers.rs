@@ -213,12 +213,25 @@ mod tests {
 
     #[test]
     fn a_setting_that_a_method_does_not_have_is_refused() {
-        let has = "which has batch, batch_max, margin,";
+        let has = "which has objective, margin, batch";
         let message = refusal(flags(&[("method", "random"), ("samples", "2")]));
         assert!(message.starts_with("`--samples` is not for random, ") && message.contains(has), "{message}");
         assert_eq!(refusal(flags(&[("method", "echo"), ("samples", "2")])), "`--samples` is not for echo, which has no settings");
         let message = refusal(set(&["gbda.tau0=3"]));
-        assert!(message.starts_with("`--set gbda.tau0` is not for gbda, which has samples, learning_rate, "), "{message}");
+        assert!(message.starts_with("`--set gbda.tau0` is not for gbda, which has samples, objective, tau, "), "{message}");
+    }
+
+    /// In whatever order they are written, and in whatever layers.
+    #[test]
+    fn a_choice_comes_before_the_settings_that_it_brings() {
+        let file = toml_file("[dlmi]\nmargin = 2\nobjective = \"hinge\"\n");
+        let settings = resolved(Sources { files: vec![file.path().into()], ..Sources::default() }).settings;
+        assert_eq!(value(&settings, "dlmi.margin"), json!(2.0));
+        let margin = vec![("DLMI_SODA_MARGIN".into(), "1".into())];
+        let sources = Sources { environment: margin.clone(), set: vec!["soda.objective=hinge".into()], ..Sources::default() };
+        assert_eq!(value(&resolved(sources).settings, "soda.margin"), json!(1.0));
+        let message = refusal(Sources { environment: margin, ..Sources::default() });
+        assert!(message.starts_with("`DLMI_SODA_MARGIN` is not for soda, which has objective, tau, "), "{message}");
     }
 
     /// Whatever method runs.

@@ -98,6 +98,7 @@ mod tests {
     fn every_preset_reads() {
         for name in preset_names() {
             assert!(!by_name(name).unwrap().is_empty(), "{name} sets nothing");
+            Layers::read(Sources { presets: vec![name.into()], ..Sources::default() }).unwrap().preview().unwrap();
         }
     }
 

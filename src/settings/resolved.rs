@@ -11,7 +11,7 @@ use super::names::Setting;
 use crate::method::registry::MethodName;
 use crate::{Error, Result};
 
-/// Options, and for each of them the place that set it.
+/// Settings, and for each of them the place that set it.
 #[derive(Debug, Clone)]
 pub struct Resolved {
     /// The values.

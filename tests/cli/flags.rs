@@ -215,7 +215,7 @@ fn out_keeps_the_result_the_events_and_a_checkpoint() {
     assert_eq!(kept["exact"], true);
 }
 
-/// Options, flags and defaults as the record tells them.
+/// Settings, flags and defaults as the record tells them.
 #[test]
 fn the_record_names_the_settings_in_force() {
     let set = ["--set", "dlmi.learning_rate=0.5", "--set", "steps=9", "--set", "snap.batch=7"];

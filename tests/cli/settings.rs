@@ -154,6 +154,6 @@ fn wrong_settings_are_refused_with_their_place() {
         &["`snap.batch` (--set)", "`snap.batch_max` (--set)"],
     );
     refuses(&mut tiny(["invert", "x", "--method", "dlmi", "--set", "snap.batch=0"]), 2, &["snap.batch", "1"]);
-    refuses(&mut tiny(["invert", "x", "--samples", "3"]), 2, &["`--samples` is not for snap, which has batch, "]);
+    refuses(&mut tiny(["invert", "x", "--samples", "3"]), 2, &["`--samples` is not for snap, which has objective, margin, "]);
     refuses(tiny(["invert", "x", "-c"]).arg(folder.path().join("absent.toml")), 2, &["absent.toml"]);
 }

@@ -58,7 +58,7 @@ pub enum Verb {
     Bench(Bench),
     /// What this machine can compute on, and what is missing
     Doctor,
-    /// Options
+    /// Settings
     #[command(subcommand)]
     Config(Config),
     /// Completions for a shell

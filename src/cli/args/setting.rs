@@ -37,7 +37,7 @@ impl Flags {
     }
 }
 
-/// Help text of a setting's flag. One of the method in use says what it is by default where a method has it first.
+/// Help text of a setting's flag; of a setting of methods, that of the first method that has it.
 pub fn help(key: &str) -> String {
     let defaults = Options::default();
     let found = Setting::all().filter(|setting| setting.key == key).find_map(|setting| Some((setting, defaults.get(setting)?)));
@@ -45,15 +45,15 @@ pub fn help(key: &str) -> String {
     let doc = setting.doc();
     match value {
         Value::String(text) if !text.is_empty() => format!("{doc} [default: {text}]"),
-        // That it restarts 0 times needs no saying.
-        Value::Number(number) if key != "restarts" => format!("{doc} [default: {number}]"),
+        // What budgets are depends on the method, as their help says.
+        Value::Number(number) if !["steps", "max_seconds", "restarts"].contains(&key) => format!("{doc} [default: {number}]"),
         _ => doc.to_string(),
     }
 }
 
 /// Every setting of every section, and where values come from.
 pub fn settings_help() -> String {
-    let mut blocks = vec![block("Options:", Setting::general().map(|setting| (setting.key, help(setting.key))).collect())];
+    let mut blocks = vec![block("Settings:", Setting::general().map(|setting| (setting.key, help(setting.key))).collect())];
     let mut rest: Vec<MethodName> = MethodName::all().collect();
     while let Some(first) = rest.first() {
         let keys = first.registered().defaults().keys();
@@ -62,7 +62,7 @@ pub fn settings_help() -> String {
         if !keys.is_empty() {
             let names: Vec<String> = alike.iter().map(|method| format!("[{method}]")).collect();
             let row = |(key, doc): (&'static str, &str)| (key, format!("{doc} {}", defaults(key, &alike)).trim_end().to_owned());
-            blocks.push(block(&format!("Options of {}:", names.join(", ")), keys.into_iter().map(row).collect()));
+            blocks.push(block(&format!("Settings of {}:", names.join(", ")), keys.into_iter().map(row).collect()));
         }
     }
     format!(
