@@ -60,6 +60,11 @@ impl Job for Measurement {
                 let model = self.session.load::<B::InnerBackend>(&device)?;
                 json!(bench::generate(&model, &tokens(&self.session, self.session.settings().prompt_tokens), m, rounds)?)
             }
+            Bench::Parity(_) => {
+                let model = self.session.load::<B::InnerBackend>(&device)?;
+                let plain = self.session.load_plain()?;
+                json!(bench::parity(&model, &plain, self.session.settings().prompt_tokens, m, rounds, seed))
+            }
             Bench::Score { candidates, .. } => {
                 let problem = problem(&self.session, m)?;
                 let subject = self.subject::<B>(&device)?;
@@ -100,7 +105,7 @@ impl Measurement {
                 put("target_tokens", options.target_tokens.into());
                 put("candidates", candidates.into());
             }
-            Bench::Generate(_) => {
+            Bench::Generate(_) | Bench::Parity(_) => {
                 put("prompt_tokens", settings.prompt_tokens.into());
                 put("target_tokens", options.target_tokens.into());
             }
