@@ -350,12 +350,13 @@ extras() {
 keep_kernels
 rounds=0 step_title='' model_title=''
 look
-choose_models
-render
 if [ ${#backends[@]} -eq 0 ]; then
+  render
   echo 'gpu.sh: no GPU passed its self-test; report.md says what is missing' >&2
   exit 3
 fi
+choose_models
+render
 for backend in "${backends[@]}"; do basics "$backend"; done
 half_precision
 searches
