@@ -2,15 +2,14 @@
 """What a DLMI step costs against samples, prompt, target, vocabulary and layers: OUT_DIR/scale.json and OUT_DIR/scale.svg.
 
 usage: scale.py [OUT_DIR] [--turns 3] [--rounds 3] [--dlmi PROGRAM]
-needs: pip install matplotlib numpy safetensors; 3 GB of temporary space
+needs: pip install matplotlib numpy; 3 GB of temporary space
 
-One number at a time departs from BASE, the shape of SmolLM2-135M. The weights are random and written here: a step costs the same
+One number at a time departs from BASE, the shape of SmolLM2-135M. The weights are random (random_model.py): a step costs the same
 whatever they are. The whole sweep is run in every turn, so that a slow minute of the machine is spread over all points; a time is the
 median over the turns of the medians over the rounds, a memory the largest.
 """
 import argparse
 import json
-import shutil
 import statistics
 import subprocess
 import tempfile
@@ -19,14 +18,14 @@ from pathlib import Path
 try:
     import matplotlib
     import numpy as np
-    from safetensors.numpy import save_file
 except ImportError as missing:
-    raise SystemExit(f"scale.py needs {missing.name}, which this Python lacks: pip install matplotlib numpy safetensors")
+    raise SystemExit(f"scale.py needs {missing.name}, which this Python lacks: pip install matplotlib numpy")
+import random_model
+
 matplotlib.use("svg")
 from matplotlib import pyplot
 
 ROOT = Path(__file__).parent.parent
-WIDTH, MLP, HEADS, KV_HEADS, HEAD = 576, 1536, 9, 3, 64
 BASE = {"samples": 8, "prompt_tokens": 10, "target_tokens": 20, "vocabulary": 49152, "layers": 30}
 AXES = {
     "samples": [1, 2, 4, 8, 16],
@@ -38,35 +37,11 @@ AXES = {
 TITLES = {"samples": "samples S", "prompt_tokens": "prompt tokens N", "target_tokens": "target tokens M", "vocabulary": "vocabulary V", "layers": "layers"}
 
 
-def weights(vocabulary: int, layers: int) -> dict[str, np.ndarray]:
-    """Random f16 tensors under their transformers names; the head is the embedding."""
-    random = np.random.default_rng(0)
-    matrix = lambda *shape: (random.standard_normal(shape, np.float32) * np.float32(0.02)).astype(np.float16)
-    ones, kv = np.ones(WIDTH, np.float16), KV_HEADS * HEAD
-    all = {"model.embed_tokens.weight": matrix(vocabulary, WIDTH), "model.norm.weight": ones}
-    for i in range(layers):
-        layer = {
-            "self_attn.q_proj": matrix(HEADS * HEAD, WIDTH), "self_attn.k_proj": matrix(kv, WIDTH), "self_attn.v_proj": matrix(kv, WIDTH),
-            "self_attn.o_proj": matrix(WIDTH, HEADS * HEAD), "mlp.gate_proj": matrix(MLP, WIDTH), "mlp.up_proj": matrix(MLP, WIDTH),
-            "mlp.down_proj": matrix(WIDTH, MLP), "input_layernorm": ones, "post_attention_layernorm": ones,
-        }
-        all |= {f"model.layers.{i}.{name}.weight": weight for name, weight in layer.items()}
-    return all
-
-
 def model(folder: Path, vocabulary: int, layers: int) -> Path:
-    """A folder that dlmi loads, written the first time it is asked for. Its tokenizer knows the first 1,536 ids only; no text is read."""
+    """A folder that dlmi loads, written the first time it is asked for."""
     folder = folder / f"{vocabulary}-{layers}"
     if not folder.exists():
-        folder.mkdir()
-        config = {
-            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocabulary, "hidden_size": WIDTH, "intermediate_size": MLP,
-            "num_hidden_layers": layers, "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD,
-            "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
-        }
-        (folder / "config.json").write_text(json.dumps(config))
-        shutil.copyfile(ROOT / "models/bard/tokenizer.json", folder / "tokenizer.json")
-        save_file(weights(vocabulary, layers), folder / "model.safetensors")
+        random_model.write(folder, vocabulary, layers)
     return folder
 
 

@@ -1,7 +1,9 @@
-//! What a step, a scored candidate or a written token costs on this machine, beside what its matrix products alone would cost.
+//! What a step, a scored candidate or a written token costs on this machine, beside what its matrix products alone would cost; and how
+//! far another backend or type is from the CPU in f32.
 
 use std::time::Instant;
 
+use burn::backend::Flex;
 use serde::Serialize;
 
 use crate::Result;
@@ -15,7 +17,7 @@ use crate::problem::Problem;
 use crate::problem::Prompt;
 use crate::subject::feeding::{Feedback, Feeding};
 use crate::subject::{Cost, Subject};
-use crate::tensor::ids_tensor;
+use crate::tensor::{argmax, host, ids_tensor};
 
 /// Seconds of the rounds of one measurement, the first of which was left out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -164,6 +166,74 @@ pub fn generate<B: Kernels>(model: &Llama<B>, prompt: &[u32], tokens: usize, rou
     timed(rounds, |_| Ok(greedy(model, model.embed(ids_tensor(&[prompt], &model.device())), tokens, &[])))
 }
 
+/// How far a model on one backend, in one type, is from the same model on flex in f32, over all positions and the whole vocabulary.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Parity {
+    /// Positions that were compared.
+    pub positions: usize,
+    /// The largest |logit| of flex.
+    pub largest_logit: f32,
+    /// The largest |difference| of two logits; not a number as soon as one of them is none.
+    pub largest_difference: f32,
+    /// `largest_difference` over `largest_logit`.
+    pub relative_difference: f32,
+    /// Share of the positions at which both have the same argmax.
+    pub same_argmax: f64,
+    /// Of the positions at which they have not, the one where flex preferred its own by most: by how many logits. 0 if there is none.
+    pub widest_lost_margin: f32,
+    /// Share of the tokens that both write greedily before the first that differs, mean over the prompts.
+    pub greedy_agreement: f64,
+}
+
+impl Parity {
+    /// Adds the logits `[positions, v]` of both.
+    fn compare(&mut self, got: &[f32], expected: &[f32], v: usize) {
+        // `max` would pass over NaN.
+        let worse = |worst: f32, gap: f32| if gap > worst || gap.is_nan() { gap } else { worst };
+        let mut same = self.same_argmax * self.positions as f64;
+        for (got, expected) in got.chunks_exact(v).zip(expected.chunks_exact(v)) {
+            self.positions += 1;
+            self.largest_logit = expected.iter().fold(self.largest_logit, |largest, logit| largest.max(logit.abs()));
+            self.largest_difference = got.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(self.largest_difference, worse);
+            let chosen = argmax(got).0 as usize;
+            if chosen == argmax(expected).0 as usize {
+                same += 1.0;
+            } else {
+                let preferred = expected[argmax(expected).0 as usize];
+                self.widest_lost_margin = self.widest_lost_margin.max(preferred - expected[chosen]);
+            }
+        }
+        self.same_argmax = same / self.positions as f64;
+        self.relative_difference = self.largest_difference / self.largest_logit;
+    }
+}
+
+/// Compares `model` with `plain` on `rounds` random prompts of `prompt` tokens: what each of them writes in `tokens` tokens, and their
+/// logits along the prompt and what `plain` wrote.
+pub fn parity<B: Kernels>(model: &Llama<B>, plain: &Llama<Flex>, prompt: usize, tokens: usize, rounds: usize, seed: u32) -> Parity {
+    let v = plain.config().vocab_size;
+    let mut draws = Draws::new(Stream::new(seed, 0, 0, Purpose::SearchDraws, 0));
+    let mut parity = Parity::default();
+    for _ in 0..rounds {
+        let prompt: Vec<u32> = (0..prompt).map(|_| draws.below(v) as u32).collect();
+        let (got, expected) = (written(model, &prompt, tokens), written(plain, &prompt, tokens));
+        let agreed = got.iter().zip(&expected).take_while(|(a, b)| a == b).count();
+        parity.greedy_agreement += agreed as f64 / (tokens * rounds) as f64;
+        let whole = [prompt, expected].concat();
+        parity.compare(&all_logits(model, &whole), &all_logits(plain, &whole), v);
+    }
+    parity
+}
+
+fn written<B: Kernels>(model: &Llama<B>, prompt: &[u32], tokens: usize) -> Vec<u32> {
+    greedy(model, model.embed(ids_tensor(&[prompt], &model.device())), tokens, &[]).ids.remove(0)
+}
+
+/// The logits at every position of `ids`, `[T, V]`.
+fn all_logits<B: Kernels>(model: &Llama<B>, ids: &[u32]) -> Vec<f32> {
+    host(model.logits(model.hidden(model.embed(ids_tensor(&[ids], &model.device())), ids.len())))
+}
+
 /// Times `rounds` calls of `round`, which is told its number, after a first one with number 0. What it returns is dropped outside
 /// its time.
 ///
@@ -237,6 +307,18 @@ mod tests {
         let odd = Seconds::of(vec![3.0, 1.0, 2.0]);
         assert_eq!((odd.seconds_min, odd.seconds_median, odd.seconds_max), (1.0, 2.0, 3.0));
         assert_eq!(Seconds::of(vec![4.0, 1.0, 2.0, 3.0]).seconds_median, 2.5);
+    }
+
+    #[test]
+    fn differences_and_lost_choices_are_found() {
+        let mut parity = Parity::default();
+        parity.compare(&[1.0, 2.0, 4.0, 3.0], &[1.0, 2.5, 4.0, -8.0], 2);
+        parity.compare(&[1.0, 2.0], &[3.0, 2.0], 2);
+        assert_eq!((parity.positions, parity.largest_logit, parity.largest_difference), (3, 8.0, 11.0));
+        assert_eq!((parity.same_argmax, parity.widest_lost_margin), (2.0 / 3.0, 1.0));
+        parity.compare(&[f32::NAN, 2.0], &[3.0, 2.0], 2);
+        parity.compare(&[1.0, 2.0], &[3.0, 2.0], 2);
+        assert!(parity.largest_difference.is_nan());
     }
 
     #[test]

@@ -92,13 +92,18 @@ impl std::str::FromStr for BackendName {
 }
 
 /// Call this first in `main`, before any thread is started; return the exit code if it gives one. In a child of
-/// [`self_test`] it does the test; otherwise it only quiets the Vulkan loader.
+/// [`self_test`] it does the test; otherwise it only quiets the Vulkan loader and names the CUDA toolkit.
 #[inline]
 pub fn on_start() -> Option<ExitCode> {
     // Mesa's device-select layer complains on stderr where there is no desktop session to ask for its GPU.
     if cfg!(feature = "wgpu") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
         // SAFETY: nothing else runs yet that could read the environment.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+    #[cfg(feature = "cuda")]
+    // SAFETY: as above.
+    unsafe {
+        cuda::choose_toolkit();
     }
     self_test::child()
 }

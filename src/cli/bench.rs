@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::args::{Bench, BenchOptions, Cli};
 use super::session::Session;
 use crate::Result;
-use crate::backend::{self, BackendName, Choice, Job};
+use crate::backend::{self, BackendName, Choice, Dtype, Job};
 use crate::bench::{self, peak_mib};
 use crate::invert::Model;
 use crate::method::Build;
@@ -62,6 +62,12 @@ impl Job for Measurement {
                 let model = self.session.model.load::<B::InnerBackend>(&device, dtype)?;
                 json!(bench::generate(&model, &tokens(&self.session, self.session.settings().prompt_tokens), m, rounds)?)
             }
+            Bench::Parity(_) => {
+                let dtype = self.session.settings().dtype;
+                let model = self.session.model.load::<B::InnerBackend>(&device, dtype)?;
+                let plain = self.session.model.load(&Default::default(), Dtype::F32)?;
+                json!(bench::parity(&model, &plain, self.session.settings().prompt_tokens, m, rounds, seed))
+            }
             Bench::Score { candidates, .. } => {
                 let problem = problem(&self.session, m)?;
                 let subject = self.subject::<B>(&device)?;
@@ -103,7 +109,7 @@ impl Measurement {
                 put("target_tokens", options.target_tokens.into());
                 put("candidates", candidates.into());
             }
-            Bench::Generate(_) => {
+            Bench::Generate(_) | Bench::Parity(_) => {
                 put("prompt_tokens", settings.prompt_tokens.into());
                 put("target_tokens", options.target_tokens.into());
             }

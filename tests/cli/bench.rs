@@ -58,6 +58,22 @@ fn candidates_continuations_and_loading_are_timed() {
 }
 
 #[test]
+fn a_model_is_compared_with_flex() {
+    let arguments = ["parity", "--prompt-tokens", "3", "--target-tokens", "4"];
+    let figure = |measured: &Value, name: &str| measured[name].as_f64().unwrap_or_else(|| panic!("{name} in {measured}"));
+    let itself = bench(&arguments);
+    assert_eq!(itself["positions"], 2 * 7);
+    assert_eq!((figure(&itself, "largest_difference"), figure(&itself, "widest_lost_margin")), (0.0, 0.0));
+    assert_eq!((figure(&itself, "same_argmax"), figure(&itself, "greedy_agreement")), (1.0, 1.0));
+    if cfg!(feature = "ndarray") {
+        let other = answer(tiny(["bench", "--json", "--backend", "ndarray"]).args(arguments).args(["--rounds", "2"]));
+        let relative = figure(&other, "relative_difference");
+        assert!(0.0 < relative && relative < 1e-4, "{other}");
+        assert_eq!(figure(&other, "largest_logit"), figure(&itself, "largest_logit"));
+    }
+}
+
+#[test]
 fn figures_are_readable_without_json() {
     let ran = run(tiny(["bench", "generate"]).args(["--rounds", "1"]));
     assert_eq!(ran.code, Some(0), "{ran:?}");

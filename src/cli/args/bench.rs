@@ -22,6 +22,9 @@ pub enum Bench {
     },
     /// A greedy continuation
     Generate(BenchOptions),
+    /// How far logits and greedy tokens are from those of the CPU in f32, over one random prompt a round
+    #[command(after_help = "Example:\n  dlmi bench parity --backend cuda --dtype f16 --target-tokens 32")]
+    Parity(BenchOptions),
     /// Opening the model and reading its weights
     Load(BenchOptions),
 }
@@ -50,6 +53,7 @@ impl Bench {
             Self::Step(_) => "step",
             Self::Score { .. } => "score",
             Self::Generate(_) => "generate",
+            Self::Parity(_) => "parity",
             Self::Load(_) => "load",
         }
     }
@@ -57,7 +61,9 @@ impl Bench {
     /// What they share.
     pub fn options(&self) -> &BenchOptions {
         match self {
-            Self::Step(options) | Self::Score { options, .. } | Self::Generate(options) | Self::Load(options) => options,
+            Self::Step(options) | Self::Score { options, .. } | Self::Generate(options) | Self::Parity(options) | Self::Load(options) => {
+                options
+            }
         }
     }
 }
