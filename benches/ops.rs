@@ -1,4 +1,4 @@
-//! Every block of the CPU backend beside its plain-Burn definition, at the sizes of SmolLM2-135M: `cargo bench --no-default-features`.
+//! Every block of the CPU backend next to its plain-Burn definition, at the sizes of SmolLM2-135M: `cargo bench --no-default-features`.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use burn::tensor::{Int, Tensor, TensorData};
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
 use dlmi::noise::{Purpose, Stream};
 use dlmi::objective::Objective;
-use dlmi::ops::{Gumbel, Kernels, SoftPrompt, plain};
-use dlmi::optimiser::{Adam, AdamStep, Moments};
+use dlmi::ops::reference::{layer as plain, soft_embedding, target_loss};
+use dlmi::ops::{AdamStep, Gumbel, Kernels, Moments, SoftPrompt, adam};
 
 /// D, intermediate size, V, query and key heads and their width.
 const D: usize = 576;
@@ -28,7 +28,7 @@ fn random<const R: usize>(sample: u32, shape: [usize; R]) -> Tensor<Flex, R> {
 }
 
 /// Ours and the definition, under one name.
-fn beside<T, U>(group: &mut BenchmarkGroup<WallTime>, name: &str, ours: impl Fn() -> T, definition: impl Fn() -> U) {
+fn compare<T, U>(group: &mut BenchmarkGroup<WallTime>, name: &str, ours: impl Fn() -> T, definition: impl Fn() -> U) {
     group.bench_function(format!("{name}/ours"), |b| b.iter(|| black_box(ours())));
     group.bench_function(format!("{name}/plain"), |b| b.iter(|| black_box(definition())));
 }
@@ -37,23 +37,23 @@ fn layer(c: &mut Criterion) {
     let mut group = c.benchmark_group("layer");
     let (rows, [h, kv, d]) = (S * T, HEADS);
     let (x, w, dx) = (random(0, [rows, D]), random(1, [D]), random(2, [rows, D]));
-    beside(&mut group, "rms_norm", || Flex::rms_norm(x.clone(), w.clone(), 1e-5), || plain::rms_norm(x.clone(), w.clone(), 1e-5));
-    beside(
+    compare(&mut group, "rms_norm", || Flex::rms_norm(x.clone(), w.clone(), 1e-5), || plain::rms_norm(x.clone(), w.clone(), 1e-5));
+    compare(
         &mut group,
         "rms_norm_backward",
         || Flex::rms_norm_backward(x.clone(), w.clone(), 1e-5, dx.clone()),
         || plain::rms_norm_backward(x.clone(), w.clone(), 1e-5, dx.clone()),
     );
     let [gate, up, dy] = [3, 4, 5].map(|sample| random(sample, [rows, F]));
-    beside(&mut group, "swiglu", || Flex::swiglu(gate.clone(), up.clone()), || plain::swiglu(gate.clone(), up.clone()));
-    beside(
+    compare(&mut group, "swiglu", || Flex::swiglu(gate.clone(), up.clone()), || plain::swiglu(gate.clone(), up.clone()));
+    compare(
         &mut group,
         "swiglu_backward",
         || Flex::swiglu_backward(gate.clone(), up.clone(), dy.clone()),
         || plain::swiglu_backward(gate.clone(), up.clone(), dy.clone()),
     );
     let (q, cos, sin) = (random(6, [rows, h * d]), random(7, [1, rows * h * d]), random(8, [1, rows * h * d]));
-    beside(
+    compare(
         &mut group,
         "rotate",
         || Flex::rotate(q.clone(), cos.clone(), sin.clone(), d),
@@ -64,7 +64,7 @@ fn layer(c: &mut Criterion) {
     let mask: Vec<f32> = (0..T).flat_map(|i| (0..T).map(move |j| if j <= i { 0.0 } else { -1e30 })).collect();
     let mask = Tensor::<Flex, 2>::from_data(TensorData::new(mask, [1, T * T]), &Default::default());
     let all = || (q.clone(), k.clone(), v.clone(), mask.clone());
-    beside(
+    compare(
         &mut group,
         "attention",
         || {
@@ -77,7 +77,7 @@ fn layer(c: &mut Criterion) {
         },
     );
     let dout = random(12, [rows, h * d]);
-    beside(
+    compare(
         &mut group,
         "attention_backward",
         || {
@@ -90,8 +90,8 @@ fn layer(c: &mut Criterion) {
         },
     );
     let weight = random(13, [D, F]);
-    beside(&mut group, "matmul", || Flex::matmul(x.clone(), weight.clone()), || x.clone().matmul(weight.clone()));
-    beside(
+    compare(&mut group, "matmul", || Flex::matmul(x.clone(), weight.clone()), || x.clone().matmul(weight.clone()));
+    compare(
         &mut group,
         "matmul_backward",
         || Flex::matmul(gate.clone(), weight.clone().transpose()),
@@ -112,39 +112,39 @@ fn vocabulary(c: &mut Criterion) {
         noise: Gumbel::drawn(Stream::new(1, 0, 0, Purpose::PromptNoise, 0)),
         samples: S,
     };
-    beside(&mut group, "soft_embedding", || Flex::soft_embedding(&prompt), || plain::soft_embedding(&prompt));
+    compare(&mut group, "soft_embedding", || Flex::soft_embedding(&prompt), || soft_embedding::forward(&prompt));
     let (result, output) = (Flex::soft_embedding(&prompt), random(3, [S * n, D]));
-    beside(
+    compare(
         &mut group,
         "soft_embedding_backward",
         || Flex::soft_embedding_backward(&prompt, result.clone(), output.clone()),
-        || plain::soft_embedding_backward(&prompt, result.clone(), output.clone()),
+        || soft_embedding::backward(&prompt, result.clone(), output.clone()),
     );
     let (hidden, head) = (random(4, [S * M, D]), prompt.embedding.clone());
     let targets: Vec<i64> = (0..(S * M) as i64).map(|row| row * 37 % V as i64).collect();
     let targets = Tensor::<Flex, 1, Int>::from_data(TensorData::new(targets, [S * M]), &Default::default());
     for (name, objective) in [("cross_entropy", Objective::CrossEntropy), ("hinge", Objective::Hinge { margin: 0.3 })] {
-        beside(
+        compare(
             &mut group,
             name,
             || Flex::target_loss(hidden.clone(), head.clone(), targets.clone(), objective),
-            || plain::target_loss(hidden.clone(), head.clone(), targets.clone(), objective),
+            || target_loss::forward(hidden.clone(), head.clone(), targets.clone(), objective),
         );
     }
-    beside(
+    compare(
         &mut group,
         "margins",
         || Flex::margins(hidden.clone(), head.clone(), targets.clone()),
-        || plain::margins(hidden.clone(), head.clone(), targets.clone()),
+        || target_loss::margins(hidden.clone(), head.clone(), targets.clone()),
     );
-    let step = AdamStep { rule: Adam::new(0.1), unbias: (0.1, 0.001) };
+    let step = AdamStep { learning_rate: 0.1, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, bias_correction: (0.1, 0.001) };
     let gradient = random(5, [n, V]);
     let moments = || Moments { first: gradient.clone(), second: gradient.clone().abs() };
-    beside(
+    compare(
         &mut group,
         "adam",
         || Flex::adam(step, prompt.logits.clone(), gradient.clone(), &mut moments()),
-        || plain::adam(step, prompt.logits.clone(), gradient.clone(), &mut moments()),
+        || adam(step, prompt.logits.clone(), gradient.clone(), &mut moments()),
     );
     group.finish();
 }

@@ -1,44 +1,34 @@
-//! A method of one's own, through the public trait: at one position after the other, the best of some random tokens.
+//! A method of one's own: at one position after the other, the best of some random tokens.
 //! `cargo run --release --no-default-features --example own_method`
 
-use burn::backend::{Autodiff, Flex};
-use burn::tensor::DType;
-use dlmi::invert::{Budget, Outcome, Quiet, Trial};
-use dlmi::method::{Clock, Held, Method, Progress, State};
-use dlmi::noise::{Draws, Purpose, Stream};
-use dlmi::objective::Objective;
-use dlmi::ops::TrackedBackend;
-use dlmi::problem::PromptOptions;
-use dlmi::{Judge, Llama, Problem, Result, Subject, Target};
+use dlmi::method::{Build, Clock, HardPrompt, Method, Progress, State};
+use dlmi::noise::{Draws, Purpose};
+use dlmi::{Inversion, Model, Problem, Result, objective::Objective, ops::TrackedBackend, subject::Subject};
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct InTurn(Vec<u32>);
 
 impl<B: TrackedBackend> Method<B> for InTurn {
     fn start(&mut self, _: &Subject<B>, problem: &Problem, clock: Clock) -> Result<()> {
-        let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, 0, Purpose::InitialPrompt, 0));
-        let readable = problem.prompt.readable();
+        let (mut draws, readable) = (Draws::new(clock.stream(Purpose::InitialPrompt)), problem.prompt.readable());
         self.0 = (0..problem.prompt.tokens()).map(|_| readable[draws.below(readable.len())]).collect();
         Ok(())
     }
 
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<Progress> {
-        let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, clock.step, Purpose::SearchDraws, 0));
-        let (position, readable) = (clock.step as usize % self.0.len(), problem.prompt.readable());
-        let mut tries = vec![self.0.clone(); 32];
+        let (mut draws, readable) = (Draws::new(clock.stream(Purpose::SearchDraws)), problem.prompt.readable());
+        let (mut tries, position) = (vec![self.0.clone(); 32], clock.step as usize % self.0.len());
         tries[1..].iter_mut().for_each(|free| free[position] = readable[draws.below(readable.len())]);
-        // What cannot be typed is not worth trying.
-        tries.retain(|free| problem.round_trips(free));
-        let margins = if tries.is_empty() { Vec::new() } else { subject.all_margins(&tries, problem) };
-        let losses = margins.iter().map(|margins| Objective::hinge(0.3, margins));
-        let best = tries.into_iter().zip(losses).min_by(|a, b| a.1.total_cmp(&b.1));
-        let (free, objective) = best.unwrap_or((self.0.clone(), f32::MAX));
+        tries.retain(|free| problem.admits(free) || *free == self.0);
+        let hinges = subject.all_margins(&tries, problem).into_iter().map(|margins| Objective::hinge(0.3, &margins));
+        let best = tries.into_iter().zip(hinges).min_by(|a, b| a.1.total_cmp(&b.1));
+        let (free, objective) = best.expect("the prompt itself is among them");
         self.0 = free;
-        Ok(Progress { objective, gradient_norm: None, temperature: None, entropy: None, stalled: false })
+        Ok(Progress { objective, ..Progress::default() })
     }
 
-    fn held(&self, _: &Subject<B>, _: &Problem) -> Held {
-        Held { free: self.0.clone(), margins: None }
+    fn hard_prompt(&self, _: &Subject<B>, _: &Problem) -> HardPrompt {
+        HardPrompt { free: self.0.clone(), margins: None }
     }
 
     fn state(&self) -> State {
@@ -46,33 +36,29 @@ impl<B: TrackedBackend> Method<B> for InTurn {
     }
 
     fn restore(&mut self, state: State, _: &Subject<B>, _: &Problem) -> Result<()> {
-        self.0 = state.fields()?;
-        Ok(())
+        state.fields().map(|free| self.0 = free)
     }
 }
 
-fn invert(text: &str, steps: u64) -> Result<(String, Outcome)> {
-    let mut checkpoint = dlmi::source::spec::open("bard", true, false)?;
-    let (config, tokenizer) = (checkpoint.config.clone(), checkpoint.tokenizer.clone());
-    let model = Llama::<Flex>::load(&config, &mut checkpoint, &Default::default(), DType::F32)?;
-    let (judge, subject) = (Judge::new(model.clone()), Subject::<Autodiff<Flex>>::new(model, tokenizer.clone()));
-    let target = Target::from_text(text, &tokenizer)?;
-    let options = PromptOptions { tokens: 20, ..PromptOptions::default() };
-    let problem = Problem::new(options, target, &tokenizer, config.vocab_size)?;
-    let budget = Budget { steps: Some(steps), seconds: None, restarts: 0, eval_every: 20, early_stop: true };
-    let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget, seed: 0 };
-    let outcome = trial.run(&mut InTurn::default(), None, &mut Quiet)?;
-    Ok((problem.prompt.text(&outcome.best.free), outcome))
+impl Build for InTurn {
+    fn build<B: TrackedBackend>(&self) -> Box<dyn Method<B>> {
+        Box::new(self.clone())
+    }
+}
+
+fn invert(target: &str, steps: u64) -> Result<Inversion> {
+    let mut model = Model::open("bard")?;
+    let mut options = model.options()?;
+    (options.steps, options.max_seconds) = (Some(steps), None);
+    model.task(target, &options)?.with_method("in-turn", InTurn::default()).run(&mut ())
 }
 
 fn main() -> Result<()> {
-    let (prompt, outcome) = invert("I'll not be a king, and I am too.", 400)?;
-    println!("{prompt:?}: {} tokens matched, exact: {}", outcome.best.matched_prefix, outcome.verdict.exact);
-    Ok(())
+    invert("I'll not be a king, and I am too.", 400).map(|found| println!("{:?} {:?}", found.prompt_text, found.completion_text))
 }
 
 #[test]
 fn a_method_of_ones_own_gets_somewhere() {
-    let shortfall = |steps| invert("I'll not be a king.", steps).unwrap().1.best.shortfall;
+    let shortfall = |steps| invert("I'll not be a king.", steps).unwrap().best.judged.unwrap().shortfall;
     assert!(shortfall(200) < shortfall(1) / 2.0);
 }

@@ -5,8 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::Result;
-use crate::estimator::Estimator;
-use crate::method::relaxed::Row;
+use crate::method::relaxed::TableRow;
 use crate::method::{Clock, Method};
 use crate::model::{Llama, LlamaConfig, greedy};
 use crate::noise::{Draws, Purpose, Stream};
@@ -15,7 +14,7 @@ use crate::ops::{Kernels, TrackedBackend};
 use crate::problem::Problem;
 use crate::problem::Prompt;
 use crate::subject::feeding::{Feedback, Feeding};
-use crate::subject::{Cost, Subject, Swap};
+use crate::subject::{Cost, Subject};
 use crate::tensor::ids_tensor;
 
 /// Seconds of the rounds of one measurement, the first of which was left out.
@@ -78,7 +77,7 @@ pub fn step<B: TrackedBackend>(
     problem: &Problem,
     seed: u32,
     rounds: usize,
-    row: Option<Row>,
+    row: Option<TableRow>,
 ) -> Result<StepBench> {
     let clock = |step| Clock { seed, restart: 0, step };
     method.start(subject, problem, clock(0))?;
@@ -93,7 +92,7 @@ pub fn step<B: TrackedBackend>(
     })?;
     losses.truncate(3);
     let config = subject.model().config();
-    let cross_entropy = row.is_some_and(|row| row.objective == Objective::CrossEntropy);
+    let cross_entropy = row.is_some_and(|row| row.objective() == Objective::CrossEntropy);
     let soft_rows = row.map_or(0, |row| soft_rows(&row, problem));
     let flops = flops(config, before, subject.cost(), cross_entropy) / rounds as f64 + 4.0 * (soft_rows * head(config)) as f64;
     let rows = row.map_or(1, |row| row.samples) * (problem.longest() - 1);
@@ -101,8 +100,8 @@ pub fn step<B: TrackedBackend>(
 }
 
 /// Rows of a step that are mixed of the whole vocabulary, there and back: relaxed prompts, and distributions that are fed back.
-fn soft_rows(row: &Row, problem: &Problem) -> usize {
-    let prompts = if matches!(row.estimator, Estimator::Reinforce(_)) { 0 } else { problem.prompt.tokens() };
+fn soft_rows(row: &TableRow, problem: &Problem) -> usize {
+    let prompts = if row.estimator.is_soft() { problem.prompt.tokens() } else { 0 };
     let fed_back =
         if matches!(row.feeding, Feeding::Free(Feedback::Soft | Feedback::Gumbel)) { problem.first().target.ids.len() - 1 } else { 0 };
     row.samples * (prompts + fed_back)
@@ -134,21 +133,28 @@ pub fn score<B: TrackedBackend>(
     let mut draws = Draws::new(Stream::new(seed, 0, 0, Purpose::SearchDraws, 0));
     let tokens = |draws: &mut Draws, prompt: &Prompt| prompt.readable()[draws.below(prompt.readable().len())];
     let prompt: Vec<u32> = (0..problem.prompt.tokens()).map(|_| tokens(&mut draws, &problem.prompt)).collect();
-    let swap = |draws: &mut Draws| Swap { position: draws.below(prompt.len()), token: tokens(draws, &problem.prompt) };
-    let batches: Vec<Vec<Swap>> = (0..=rounds).map(|_| (0..candidates).map(|_| swap(&mut draws)).collect()).collect();
+    let swap = |draws: &mut Draws| (draws.below(prompt.len()), tokens(draws, &problem.prompt));
+    let swaps: Vec<Vec<(usize, u32)>> = (0..=rounds).map(|_| (0..candidates).map(|_| swap(&mut draws)).collect()).collect();
+    let candidate = |&(position, token): &(usize, u32)| {
+        let mut free = prompt.clone();
+        free[position] = token;
+        free
+    };
+    let batches: Vec<Vec<Vec<u32>>> = swaps.iter().map(|batch| batch.iter().map(candidate).collect()).collect();
+    let objective = Objective::LogProbDifference;
     let mut before = Cost::default();
     let seconds = timed(rounds, |number| {
         if number == 1 {
             before = subject.cost();
         }
-        Ok(subject.neighbours(&prompt, 0, &batches[number], &problem.first().target.ids).margins(problem.first().target.ids.len()))
+        Ok(subject.candidates(&prompt, &batches[number], problem, objective).score(problem.target_tokens()))
     })?;
     let flops = flops(subject.model().config(), before, subject.cost(), false) / rounds as f64;
     let rows = candidates * (prompt.len() / 2 + problem.first().target.ids.len());
     Ok(ScoreBench {
         seconds,
         candidates_per_second: candidates as f64 / seconds.seconds_median,
-        positions: batches[rounds].iter().map(|swap| swap.position).collect(),
+        positions: swaps[rounds].iter().map(|(position, _)| *position).collect(),
         arithmetic: Arithmetic::of(flops, seconds, ceiling(subject.model(), rows)),
     })
 }

@@ -12,6 +12,14 @@ pub enum Error {
     /// Bad usage, configuration or input: the user changes the command or the file (exit 2).
     #[error("{0}")]
     Input(String),
+    /// As [`Error::Input`], about the option of this name (exit 2).
+    #[error("`{option}`: {message}")]
+    Option {
+        /// A field of [`crate::Options`].
+        option: &'static str,
+        /// What is wrong with it, and what to do.
+        message: String,
+    },
     /// The environment lacks something: a device, a driver, the hub, disk space (exit 3).
     #[error("{0}")]
     Environment(String),
@@ -21,6 +29,11 @@ impl Error {
     /// An [`Error::Input`] from anything that reads as a sentence.
     pub fn input(message: impl Into<String>) -> Self {
         Self::Input(message.into())
+    }
+
+    /// An [`Error::Option`] about a field of [`crate::Options`].
+    pub fn option(option: &'static str, message: impl Into<String>) -> Self {
+        Self::Option { option, message: message.into() }
     }
 
     /// An [`Error::Environment`] from anything that reads as a sentence.
@@ -41,7 +54,7 @@ impl Error {
     /// Exit code of the process: 2 input, 3 environment.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Input(_) => 2,
+            Self::Input(_) | Self::Option { .. } => 2,
             Self::Environment(_) => 3,
         }
     }

@@ -57,7 +57,7 @@ pub fn utf8(bytes: Vec<u8>, name: &str) -> Result<String> {
     })
 }
 
-/// Writes beside, then renames: whatever happens, the old or the new content is there, whole.
+/// Writes a temporary file in the same folder, then renames it: whatever happens, the old or the new content is there, whole.
 ///
 /// # Errors
 /// [`Error::Environment`] with the path.

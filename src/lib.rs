@@ -1,52 +1,42 @@
 //! Which prompt makes this language model say exactly that?
 //!
 //! Given a frozen model and a target text y of M tokens, find a prompt x of N tokens such that the model, decoding greedily from x,
-//! writes y. The paper (*Language Model Inversion through End-to-End Differentiation*, arXiv 2602.11044), in a page:
+//! writes y.
+//!
+//! ```
+//! use dlmi::{Model, Options};
+//!
+//! let found = Model::open("bard")?.invert("I'll not be a king, and I am too.", &Options::default())?;
+//! println!("{:?} {}", found.prompt_text, found.exact);
+//! # assert!(found.exact);
+//! # Ok::<(), dlmi::Error>(())
+//! ```
+//!
+//! The paper (*Language Model Inversion through End-to-End Differentiation*, arXiv 2602.11044), in a page:
 //!
 //! 1. A prompt is relaxed to logits Z `[N, V]` with a temperature τ for each position, learned through Φ `[N]`
-//!    ([`method::relaxed`], [`method::dlmi`]).
+//!    ([`method::relaxed`], [`method::relaxed::dlmi`]).
 //! 2. Each step draws Gumbel noise g ([`noise`]) and forms soft embeddings softmax((Z + g)/τ)·W_E ([`ops`]).
 //! 3. `[x; y₁ … y_{M−1}]` goes through the model from embeddings ([`model`], [`subject`]); the M positions that predict y meet the
 //!    LM head, and their cross-entropy is the loss ([`objective`]).
-//! 4. Adam moves Z and Φ ([`optimiser`]); no weight is ever touched.
-//! 5. Its targets are drawn by difficulty: at each position the token of a rank near k ([`target::draw`]).
-//! 6. The methods that it is compared with are other values of the same things: another estimator of the gradient ([`estimator`]),
-//!    another temperature, the model's own output fed in place of the target ([`feeding`]). A row of Table 1 is a
-//!    [`method::relaxed::Row`].
+//! 4. An [`estimator`] gives the gradient of Z and Φ; Adam moves them ([`optimiser`]); no weight is ever touched.
+//! 5. Its targets are drawn by difficulty: at each position the token of a rank near k ([`problem::targets::draw`]).
+//! 6. The methods that it is compared with are other values of the same things: another estimator, another temperature, the model's own
+//!    output fed in place of the target ([`subject::feeding`]). A row of Table 1 is a [`method::relaxed::TableRow`].
 //!
-//! What the paper leaves open begins here: its prompts are soft, and nobody can type them. [`method::snap`] searches whole tokens
-//! instead; [`prompt`] says which may stand in a prompt; [`evaluate`] takes four scores that are never mixed up, and is the only
-//! place where anything is called exact: as text, tokenised again, decoded by the plain inference path. [`run`] is the loop around
-//! any method.
+//! What the paper leaves open begins here: its prompts are soft, and nobody can type them. [`method::search`] searches whole tokens
+//! instead; [`problem`] says what may stand in a prompt and what it must lead to; [`invert`] is the loop around any method, takes four
+//! scores that are never mixed up ([`invert::scores`]), and has the only place where anything is called exact: as text, tokenised again,
+//! decoded by the plain inference path ([`invert::judge`]).
 //!
-//! ```no_run
-//! use burn::backend::{Autodiff, Flex};
-//! use burn::tensor::DType;
-//! use dlmi::method::{search::SearchMethod, snap::Snap};
-//! use dlmi::problem::PromptOptions;
-//! use dlmi::invert::{Budget, Quiet, Trial};
-//! use dlmi::{Judge, Llama, Problem, Subject, Target};
-//!
-//! # fn main() -> dlmi::Result<()> {
-//! let mut checkpoint = dlmi::source::spec::open("bard", true, false)?;
-//! let (config, tokenizer) = (checkpoint.config.clone(), checkpoint.tokenizer.clone());
-//! let model = Llama::<Flex>::load(&config, &mut checkpoint, &Default::default(), DType::F32)?;
-//! let judge = Judge::new(model.clone());
-//! let subject = Subject::<Autodiff<Flex>>::new(model, tokenizer.clone());
-//!
-//! let target = Target::from_text("I'll not be a king, and I am too.", &tokenizer)?;
-//! let options = PromptOptions { tokens: 20, ..PromptOptions::default() };
-//! let problem = Problem::new(options, target, &tokenizer, config.vocab_size)?;
-//! let budget = Budget { steps: None, seconds: Some(60.0), restarts: 0, eval_every: 32, early_stop: true };
-//! let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget, seed: 0 };
-//! let outcome = trial.run(&mut SearchMethod::new(Snap::default().search()), None, &mut Quiet)?;
-//! println!("{:?} {}", outcome.verdict.exact, problem.prompt.text(&outcome.best.free));
-//! # Ok(())
-//! # }
-//! ```
+//! On a GPU (`options.backend`), a program calls [`backend::on_start`] first in `main`: a GPU has to prove itself in a child process.
+
+#![warn(missing_docs)]
 
 pub mod backend;
 pub mod bench;
+pub mod budget;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod error;
 pub mod estimator;
@@ -63,14 +53,15 @@ pub mod problem;
 pub mod setting;
 pub mod settings;
 pub mod source;
+pub mod state;
 pub mod subject;
 pub mod tensor;
 #[cfg(test)]
 mod testing;
+#[cfg(feature = "cli")]
 pub mod ui;
 
 pub use error::{Error, Result};
-pub use invert::Judge;
-pub use model::Llama;
+pub use invert::{Inversion, Model, Observer, Task};
 pub use problem::{Problem, Target};
-pub use subject::Subject;
+pub use settings::Options;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization;
 
 /// Mean of some numbers, with the extremes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -75,19 +76,26 @@ pub fn target_hit_ratio(prompt: &[u32], target: &[u32]) -> f64 {
     share(target.intersection(&prompt).count(), target.len())
 }
 
-/// Longest common substring of prompt and target over the target's length, both in characters; 0 for an empty target.
+/// Longest run of letters and digits that prompt and target share, over those of the target; compatibility forms and case do not matter.
+/// 0 for a target without any.
 pub fn overlap_text(prompt: &str, target: &str) -> f64 {
-    let target: Vec<char> = target.chars().collect();
-    // row[j]: length of the common run that ends with this character of the prompt and target[j - 1].
-    let mut row = vec![0; target.len() + 1];
+    let letters = |text: &str| text.nfkc().flat_map(char::to_lowercase).filter(|c| c.is_alphanumeric()).collect::<Vec<char>>();
+    let target = letters(target);
+    share(longest_common_run(&letters(prompt), &target), target.len())
+}
+
+/// Length of the longest run of neighbours that both have.
+pub fn longest_common_run(a: &[char], b: &[char]) -> usize {
+    // row[j]: length of the common run that ends with this character of `a` and b[j - 1].
+    let mut row = vec![0; b.len() + 1];
     let mut longest = 0;
-    for x in prompt.chars() {
-        for j in (1..=target.len()).rev() {
-            row[j] = if target[j - 1] == x { row[j - 1] + 1 } else { 0 };
+    for x in a {
+        for j in (1..=b.len()).rev() {
+            row[j] = if b[j - 1] == *x { row[j - 1] + 1 } else { 0 };
             longest = longest.max(row[j]);
         }
     }
-    share(longest, target.len())
+    longest
 }
 
 /// exp of the mean negative log-likelihood (nats per token); `None` without a token and where it is not finite.
@@ -194,9 +202,10 @@ mod tests {
     }
 
     #[test]
-    fn text_is_compared_by_characters() {
+    fn text_is_compared_by_letters() {
         assert_eq!(overlap_text("xüber", "über"), 1.0);
-        assert_eq!(overlap_text("the dead king", "king is dead"), 5.0 / 12.0);
+        assert_eq!(overlap_text("the dead king", "king is dead"), 4.0 / 10.0);
+        assert_eq!(overlap_text("K-I-N-G!", "ｋｉｎｇ is"), 4.0 / 6.0);
         assert_eq!(overlap_text("", "a"), 0.0);
         assert_eq!(overlap_text("a", ""), 0.0);
     }

@@ -26,6 +26,51 @@ pub enum Purpose {
     Targets = 6,
 }
 
+/// Where the random numbers of a step come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clock {
+    /// The run's seed.
+    pub seed: u32,
+    /// Fresh starts made before this one.
+    pub restart: u32,
+    /// Steps made since the last fresh start.
+    pub step: u32,
+}
+
+impl Clock {
+    /// The step's numbers of `purpose`, those of its first sample.
+    pub fn stream(self, purpose: Purpose) -> Stream {
+        Stream::new(self.seed, self.restart, self.step, purpose, 0)
+    }
+}
+
+/// A linear map of the uniform draws u that become Gumbel noise: u·scale + shift.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rescale {
+    /// The factor.
+    pub scale: f32,
+    /// What is added.
+    pub shift: f32,
+}
+
+impl Rescale {
+    /// u·(largest − ε) + ε with ε = 1e-12, as the code of the paper's authors has it (github.com/Near32/sdlm): no draw exceeds `largest`, at
+    /// most 1, and different draws stay different. Nothing given: u itself, to the bit. u is never 0 or 1, and so neither is the result.
+    pub fn to(largest: Option<f64>) -> Self {
+        const EPSILON: f64 = 1e-12;
+        match largest {
+            Some(largest) => Self { scale: (largest - EPSILON) as f32, shift: EPSILON as f32 },
+            None => Self { scale: 1.0, shift: 0.0 },
+        }
+    }
+
+    /// u, rescaled.
+    #[inline(always)]
+    pub fn of(self, u: f32) -> f32 {
+        u * self.scale + self.shift
+    }
+}
+
 /// One stream of numbers, addressed by row and column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stream {
@@ -50,9 +95,10 @@ impl Stream {
         unit(self.block(row, column / 4)[column as usize % 4])
     }
 
-    /// A `[rows, columns]` matrix of Gumbel(0, 1) draws, −ln(−ln u), row-major.
-    pub fn gumbel(&self, rows: usize, columns: usize) -> Vec<f32> {
-        self.matrix(rows, columns, |bits| bits.map(|x| -(-unit(x).ln()).ln()))
+    /// A `[rows, columns]` matrix of Gumbel(0, 1) draws, −ln(−ln u), row-major; u is rescaled to end at `largest`, see [`Rescale::to`].
+    pub fn gumbel(&self, rows: usize, columns: usize, largest: Option<f64>) -> Vec<f32> {
+        let rescale = Rescale::to(largest);
+        self.matrix(rows, columns, |bits| bits.map(|x| -(-rescale.of(unit(x)).ln()).ln()))
     }
 
     /// A `[rows, columns]` matrix of N(0, 1) draws (Box–Muller on neighbouring pairs), row-major.
@@ -182,9 +228,18 @@ mod tests {
     #[test]
     fn a_matrix_holds_the_single_draws() {
         let stream = Stream::new(7, 1, 3, Purpose::PromptNoise, 2);
-        let gumbel = stream.gumbel(3, 10);
+        let gumbel = stream.gumbel(3, 10, None);
         let u = stream.uniform(2, 9);
         assert_eq!(gumbel[29], -(-u.ln()).ln());
+    }
+
+    #[test]
+    fn rescaled_draws_stay_inside_the_open_interval() {
+        let (all, some) = (Rescale::to(None), Rescale::to(Some(0.999)));
+        for bits in [0, 1 << 9, u32::MAX / 2, u32::MAX] {
+            assert_eq!(all.of(unit(bits)), unit(bits));
+        }
+        assert!(some.of(unit(0)) > 0.0 && some.of(unit(u32::MAX)) <= 0.999 && Rescale::to(Some(1.0)).of(unit(u32::MAX)) < 1.0);
     }
 
     #[test]

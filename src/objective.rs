@@ -1,5 +1,7 @@
 //! What the target positions are asked for, as a loss of their logits.
 
+use crate::setting::Choice;
+
 /// A loss of one row of logits ℓ with target token y.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Objective {
@@ -13,6 +15,36 @@ pub enum Objective {
     /// max_v log p_v − log p_y, averaged over the positions: 0 where y wins, and silent there (SODA). What p is divided by cancels, so
     /// it is the hinge of the logits with κ = 0.
     LogProbDifference,
+}
+
+/// An objective by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectiveKind {
+    /// [`Objective::CrossEntropy`].
+    CrossEntropy,
+    /// [`Objective::Hinge`].
+    Hinge,
+    /// [`Objective::LogProbDifference`].
+    LogProbDifference,
+}
+
+impl Choice for ObjectiveKind {
+    const ALL: &'static [(Self, &'static str, &'static str)] = &[
+        (Self::CrossEntropy, "cross-entropy", "Minus the log-probability of the target's tokens, averaged: the paper's"),
+        (Self::Hinge, "hinge", "What a target token lacks to be ahead of all others by the margin, summed"),
+        (Self::LogProbDifference, "log-prob-difference", "How far a target token is behind the most likely one, averaged: SODA's"),
+    ];
+}
+
+impl ObjectiveKind {
+    /// The objective; `margin` is κ of a hinge.
+    pub fn with(self, margin: f64) -> Objective {
+        match self {
+            Self::CrossEntropy => Objective::CrossEntropy,
+            Self::Hinge => Objective::Hinge { margin: margin as f32 },
+            Self::LogProbDifference => Objective::LogProbDifference,
+        }
+    }
 }
 
 impl Objective {
@@ -35,7 +67,49 @@ impl Objective {
 
     /// The hinge loss of a prompt from its logit margins.
     pub fn hinge(margin: f32, margins: &[f32]) -> f32 {
-        // A NaN stays one, where `max` would take it for 0.
-        margins.iter().map(|&m| if m >= margin { 0.0 } else { margin - m }).sum()
+        margins.iter().map(|&m| hinge_at(margin, m)).sum()
+    }
+
+    /// The loss of a prompt, its mean over the examples, from the losses at its target positions: those of one example after another, of
+    /// `targets` positions each. From the first of them alone it is a lower bound, because no position's loss is negative.
+    pub fn of_prompt(self, losses: &[f32], targets: impl ExactSizeIterator<Item = usize>) -> f32 {
+        let (mut rest, examples) = (losses, targets.len() as f32);
+        let of_example = |positions: usize| {
+            let (own, others) = rest.split_at(positions.min(rest.len()));
+            rest = others;
+            own.iter().sum::<f32>() * self.weight(positions) as f32
+        };
+        targets.map(of_example).sum::<f32>() / examples
+    }
+}
+
+/// The hinge at one position whose target token is ahead by `m`.
+pub fn hinge_at(margin: f32, m: f32) -> f32 {
+    // A NaN stays one, where `max` would take it for 0.
+    if m >= margin { 0.0 } else { margin - m }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompts_loss_is_the_mean_of_its_examples() {
+        let losses = [1.0, 0.25, 0.5, 2.0, 4.0];
+        let of = |objective: Objective, count: usize| objective.of_prompt(&losses[..count], [2, 3].into_iter());
+        assert_eq!(of(Objective::Hinge { margin: 0.3 }, 5), (1.25 + 6.5) / 2.0);
+        assert!((of(Objective::CrossEntropy, 5) - (1.25 / 2.0 + 6.5 / 3.0) / 2.0).abs() < 1e-6);
+        for objective in [Objective::CrossEntropy, Objective::LogProbDifference, Objective::Hinge { margin: 0.3 }] {
+            assert!((0..5).all(|count| of(objective, count) < of(objective, count + 1)), "the first positions bound the whole from below");
+        }
+    }
+
+    #[test]
+    fn one_example_has_its_own_hinge_to_the_bit() {
+        let margins: Vec<f32> = (0..20).map(|i| (i as f32 * 0.7).sin()).collect();
+        let losses: Vec<f32> = margins.iter().map(|&m| hinge_at(0.3, m)).collect();
+        let objective = Objective::Hinge { margin: 0.3 };
+        assert_eq!(objective.of_prompt(&losses, [20].into_iter()).to_bits(), Objective::hinge(0.3, &margins).to_bits());
+        assert!(Objective::hinge(0.3, &[f32::NAN]).is_nan());
     }
 }

@@ -37,6 +37,20 @@ impl<S: Clone> Key<S> {
     }
 }
 
+/// The value of the setting called `name`, see [`Key::get`]; nothing where there is none of that name.
+pub fn get<S: Clone>(keys: &[Key<S>], settings: &S, name: &str) -> Option<Value> {
+    find(keys, name)?.get(settings)
+}
+
+/// Writes the setting called `name`, see [`Key::set`]; nothing where there is none of that name.
+pub fn set<S: Clone>(keys: &[Key<S>], settings: &mut S, name: &str, written: &Written) -> Option<Checked<()>> {
+    find(keys, name)?.set(settings, written)
+}
+
+fn find<'a, S>(keys: &'a [Key<S>], name: &str) -> Option<&'a Key<S>> {
+    keys.iter().find(|key| key.name == name)
+}
+
 /// Where the value of a setting is kept: what stands there, and how to write another.
 pub struct Slot<'a> {
     value: Value,
@@ -65,6 +79,13 @@ pub fn optional_whole<T: TryFrom<u64> + Serialize>(field: &mut Option<T>, range:
 /// A number within `range`.
 pub fn real(field: &mut f64, range: RangeInclusive<f64>) -> Slot<'_> {
     slot(field, move |written| written.real(&range))
+}
+
+/// A number within `range`, kept in f32.
+pub fn real32(field: &mut f32, range: RangeInclusive<f64>) -> Slot<'_> {
+    // As short as in f32: 0.3, not 0.30000001192092896.
+    let value = field.to_string().parse::<f64>().map_or(Value::Null, Value::from);
+    Slot { value, set: Box::new(move |written| written.real(&range).map(|number| *field = number as f32)) }
 }
 
 /// A number within `range`, or `none`.
@@ -234,12 +255,12 @@ mod tests {
     #[derive(Clone)]
     enum Shape {
         Circle { radius: f64 },
-        Text(String),
+        Square,
     }
 
     const RADIUS: Key<Shape> = key("radius", "How far", |shape| match shape {
         Shape::Circle { radius } => Some(real(radius, 0.0..=2.0)),
-        Shape::Text(_) => None,
+        Shape::Square => None,
     });
 
     #[test]
@@ -251,7 +272,7 @@ mod tests {
         let refused = RADIUS.set(&mut circle, &Written::untyped("3")).unwrap().unwrap_err();
         assert_eq!(refused, "must be a number from 0 to 2, not `3`");
         assert_eq!(RADIUS.get(&circle), Some(1.5.into()));
-        let mut other = Shape::Text(String::new());
+        let mut other = Shape::Square;
         assert!(!RADIUS.applies(&other) && RADIUS.set(&mut other, &Written::untyped("1")).is_none());
     }
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::backend::{Absent, BackendName, DeviceInfo, Health, Inventory};
+use crate::source::Digests;
+use crate::source::hub::HubConfig;
 
 /// Everything `doctor` says.
 #[derive(Debug, Serialize)]
@@ -101,10 +103,11 @@ fn simd() -> Vec<&'static str> {
 
 fn folders() -> Vec<Folder> {
     let folder = |purpose, path: PathBuf| Folder { purpose, writable: writable(&path), path };
-    let hub = crate::source::hub::HubConfig::from_env(false).map(|hub| folder("hub cache", hub.cache));
+    let hub = HubConfig::from_env(false).map(|hub| folder("hub cache", hub.cache));
     let mut folders =
         vec![folder("results", std::env::current_dir().unwrap_or_else(|_| ".".into())), folder("temporary files", std::env::temp_dir())];
     folders.extend(hub);
+    folders.extend(Digests::of_user().folder().map(|path| folder("digests of weights", path.to_owned())));
     folders
 }
 
@@ -132,7 +135,7 @@ impl fmt::Display for Report {
         writeln!(f, "\nfolders")?;
         for Folder { purpose, path, writable } in &self.folders {
             let state = if *writable { "" } else { ": NOT WRITABLE" };
-            writeln!(f, "  {purpose:16} {}{state}", path.display())?;
+            writeln!(f, "  {purpose:18} {}{state}", path.display())?;
         }
         Ok(())
     }
@@ -145,10 +148,10 @@ fn write_device(f: &mut fmt::Formatter<'_>, device: &DeviceInfo) -> fmt::Result 
         write!(f, ", {driver}")?;
     }
     if let Some(bytes) = device.memory_bytes {
-        write!(f, ", {}", indicatif::BinaryBytes(bytes))?;
+        write!(f, ", {}", size(bytes))?;
     }
     if let Some(bytes) = device.max_tensor_bytes {
-        write!(f, ", tensors up to {}", indicatif::BinaryBytes(bytes))?;
+        write!(f, ", tensors up to {}", size(bytes))?;
     }
     match &device.health {
         Health::Untested => writeln!(f),
@@ -157,6 +160,14 @@ fn write_device(f: &mut fmt::Formatter<'_>, device: &DeviceInfo) -> fmt::Result 
             writeln!(f, ", self-test passed ({deviation:.0e} off flex), --dtype {}", dtypes.join(" or "))
         }
         Health::Broken(reason) => writeln!(f, "\n     {:8} FAILS its self-test: {reason}", ""),
+    }
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    match bytes as f64 / f64::from(1 << 20) {
+        mib if mib < 1024.0 => format!("{mib:.2} MiB"),
+        mib => format!("{:.2} GiB", mib / 1024.0),
     }
 }
 

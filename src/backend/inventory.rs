@@ -208,7 +208,7 @@ impl Inventory {
             device.health = self_test(device, Dtype::F32);
             if let Health::Sound(_) = device.health {
                 let sound = |dtype: &Dtype| *dtype == Dtype::F32 || matches!(self_test(device, *dtype), Health::Sound(_));
-                device.dtypes = Dtype::ALL.into_iter().filter(sound).collect();
+                device.dtypes = Dtype::all().filter(sound).collect();
             }
         }
     }

@@ -22,7 +22,7 @@ use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 
 use crate::ops::TrackedBackend;
-use crate::{Error, Result};
+use crate::{Error, Result, setting};
 
 pub use inventory::{Absent, Choice, DeviceInfo, DeviceKind, Health, Inventory};
 pub use self_test::self_test;
@@ -47,15 +47,9 @@ impl BackendName {
     /// The concrete backends, in the order of the rows of [`Inventory::devices`].
     pub const CONCRETE: [Self; 4] = [Self::Flex, Self::Ndarray, Self::Cuda, Self::Wgpu];
 
-    /// The name as typed on the command line.
+    /// The name as typed.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Flex => "flex",
-            Self::Ndarray => "ndarray",
-            Self::Wgpu => "wgpu",
-            Self::Cuda => "cuda",
-        }
+        setting::name(&self)
     }
 
     /// Whether this build contains the backend (`auto` always works).
@@ -73,6 +67,16 @@ impl BackendName {
     }
 }
 
+impl setting::Choice for BackendName {
+    const ALL: &'static [(Self, &'static str, &'static str)] = &[
+        (Self::Auto, "auto", "CUDA if present, then a discrete or integrated Vulkan GPU, then flex"),
+        (Self::Flex, "flex", "CPU, always there"),
+        (Self::Ndarray, "ndarray", "CPU, a second opinion"),
+        (Self::Wgpu, "wgpu", "Any GPU with a Vulkan driver"),
+        (Self::Cuda, "cuda", "NVIDIA GPUs"),
+    ];
+}
+
 impl fmt::Display for BackendName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
@@ -83,11 +87,7 @@ impl std::str::FromStr for BackendName {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        [Self::Auto]
-            .into_iter()
-            .chain(Self::CONCRETE)
-            .find(|backend| backend.as_str() == name)
-            .ok_or_else(|| Error::input(format!("unknown backend `{name}`: choose auto, flex, ndarray, wgpu or cuda")))
+        setting::named(name).ok_or_else(|| Error::input(format!("unknown backend `{name}`: choose auto, flex, ndarray, wgpu or cuda")))
     }
 }
 
@@ -116,17 +116,23 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
-
-    /// The name as typed on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-        }
+    /// All of them, the most precise first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        <Self as setting::Choice>::ALL.iter().map(|(dtype, ..)| *dtype)
     }
+
+    /// The name as typed.
+    pub fn as_str(self) -> &'static str {
+        setting::name(&self)
+    }
+}
+
+impl setting::Choice for Dtype {
+    const ALL: &'static [(Self, &'static str, &'static str)] = &[
+        (Self::F32, "f32", "32 bits, everywhere"),
+        (Self::F16, "f16", "16 bits, 10 of them after the point, on GPUs"),
+        (Self::Bf16, "bf16", "16 bits with the range of f32, 7 of them after the point, on GPUs"),
+    ];
 }
 
 impl fmt::Display for Dtype {

@@ -10,6 +10,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 
 use super::{BackendName, DeviceInfo, DeviceKind, Dtype, Health, Job, dispatch};
 use crate::ops::TrackedBackend;
+use crate::setting;
 
 /// Tells a child which device to test, and keeps a program that never calls [`child`] from starting itself for ever.
 const ORDER: &str = "DLMI_SELF_TEST";
@@ -90,7 +91,7 @@ fn parse(order: &str) -> Option<(DeviceInfo, Dtype)> {
         .find(|known| known.as_str() == kind)?;
     let index = words.next()?.parse().ok()?;
     let dtype = words.next()?;
-    let dtype = Dtype::ALL.into_iter().find(|known| known.as_str() == dtype)?;
+    let dtype = setting::named(dtype)?;
     let known = backend.compiled() && backend != BackendName::Auto;
     known.then(|| (DeviceInfo::new(backend, kind, index, ""), dtype))
 }
@@ -111,7 +112,7 @@ impl Job for Gradient {
     fn run<B: TrackedBackend>(self, device: B::Device) -> Self::Output {
         let able = |dtype: &Dtype| B::supports_dtype(&device, (*dtype).into());
         if !able(&self.0) {
-            let others: Vec<_> = Dtype::ALL.into_iter().filter(able).map(Dtype::as_str).collect();
+            let others: Vec<_> = Dtype::all().filter(able).map(Dtype::as_str).collect();
             return Err(format!("it cannot compute in {}, only in {}", self.0, others.join(" and ")));
         }
         let tensor = |rows: usize, seed: usize| {
@@ -240,7 +241,7 @@ mod tests {
     #[test]
     fn orders_survive_the_way_to_the_child() {
         let sent = DeviceInfo { index: 3, ..DeviceInfo::new(BackendName::Flex, DeviceKind::Integrated, 0, "") };
-        for dtype in Dtype::ALL {
+        for dtype in Dtype::all() {
             assert_eq!(parse(&order(&sent, dtype)), Some((sent.clone(), dtype)));
         }
         for nonsense in ["", "flex", "flex cpu", "flex cpu 0", "flex cpu x f32", "flex cpu 0 f8", "auto cpu 0 f32", "metal cpu 0 f32"] {

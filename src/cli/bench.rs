@@ -4,22 +4,24 @@ use burn::tensor::backend::Backend;
 use serde_json::{Map, Value, json};
 
 use super::args::{Bench, BenchOptions, Cli};
-use super::methods::method;
 use super::session::Session;
 use crate::Result;
 use crate::backend::{self, BackendName, Choice, Job};
 use crate::bench::{self, peak_mib};
+use crate::invert::Model;
+use crate::method::Build;
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::problem::PromptOptions;
 use crate::problem::Target;
+use crate::source::hub::SILENT;
 use crate::subject::{Subject, check_context};
 use crate::ui::{Policy, print_result};
 
 #[inline]
 pub(super) fn run(cli: &Cli, what: &Bench, policy: Policy) -> Result<()> {
     let session = Session::open(cli, policy)?;
-    let config = &session.checkpoint.config;
+    let config = session.model.config();
     check_context(config, session.settings().prompt_tokens, what.options().target_tokens as usize)?;
     let choice = session.device()?;
     let device = choice.device.clone();
@@ -48,16 +50,15 @@ impl Job for Measurement {
             Bench::Load(_) => {
                 let (spec, dtype, offline) = (self.session.settings().model.clone(), self.session.settings().dtype, self.offline);
                 let load = |_| {
-                    let mut checkpoint = crate::source::spec::open(&spec, offline, false)?;
-                    let config = checkpoint.config.clone();
-                    let model = crate::model::Llama::<B::InnerBackend>::load(&config, &mut checkpoint, &device, dtype.into())?;
+                    let model = Model::open_with(&spec, offline, SILENT)?.load::<B::InnerBackend>(&device, dtype)?;
                     B::InnerBackend::sync(&device).ok();
                     Ok(model)
                 };
                 json!(bench::timed(rounds, load)?)
             }
             Bench::Generate(_) => {
-                let model = self.session.load::<B::InnerBackend>(&device)?;
+                let dtype = self.session.settings().dtype;
+                let model = self.session.model.load::<B::InnerBackend>(&device, dtype)?;
                 json!(bench::generate(&model, &tokens(&self.session, self.session.settings().prompt_tokens), m, rounds)?)
             }
             Bench::Score { candidates, .. } => {
@@ -69,8 +70,8 @@ impl Job for Measurement {
                 let problem = problem(&self.session, m)?;
                 let subject = self.subject::<B>(&device)?;
                 let settings = self.session.settings();
-                let mut method = method::<B>(settings);
-                json!(bench::step(&subject, &mut *method, &problem, seed, rounds, settings.row())?)
+                let method = settings.method_settings();
+                json!(bench::step(&subject, &mut *method.build::<B>(), &problem, seed, rounds, method.row())?)
             }
         };
         Ok(self.circumstances(&options, measured))
@@ -79,7 +80,8 @@ impl Job for Measurement {
 
 impl Measurement {
     fn subject<B: TrackedBackend>(&mut self, device: &B::Device) -> Result<Subject<B>> {
-        Ok(Subject::new(self.session.load(device)?, self.session.checkpoint.tokenizer.clone()))
+        let dtype = self.session.settings().dtype;
+        Ok(Subject::new(self.session.model.load(device, dtype)?, self.session.model.tokenizer().clone()))
     }
 
     /// What was measured and where, before the figures.
@@ -90,10 +92,10 @@ impl Measurement {
         put("bench", self.what.name().into());
         match self.what {
             Bench::Step(_) => {
-                put("method", json!(settings.method));
+                put("method", settings.method.to_string().into());
                 put("prompt_tokens", settings.prompt_tokens.into());
                 put("target_tokens", options.target_tokens.into());
-                put("samples", settings.row().map_or(1, |row| row.samples).into());
+                put("samples", settings.method_settings().row().map_or(1, |row| row.samples).into());
             }
             Bench::Score { candidates, .. } => {
                 put("prompt_tokens", settings.prompt_tokens.into());
@@ -106,7 +108,7 @@ impl Measurement {
             }
             Bench::Load(_) => (),
         }
-        put("model_digest", self.session.checkpoint.digest.clone().into());
+        put("model_digest", self.session.model.identity().digest.into());
         put("backend", self.choice.device.backend.to_string().into());
         put("device", self.choice.device.name.clone().into());
         put("dtype", json!(settings.dtype));
@@ -123,13 +125,13 @@ impl Measurement {
 
 /// Ids that no tokenizer is needed for, spread over the vocabulary.
 fn tokens(session: &Session, count: usize) -> Vec<u32> {
-    let v = session.checkpoint.config.vocab_size;
+    let v = session.model.config().vocab_size;
     (0..count).map(|i| ((i * 37 + 100) % v) as u32).collect()
 }
 
 /// A target of M tokens. It means nothing: a step costs the same whatever it says.
 fn problem(session: &Session, m: usize) -> Result<Problem> {
-    let (settings, tokenizer) = (session.settings(), &session.checkpoint.tokenizer);
+    let (settings, tokenizer) = (session.settings(), session.model.tokenizer());
     let ids = tokens(session, m);
     let target = Target { text: tokenizer.decode(&ids), ids };
     let options = PromptOptions {
@@ -138,7 +140,7 @@ fn problem(session: &Session, m: usize) -> Result<Problem> {
         allow_target_tokens: true,
         ..PromptOptions::default()
     };
-    Problem::new(options, target, tokenizer, session.checkpoint.config.vocab_size)
+    Problem::new(options, target, tokenizer, session.model.config().vocab_size)
 }
 
 /// A line for each figure that there is.

@@ -20,14 +20,14 @@ pub(super) fn run(cli: &Cli, verb: &Complete, policy: Policy) -> Result<()> {
     let mut prompt: Vec<u32> = session.bos()?.into_iter().collect();
     match &verb.ids {
         Some(ids) => prompt.extend(ids),
-        None => prompt.extend(session.checkpoint.tokenizer.encode(&read_text(verb.prompt.clone(), None)?.unwrap_or_default())),
+        None => prompt.extend(session.model.tokenizer().encode(&read_text(verb.prompt.clone(), None)?.unwrap_or_default())),
     }
     if prompt.is_empty() {
         return Err(Error::input("the prompt is empty; give a text, or --bos to let the model begin by itself"));
     }
     session.check_ids(&prompt, "the prompt")?;
-    check_context(&session.checkpoint.config, prompt.len(), verb.tokens as usize)?;
-    let stop = if verb.stop_at_eos { session.checkpoint.config.eos_token_ids.clone() } else { Vec::new() };
+    check_context(session.model.config(), prompt.len(), verb.tokens as usize)?;
+    let stop = if verb.stop_at_eos { session.model.config().eos_token_ids.clone() } else { Vec::new() };
     let device = session.device()?.device;
     let (json, tokens) = (cli.global.json, verb.tokens as usize);
     backend::dispatch(&device, Continuation { session, prompt, tokens, stop, json })
@@ -45,10 +45,11 @@ impl Job for Continuation {
     type Output = Result<()>;
 
     fn run<B: TrackedBackend>(mut self, device: B::Device) -> Result<()> {
-        let model = self.session.load::<B::InnerBackend>(&device)?;
+        let dtype = self.session.settings().dtype;
+        let model = self.session.model.load::<B::InnerBackend>(&device, dtype)?;
         let began = Instant::now();
         let ids = greedy(&model, model.embed(ids_tensor(&[&self.prompt], &device)), self.tokens, &self.stop).ids.remove(0);
-        let text = self.session.checkpoint.tokenizer.decode(&ids);
+        let text = self.session.model.tokenizer().decode(&ids);
         if !self.json {
             return print_result(&visible_block(&text));
         }

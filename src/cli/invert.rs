@@ -5,35 +5,36 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::args::{Cli, Invert, read_text};
-use super::methods::method;
 use super::session::Session;
 use super::signals::watch_signals;
-use crate::backend::{self, Choice, Job};
+use crate::budget::Budget;
 use crate::invert::folder::Folder;
-use crate::invert::record::{Circumstances, Inversion};
-use crate::invert::{Budget, Observer, Report, Snapshot, Stopped, Trial};
-use crate::invert::{Scores, judge::Judged};
-use crate::ops::TrackedBackend;
+use crate::invert::judge::Judged;
+use crate::invert::{Inversion, Observer, Report, Scores, Snapshot, Stopped, Task};
 use crate::problem::Problem;
-use crate::problem::Target;
-use crate::problem::{Prompt, PromptOptions};
-use crate::source::spec;
-use crate::subject::feeding::Feeding;
-use crate::subject::{Subject, check_context};
+use crate::source::bundled;
 use crate::ui::{Paint, Policy, Progress, Status, paint, print_result, visible};
 use crate::{Error, Result};
 
 #[inline]
 pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
-    let session = Session::open(cli, policy)?;
-    let problem = problem(&session, verb)?;
-    let choice = session.device()?;
-    let folder = verb.out.as_ref().map(|path| Folder::open(path, run_identity(&session, &problem, &choice), verb.resume)).transpose()?;
-    let (folder, resume) = folder.map_or((None, None), |(folder, resume)| (Some(folder), resume));
+    let Session { mut model, resolved } = Session::open(cli, policy)?;
+    let options = resolved.settings;
+    let target = target(verb, &options.model)?;
+    let problem = model.problem(&target, &options)?;
+    let budget = options.budget();
+    let task = Task::new(&mut model, problem.clone(), options)?.with_presets(resolved.presets);
+    let (folder, resume) = match &verb.out {
+        Some(path) => Folder::open(path, task.identity(), verb.resume).map(|(folder, resume)| (Some(folder), resume))?,
+        None => (None, None),
+    };
     let signal = watch_signals()?;
-    let device = choice.device.clone();
-    let task = Task { session, problem, choice, folder, resume, signal: signal.clone(), policy };
-    let inversion = backend::dispatch(&device, task)?;
+    let mut watcher = Watcher::new(policy, problem, budget, folder, signal.clone());
+    let inversion = task.with_snapshot(resume).run(&mut watcher)?;
+    if let Some(folder) = watcher.folder.take() {
+        folder.result(&super::json(&inversion))?;
+    }
+    drop(watcher);
     match cli.global.json {
         true => print_result(&super::json(&inversion))?,
         false => print_result(&readable(&inversion, policy))?,
@@ -45,123 +46,32 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
     })
 }
 
-/// The target and the shape of the prompt, from the settings.
-fn problem(session: &Session, verb: &Invert) -> Result<Problem> {
-    let settings = session.settings();
-    let (tokenizer, config) = (&session.checkpoint.tokenizer, &session.checkpoint.config);
-    let target = match (read_text(verb.target.clone(), verb.file.clone())?, spec::bundled(&settings.model)) {
-        (Some(text), _) => Target::from_text(&text, tokenizer)?,
-        (None, Some(bundled)) => Target::from_text(bundled.default_target, tokenizer)?,
-        (None, None) => return Err(Error::input("a target is needed: give the text that the model should write, or --file FILE")),
-    };
-    let options = PromptOptions {
-        tokens: settings.prompt_tokens,
-        prefix: settings.prefix.clone(),
-        suffix: settings.suffix.clone(),
-        bos: session.bos()?,
-        allow_target_tokens: settings.allow_target_tokens,
-        allow_special: settings.allow_special,
-        allow_everything: settings.all_tokens,
-    };
-    let problem = Problem::new(options, target, tokenizer, config.vocab_size)?;
-    check_context(config, problem.first().len(), problem.first().target.ids.len())?;
-    Ok(problem)
-}
-
-/// What a run must have in common with the one it goes on from: all settings but the budgets.
-fn run_identity(session: &Session, problem: &Problem, choice: &Choice) -> serde_json::Value {
-    let mut identity = serde_json::to_value(session.settings()).expect("plain data");
-    let map = identity.as_object_mut().expect("a struct");
-    for budget in ["steps", "max_seconds", "restarts", "max_memory", "device", "model"] {
-        map.remove(budget);
-    }
-    map.insert("backend".into(), choice.device.backend.to_string().into());
-    map.insert("model_digest".into(), session.checkpoint.digest.clone().into());
-    map.insert("target_ids".into(), problem.first().target.ids.clone().into());
-    identity
-}
-
-/// Everything the run needs, on its way to the backend.
-struct Task {
-    session: Session,
-    problem: Problem,
-    choice: Choice,
-    folder: Option<Folder>,
-    resume: Option<Snapshot>,
-    signal: Arc<AtomicUsize>,
-    policy: Policy,
-}
-
-impl Job for Task {
-    type Output = Result<Inversion>;
-
-    fn run<B: TrackedBackend>(mut self, device: B::Device) -> Result<Inversion> {
-        let subject = Subject::<B>::new(self.session.load(&device)?, self.session.checkpoint.tokenizer.clone());
-        let settings = self.session.settings();
-        let feeding = settings.row().map_or(Feeding::Forced, |row| row.feeding);
-        let subject = subject.within(settings.max_memory, &self.problem, settings.samples, feeding)?;
-        let judge = self.session.judge(&subject)?;
-        let circumstances = self.circumstances()?;
-        let settings = self.session.settings();
-        let mut method = method::<B>(settings);
-        let budget = Budget {
-            steps: settings.steps,
-            seconds: settings.max_seconds,
-            restarts: settings.restarts,
-            eval_every: settings.eval_every,
-            early_stop: settings.early_stop,
-        };
-        let what = format!("inverting {} tokens", self.problem.first().target.ids.len());
-        let mut watcher = Watcher {
-            progress: Progress::new(self.policy, what),
-            budget,
-            folder: self.folder,
-            signal: &self.signal,
-            prompt: &self.problem.prompt,
-            target: self.problem.first().target.ids.len(),
-        };
-        let trial = Trial { subject: &subject, judge: &judge, problem: &self.problem, budget, seed: settings.seed };
-        let outcome = trial.run(method.as_mut(), self.resume, &mut watcher)?;
-        let folder = watcher.folder.take();
-        drop(watcher);
-        let inversion = Inversion::new(outcome, &self.problem, &judge, circumstances, |ids| subject.tokenizer().decode(ids));
-        if let Some(folder) = folder {
-            folder.result(&super::json(&inversion))?;
-        }
-        Ok(inversion)
-    }
-}
-
-impl Task {
-    fn circumstances(&self) -> Result<Circumstances> {
-        let settings = self.session.settings();
-        Ok(Circumstances {
-            model: self.session.model_identity(),
-            backend: self.choice.device.backend.to_string(),
-            device: self.choice.device.name.clone(),
-            dtype: settings.dtype.to_string(),
-            method: settings.method.to_string(),
-            preset: self.session.resolved.presets.clone(),
-            seed: settings.seed,
-            bos: settings.bos,
-            settings: serde_json::to_value(settings).expect("plain data"),
-            bos_token: self.session.start_token(),
-            load_seconds: self.session.seconds(),
-        })
+/// The text to be written: from the command line, a file or standard input, else the bundled model's own.
+fn target(verb: &Invert, model: &str) -> Result<String> {
+    match (read_text(verb.target.clone(), verb.file.clone())?, bundled(model)) {
+        (Some(text), _) => Ok(text),
+        (None, Some(bundled)) => Ok(bundled.default_target.to_owned()),
+        (None, None) => Err(Error::input("a target is needed: give the text that the model should write, or --file FILE")),
     }
 }
 
 /// Shows progress, keeps the run folder, listens for signals.
-struct Watcher<'a> {
+struct Watcher {
     progress: Progress,
+    problem: Problem,
     budget: Budget,
     folder: Option<Folder>,
-    signal: &'a AtomicUsize,
-    prompt: &'a Prompt,
-    target: usize,
+    signal: Arc<AtomicUsize>,
 }
 
-impl Observer for Watcher<'_> {
+impl Watcher {
+    fn new(policy: Policy, problem: Problem, budget: Budget, folder: Option<Folder>, signal: Arc<AtomicUsize>) -> Self {
+        let progress = Progress::new(policy, format!("inverting {} tokens", problem.target_tokens()));
+        Self { progress, problem, budget, folder, signal }
+    }
+}
+
+impl Observer for Watcher {
     fn step(&mut self, report: &Report) -> Result<()> {
         let matched = report.best.map_or(0, |best| best.matched_prefix);
         let restarts = if report.restart > 0 { format!(", start {}", report.restart + 1) } else { String::new() };
@@ -170,8 +80,8 @@ impl Observer for Watcher<'_> {
             steps: self.budget.steps,
             seconds: report.seconds,
             max_seconds: self.budget.seconds,
-            best: format!("best {matched}/{} tokens, objective {:.2}{restarts}", self.target, report.progress.objective),
-            text: report.best.map(|best| self.prompt.text(&best.free)),
+            best: format!("best {matched}/{} tokens, objective {:.2}{restarts}", self.problem.target_tokens(), report.progress.objective),
+            text: report.best.map(|best| self.problem.prompt.text(&best.free)),
         });
         self.folder.as_mut().map_or(Ok(()), |folder| folder.event(report))
     }
@@ -199,6 +109,7 @@ fn readable(inversion: &Inversion, policy: Policy) -> String {
         format!("target   \"{}\"", visible(&inversion.target_text)),
     ];
     let (seconds, m) = (inversion.seconds, inversion.target_ids.len());
+    let notes = inversion.notes.iter().map(|note| format!("{}     {}", color(Paint::Notice, "note"), visible(note)));
     if inversion.exact {
         lines.push(format!(
             "{}    the model, given this text, writes the {m} tokens of the target greedily (CPU, f32, smallest lead {:.3} logits); \
@@ -209,18 +120,21 @@ fn readable(inversion: &Inversion, policy: Policy) -> String {
             inversion.seconds_to_exact.unwrap_or(seconds),
             inversion.steps,
         ));
+        lines.extend(notes);
         return lines.join("\n");
     }
     lines.push(format!("{} {}", color(Paint::Bad, "not exact"), how_far(inversion)));
+    lines.extend(notes);
     lines.push(format!("try      {}", advice(inversion)));
     lines.join("\n")
 }
 
 /// Tokens matched, and the first wrong one.
 fn how_far(inversion: &Inversion) -> String {
-    let (matched, m) = (inversion.best.matched_prefix, inversion.target_ids.len());
-    let rules = match (inversion.best.valid, inversion.stopped) {
-        (false, _) => "the prompt breaks the rules (longer than N after tokenising again, or holds forbidden tokens); ",
+    let (matched, valid) = inversion.best.judged.as_ref().map_or((0, false), |judged| (judged.matched_prefix, judged.valid));
+    let m = inversion.target_ids.len();
+    let rules = match (valid, inversion.stopped) {
+        (false, _) => "the prompt breaks the rules (longer than N after tokenising again, or holds forbidden tokens or words); ",
         (true, Stopped::Diverged) => "the objective was not a number any more; ",
         (true, _) => "",
     };

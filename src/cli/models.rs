@@ -6,9 +6,9 @@ use super::args::{Cli, Models};
 use super::session::Session;
 use crate::Result;
 use crate::files::utf8;
+use crate::source::BUNDLED;
 use crate::source::hub::{self, HubConfig};
-use crate::source::spec::BUNDLED;
-use crate::ui::{Policy, print_result};
+use crate::ui::{Policy, print_result, transfer_bar};
 
 pub(super) fn run(cli: &Cli, verb: &Models, policy: Policy) -> Result<()> {
     match verb {
@@ -31,7 +31,7 @@ fn list(cli: &Cli) -> Result<()> {
 }
 
 fn pull(cli: &Cli, spec: &str, policy: Policy) -> Result<()> {
-    let folder = hub::pull(&HubConfig::from_env(cli.global.offline)?, spec, !policy.quiet)?;
+    let folder = hub::pull(&HubConfig::from_env(cli.global.offline)?, spec, &transfer_bar(policy))?;
     match cli.global.json {
         true => print_result(&json!({ "model": spec, "folder": folder }).to_string()),
         false => print_result(&folder.display().to_string()),
@@ -40,14 +40,14 @@ fn pull(cli: &Cli, spec: &str, policy: Policy) -> Result<()> {
 
 fn show(cli: &Cli, policy: Policy) -> Result<()> {
     let session = Session::open(cli, policy)?;
-    let config = &session.checkpoint.config;
+    let config = session.model.config();
     let parameters = config.parameters();
     let rows = json!({
         "spec": session.settings().model,
         "architecture": config.architecture,
         "parameters": parameters,
         "vocab_size": config.vocab_size,
-        "tokenizer_size": session.checkpoint.tokenizer.vocab_size(),
+        "tokenizer_size": session.model.tokenizer().vocab_size(),
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
         "layers": config.num_hidden_layers,
@@ -58,7 +58,7 @@ fn show(cli: &Cli, policy: Policy) -> Result<()> {
         "tied_embeddings": config.tie_word_embeddings,
         "layers_without_rope": config.rope_layers.iter().filter(|used| !**used).count(),
         "preset": session.resolved.presets,
-        "digest": session.checkpoint.digest,
+        "digest": session.model.identity().digest,
     });
     if cli.global.json {
         return print_result(&rows.to_string());

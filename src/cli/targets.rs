@@ -22,17 +22,12 @@ pub(super) fn run(cli: &Cli, verb: &Targets, policy: Policy) -> Result<ExitCode>
     let mut session = Session::open(cli, policy)?;
     let start = start_token(&session, verb)?;
     let wanted = wanted(&session, verb)?;
-    let model = session.load_plain()?;
+    let (digest, tokenizer) = (session.model.identity().digest, session.model.tokenizer().clone());
+    let model = session.model.load(&Default::default(), crate::backend::Dtype::F32)?;
     if let Some(path) = &verb.prompts_out {
         keep_prompts(path, &wanted)?;
     }
-    let maker = Maker {
-        model: &model,
-        tokenizer: &session.checkpoint.tokenizer,
-        digest: &session.checkpoint.digest,
-        start,
-        prompt_tokens: session.settings().prompt_tokens,
-    };
+    let maker = Maker { model: &model, tokenizer: &tokenizer, digest: &digest, start, prompt_tokens: session.settings().prompt_tokens };
     make(&maker, &wanted, policy)
 }
 
@@ -61,22 +56,23 @@ fn make(maker: &Maker, wanted: &[Wanted], policy: Policy) -> Result<ExitCode> {
 }
 
 fn start_token(session: &Session, verb: &Targets) -> Result<u32> {
-    let tokenizer = &session.checkpoint.tokenizer;
+    let tokenizer = session.model.tokenizer();
     match &verb.bos_token {
         Some(name) => tokenizer.token_id(name).ok_or_else(|| {
             Error::input(format!(
                 "--bos-token: this model's vocabulary has no token `{name}`; give one by its name, such as `<|endoftext|>`"
             ))
         }),
-        None => {
-            session.start_token().ok_or_else(|| Error::input("this model names no token that starts a text; give one with --bos-token"))
-        }
+        None => session
+            .model
+            .start_token()
+            .ok_or_else(|| Error::input("this model names no token that starts a text; give one with --bos-token")),
     }
 }
 
 /// What is to be made, each within the model's context.
 fn wanted(session: &Session, verb: &Targets) -> Result<Vec<Wanted>> {
-    let (config, tokens) = (&session.checkpoint.config, verb.tokens as usize);
+    let (config, tokens) = (session.model.config(), verb.tokens as usize);
     if let Some(path) = &verb.label {
         let mut targets = read(session, path)?;
         for target in &mut targets {
@@ -103,7 +99,7 @@ fn recipes(verb: &Targets, seed: u32) -> Vec<Wanted> {
 
 fn read(session: &Session, path: &Path) -> Result<Vec<Labelled>> {
     let text = read_text(None, Some(path.to_owned()))?.unwrap_or_default();
-    parse_targets(&text, path, &session.checkpoint.tokenizer, session.checkpoint.config.vocab_size)
+    parse_targets(&text, path, session.model.tokenizer(), session.model.config().vocab_size)
 }
 
 /// Says which entry of the file an error is about.

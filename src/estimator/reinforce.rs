@@ -1,8 +1,15 @@
-//! REINFORCE (Williams 1992): ∇_Z E[L] = E[(L − b)·∇_Z log p_Z(x)], x of whole tokens; the paper's eq. 5.
+//! REINFORCE (Williams 1992): ∇_Z E[L] = E[(L − b)·∇_Z log p_Z(x)], x of whole tokens; the paper's eq. 5. Unbiased, of high variance.
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation::softmax, backend::Backend};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+
+use super::relaxation::Plain;
+use super::{Estimate, Estimator, Noise, Relaxation};
+use crate::Result;
+use crate::ops::{Kernels, TrackedBackend};
+use crate::setting::Choice;
+use crate::state::State;
 
 /// β of the moving average (Table 5).
 pub const BETA: f64 = 0.9;
@@ -29,12 +36,23 @@ pub enum Baseline {
     LeaveOneOut,
     /// What the paper's authors ran: b ← (1 − β)b + β mean L before the step, one mean L − b for all samples
     Shared,
+    /// Nothing
+    None,
+}
+
+impl Choice for Baseline {
+    const ALL: &'static [(Self, &'static str, &'static str)] = &[
+        (Self::Ema, "ema", "b ← βb + (1 − β) mean L after each step, at first the first mean: the paper's"),
+        (Self::LeaveOneOut, "leave-one-out", "The mean loss of the step's other samples"),
+        (Self::Shared, "shared", "What the paper's authors ran: b ← (1 − β)b + β mean L before the step, one mean L − b for all samples"),
+        (Self::None, "none", "Nothing"),
+    ];
 }
 
 impl Reinforce {
     /// L − b of every sample, of which [`Baseline::LeaveOneOut`] needs two. `average` is b between two steps.
     pub fn advantages(&self, losses: &[f64], average: &mut Option<f64>) -> Vec<f64> {
-        let mean = losses.iter().sum::<f64>() / losses.len() as f64;
+        let mean = mean(losses);
         match self.baseline {
             Baseline::Ema => {
                 let b = average.unwrap_or(mean);
@@ -51,6 +69,7 @@ impl Reinforce {
                 *average = Some(b);
                 vec![mean - b; losses.len()]
             }
+            Baseline::None => losses.to_vec(),
         }
     }
 
@@ -65,6 +84,52 @@ impl Reinforce {
         let weights = Tensor::<B, 2>::from_data(TensorData::new(weights, [1, s]), options).expand([n, s]);
         (softmax(logits, 1) * -all).scatter(1, tokens, weights, IndexingUpdateOp::Add)
     }
+}
+
+/// The estimator at work.
+#[derive(Debug, Clone, Copy)]
+pub struct ReinforceEstimator {
+    settings: Reinforce,
+    /// b between two estimates, where it is a moving average.
+    average: Option<f64>,
+}
+
+impl ReinforceEstimator {
+    /// One that has seen no loss yet.
+    pub fn new(settings: Reinforce) -> Self {
+        Self { settings, average: None }
+    }
+}
+
+impl<B: TrackedBackend> Estimator<B> for ReinforceEstimator {
+    fn estimate(&mut self, at: &Relaxation<B>, noise: &Noise<Plain<B>>) -> Estimate<Plain<B>> {
+        let soft = at.soft_prompt(noise.prompt(None));
+        let prompts = Plain::<B>::draw(&soft);
+        let losses = at.subject.losses(&prompts, at.problem, at.objective, &at.feeding.fed(noise.feedback(None)));
+        let advantages = self.settings.advantages(&losses, &mut self.average);
+        Estimate { loss: mean(&losses), dz: self.settings.gradient(soft.masked(), &prompts, &advantages), dphi: None }
+    }
+
+    fn reset(&mut self) {
+        self.average = None;
+    }
+
+    fn save(&self, state: &mut State) {
+        state.put_field("baseline", &self.average);
+    }
+
+    fn restore(&mut self, state: &mut State) -> Result<()> {
+        #[derive(Deserialize)]
+        struct Fields {
+            baseline: Option<f64>,
+        }
+        self.average = state.fields::<Fields>()?.baseline;
+        Ok(())
+    }
+}
+
+fn mean(losses: &[f64]) -> f64 {
+    losses.iter().sum::<f64>() / losses.len() as f64
 }
 
 #[cfg(test)]
@@ -82,6 +147,13 @@ mod tests {
         assert_eq!(average, Some(2.0));
         assert_eq!(estimator.advantages(&[6.0, 6.0], &mut average), [4.0, 4.0]);
         assert_eq!(average, Some(3.0));
+    }
+
+    #[test]
+    fn without_a_baseline_the_advantage_is_the_loss() {
+        let mut average = None;
+        assert_eq!(with(Baseline::None).advantages(&[1.0, 2.0, 6.0], &mut average), [1.0, 2.0, 6.0]);
+        assert_eq!(average, None);
     }
 
     #[test]

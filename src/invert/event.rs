@@ -11,11 +11,11 @@ use crate::subject::Cost;
 /// One line of `events.jsonl`: a step. Numbers are finite or null, a spread is `{mean, min, max}`; keys are added, never renamed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// Steps of the run, this one included: 1, 2, 3, … without a gap, whatever the fresh starts and sittings.
+    /// Steps of the run, this one included: 1, 2, 3, … without a gap, across restarts and interruptions.
     pub step: u64,
     /// Fresh starts before this step.
     pub restart: u32,
-    /// Seconds since the run began, in all sittings, without the loading of the model.
+    /// Seconds since the run began, interruptions and the loading of the model left out.
     pub seconds: f64,
     /// What the step left to minimise: cross-entropy in nats per token, mean over the samples drawn (relaxed methods), hinge in
     /// logits, summed over the target (searches), wrong tokens (echo). Null where it is not a number any more.

@@ -11,13 +11,13 @@ use serde_json::Value;
 
 use super::event::{BestSoFar, Event};
 use super::log::Log;
-use super::{Report, Snapshot, Standing};
+use super::{Report, RunState, Snapshot};
 use crate::files::replace;
 use crate::invert::{Scores, judge::Judged};
 use crate::method::State;
 use crate::{Error, Result};
 
-const SCHEMA: &str = "dlmi.checkpoint/2";
+const SCHEMA: &str = "dlmi.checkpoint/3";
 
 /// An opened run folder. Nobody else can open it until this value is dropped.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct Folder {
 
 impl Folder {
     /// Opens or makes the folder. With `resume`, also reads the snapshot kept in it, if there is one; without, a folder that
-    /// already holds a run is refused. `identity` is a flat JSON object of all settings but the budgets.
+    /// already holds a run is refused. `identity` is a JSON object of all settings but the budgets, those of the method in an object of its own.
     pub fn open(path: &Path, identity: Value, resume: bool) -> Result<(Self, Option<Snapshot>)> {
         fs::create_dir_all(path).map_err(|error| Error::writing(path, &error))?;
         let lock = lock(path)?;
@@ -44,7 +44,7 @@ impl Folder {
             )));
         }
         let (snapshot, last) = checkpoint.exists().then(|| read(&checkpoint, &identity)).transpose()?.unzip();
-        let seconds = snapshot.as_ref().map_or(0.0, |snapshot| snapshot.standing.seconds);
+        let seconds = snapshot.as_ref().map_or(0.0, |snapshot| snapshot.run.seconds);
         let log = Log::open(path, last.flatten(), seconds)?;
         Ok((Self { path: path.to_owned(), identity, log, _lock: lock }, snapshot))
     }
@@ -93,17 +93,17 @@ fn lock(folder: &Path) -> Result<File> {
 fn encode(snapshot: &Snapshot, identity: &Value, last: Option<&Event>) -> Vec<u8> {
     let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let tensors: Vec<(&String, &Vec<usize>, Vec<u8>)> =
-        snapshot.state.tensors.iter().map(|(name, (shape, values))| (name, shape, bytes(values))).collect();
+        snapshot.method.tensors.iter().map(|(name, (shape, values))| (name, shape, bytes(values))).collect();
     let views = tensors.iter().map(|(name, shape, bytes)| {
         (name.as_str(), TensorView::new(Dtype::F32, (*shape).clone(), bytes).expect("a shape agrees with its values"))
     });
-    let standing = serde_json::to_string(&snapshot.standing).expect("plain data");
+    let run = serde_json::to_string(&snapshot.run).expect("plain data");
     let event = serde_json::to_string(&last).expect("plain data");
-    let fields = snapshot.state.fields.to_string();
+    let fields = snapshot.method.fields.to_string();
     let metadata = HashMap::from([
         ("schema".to_owned(), SCHEMA.to_owned()),
         ("identity".to_owned(), identity.to_string()),
-        ("standing".to_owned(), standing),
+        ("run".to_owned(), run),
         ("event".to_owned(), event),
         ("fields".to_owned(), fields),
     ]);
@@ -120,34 +120,44 @@ fn read(path: &Path, identity: &Value) -> Result<(Snapshot, Option<Event>)> {
     let schema = field("schema")?;
     if schema != SCHEMA {
         return Err(Error::input(format!(
-            "`{}` has schema {schema}, this dlmi reads {SCHEMA}; run it anew in another folder",
+            "`{}` has schema {schema}, this dlmi reads {SCHEMA}; start a new run in another folder",
             path.display()
         )));
     }
     let known: Value = serde_json::from_str(&field("identity")?).map_err(|error| broken(&error))?;
     same_run(&known, identity, path)?;
-    let standing: Standing = serde_json::from_str(&field("standing")?).map_err(|error| broken(&error))?;
+    let run: RunState = serde_json::from_str(&field("run")?).map_err(|error| broken(&error))?;
     let event: Option<Event> = serde_json::from_str(&field("event")?).map_err(|error| broken(&error))?;
     let fields: Value = serde_json::from_str(&field("fields")?).map_err(|error| broken(&error))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| broken(&error))?;
     let values = |view: &TensorView| view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     let tensors = file.iter().map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), values(&view)))).collect();
-    Ok((Snapshot { standing, state: State { tensors, fields } }, event))
+    Ok((Snapshot { run, method: State { tensors, fields } }, event))
 }
 
 /// Refuses to go on with other settings, naming the first that differs.
 fn same_run(known: &Value, now: &Value, path: &Path) -> Result<()> {
-    let (Some(known), Some(now)) = (known.as_object(), now.as_object()) else {
-        return Err(Error::input(format!("`{}` does not say which settings it belongs to; run it anew", path.display())));
-    };
-    for key in now.keys().chain(known.keys()) {
-        let (was, is) = (known.get(key).unwrap_or(&Value::Null), now.get(key).unwrap_or(&Value::Null));
-        if was != is {
-            return Err(Error::input(format!(
-                "the run in `{}` has {key} = {was}, but this command says {is}; use the same settings or another folder",
-                path.display()
-            )));
-        }
+    if !known.is_object() {
+        return Err(Error::input(format!("`{}` does not say which settings it belongs to; start a new run", path.display())));
     }
-    Ok(())
+    match first_difference(known, now) {
+        None => Ok(()),
+        Some((name, was, is)) => Err(Error::input(format!(
+            "the run in `{}` has {name} = {was}, but this command says {is}; use the same settings or another folder",
+            path.display()
+        ))),
+    }
+}
+
+/// Name and both values of the first key that differs, `snap.batch` within an object `snap`.
+fn first_difference<'a>(known: &'a Value, now: &'a Value) -> Option<(String, &'a Value, &'a Value)> {
+    let (known, now) = (known.as_object()?, now.as_object()?);
+    now.keys().chain(known.keys()).find_map(|key| {
+        let (was, is) = (known.get(key).unwrap_or(&Value::Null), now.get(key).unwrap_or(&Value::Null));
+        match (was, is) {
+            _ if was == is => None,
+            (Value::Object(_), Value::Object(_)) => first_difference(was, is).map(|(name, was, is)| (format!("{key}.{name}"), was, is)),
+            _ => Some((key.clone(), was, is)),
+        }
+    })
 }

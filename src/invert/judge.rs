@@ -1,11 +1,14 @@
 //! The only place where anything is called `exact`, and what a hard prompt is worth along the way.
 
+use std::cell::OnceCell;
+
 use burn::backend::Flex;
 use burn::tensor::activation::log_softmax;
 use serde::{Deserialize, Serialize};
 
 use super::scores::Scores;
-use crate::method::Held;
+use crate::Result;
+use crate::method::HardPrompt;
 use crate::metrics::{matched_prefix, perplexity};
 use crate::model::{Generation, Llama, greedy};
 use crate::ops::TrackedBackend;
@@ -26,7 +29,7 @@ pub struct Judged {
     pub matched_prefix: usize,
     /// Sum of max(0, −margin): how far the targets are from being the argmax everywhere, in logits.
     pub shortfall: f32,
-    /// Total steps of the run when it was held.
+    /// Steps of the run when it was the prompt at hand.
     pub step: u64,
 }
 
@@ -43,8 +46,8 @@ impl Judged {
     }
 }
 
-/// Judges a held prompt on its re-tokenised ids. Costs one forward pass where the method does not know the margins.
-pub fn judge<B: TrackedBackend>(held: Held, subject: &Subject<B>, problem: &Problem, step: u64) -> Judged {
+/// Judges a hard prompt on its re-tokenised ids. Costs one forward pass where the method does not know the margins.
+pub fn judge<B: TrackedBackend>(held: HardPrompt, subject: &Subject<B>, problem: &Problem, step: u64) -> Judged {
     let typed = problem.typed_ids(&held.free);
     let as_searched = problem.examples.iter().zip(&typed).all(|(example, typed)| *typed == example.search_ids(&held.free));
     let margins = match held.margins {
@@ -59,7 +62,7 @@ pub fn judge<B: TrackedBackend>(held: Held, subject: &Subject<B>, problem: &Prob
     });
     Judged {
         matched_prefix: matched.sum(),
-        valid: problem.is_valid(&typed),
+        valid: problem.is_valid(&held.free, &typed),
         shortfall: margins.iter().map(|margin| (-margin).max(0.0)).sum(),
         free: held.free,
         typed,
@@ -76,11 +79,14 @@ fn typed_margins<B: TrackedBackend>(typed: &[Vec<u32>], subject: &Subject<B>, pr
     typed.iter().zip(problem.examples.iter().map(|example| &*example.target.ids)).flat_map(of).collect()
 }
 
-/// The plain inference path: CPU, f32, own cache, batch of one. What it writes is what a user gets.
-#[derive(Debug)]
-pub struct Judge {
-    model: Llama<Flex>,
+/// The plain inference path: CPU, f32, weights as in the file, own cache, batch of one. What it writes is what a user gets.
+pub struct Judge<'a> {
+    model: OnceCell<Llama<Flex>>,
+    load: Option<Load<'a>>,
 }
+
+/// Loads the plain copy of a model.
+type Load<'a> = Box<dyn Fn() -> Result<Llama<Flex>> + 'a>;
 
 /// What the plain path wrote after a prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,86 +111,103 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Target tokens that were written before the first wrong one, of all examples together. A number that is none matches nothing.
-    pub fn matched_prefix(&self, targets: &[&[u32]]) -> usize {
-        self.confirmations.iter().zip(targets).map(|(found, target)| matched_prefix(&found.completion, target)).sum()
+    /// A sentence where a prompt fails for its numbers, not for its tokens.
+    pub fn note(&self) -> Option<String> {
+        if self.min_margin.is_nan() {
+            return Some(
+                "the model's numbers overflow behind this prompt: a logit is no finite number, so nothing it writes counts".into(),
+            );
+        }
+        (self.min_margin == 0.0).then(|| "two tokens tie for the best on the way, so what is written depends on who breaks the tie".into())
+    }
+
+    /// Target tokens that were written before the first wrong one, of all examples together.
+    pub fn matched_prefix(&self, problem: &Problem) -> usize {
+        let each = self.confirmations.iter().zip(&problem.examples);
+        each.map(|(found, example)| matched_prefix(&found.completion, &example.target.ids)).sum()
     }
 }
 
-impl Judge {
+impl<'a> Judge<'a> {
     /// Judges with this model.
     pub fn new(model: Llama<Flex>) -> Self {
-        Self { model }
+        Self { model: OnceCell::from(model), load: None }
     }
 
-    /// The model.
-    pub fn model(&self) -> &Llama<Flex> {
-        &self.model
+    /// Judges with what `load` loads when it is first needed.
+    pub fn lazy(load: impl Fn() -> Result<Llama<Flex>> + 'a) -> Self {
+        Self { model: OnceCell::new(), load: Some(Box::new(load)) }
     }
 
-    /// Greedy continuation of `prompt` by `tokens` tokens; shorter only after one of `stop`.
-    pub fn complete(&self, prompt: &[u32], tokens: usize, stop: &[u32]) -> Generation {
-        let input = self.model.embed(ids_tensor(&[prompt], &self.model.device()));
-        greedy(&self.model, input, tokens, stop)
+    fn model(&self) -> Result<&Llama<Flex>> {
+        if let (None, Some(load)) = (self.model.get(), &self.load) {
+            let loaded = load()?;
+            return Ok(self.model.get_or_init(|| loaded));
+        }
+        Ok(self.model.get().expect("a judge has a model or knows where to load it"))
     }
 
     /// Whether typed prompts that are `valid` lead to their targets, `(prompt, target)` for each example: the one definition of exact.
-    pub fn verdict(&self, valid: bool, examples: &[(&[u32], &[u32])]) -> Verdict {
-        let confirmations: Vec<Confirmation> = examples.iter().map(|(prompt, target)| self.confirm(prompt, target)).collect();
+    pub fn verdict(&self, valid: bool, examples: &[(&[u32], &[u32])]) -> Result<Verdict> {
+        let model = self.model()?;
+        let confirmations: Vec<Confirmation> = examples.iter().map(|(prompt, target)| confirm(model, prompt, target)).collect();
         let margins = confirmations.iter().map(|confirmation| confirmation.min_margin);
-        Verdict {
+        Ok(Verdict {
             exact: valid && !confirmations.is_empty() && confirmations.iter().all(|confirmation| confirmation.exact),
             min_margin: smallest(margins),
             confirmations,
-        }
-    }
-
-    /// Whether the model writes exactly `target` after `prompt`, without a tie and without a logit that is no number.
-    fn confirm(&self, prompt: &[u32], target: &[u32]) -> Confirmation {
-        if prompt.is_empty() {
-            return Confirmation { completion: Vec::new(), exact: false, min_margin: f32::NEG_INFINITY };
-        }
-        let Generation { mut ids, mut margins } = self.complete(prompt, target.len(), &[]);
-        let (completion, min_margin) = (ids.remove(0), smallest(margins.remove(0).into_iter()));
-        Confirmation { exact: completion == target && min_margin.is_finite() && min_margin > 0.0, min_margin, completion }
-    }
-
-    /// −ln p of every token but the first, given those before it.
-    pub fn nll(&self, ids: &[u32]) -> Vec<f64> {
-        if ids.len() < 2 {
-            return Vec::new();
-        }
-        let input = self.model.embed(ids_tensor(&[&ids[..ids.len() - 1]], &self.model.device()));
-        let log_p = log_softmax(self.model.logits(self.model.hidden(input, ids.len() - 1)), 1);
-        let next = ids_tensor::<Flex>(&[&ids[1..]], &self.model.device()).reshape([ids.len() - 1, 1]);
-        host(log_p.gather(1, next)).into_iter().map(|x| -f64::from(x)).collect()
+        })
     }
 
     /// Perplexities of a prompt (from its second token), of the target after it, and of the target after `bos`.
-    pub fn perplexities(&self, prompt: &[u32], target: &[u32], bos: Option<u32>) -> Perplexities {
-        let nll = self.nll(&[prompt, target].concat());
-        let (own, after) = nll.split_at(prompt.len().max(1) - 1);
-        let bos = bos.map(|bos| self.nll(&[&[bos], target].concat()));
-        Perplexities { prompt: perplexity(own), target: perplexity(after), target_bos: bos.and_then(|nll| perplexity(&nll)) }
+    pub fn perplexities(&self, prompt: &[u32], target: &[u32], bos: Option<u32>) -> Result<Perplexities> {
+        let model = self.model()?;
+        let likelihoods = nll(model, &[prompt, target].concat());
+        let (own, after) = likelihoods.split_at((prompt.len().max(1) - 1).min(likelihoods.len()));
+        let bos = bos.map(|bos| nll(model, &[&[bos], target].concat()));
+        Ok(Perplexities { prompt: perplexity(own), target: perplexity(after), target_bos: bos.and_then(|nll| perplexity(&nll)) })
     }
 
     /// The hard scores of typed prompts, of which a verdict has already said what the model writes.
-    pub fn scores(&self, examples: &[(&[u32], &[u32])], verdict: &Verdict) -> Scores {
-        let forced: Vec<Vec<u32>> = examples.iter().map(|(prompt, target)| self.forced(prompt, target)).collect();
+    pub fn scores(&self, examples: &[(&[u32], &[u32])], verdict: &Verdict) -> Result<Scores> {
+        let model = self.model()?;
+        let forced: Vec<Vec<u32>> = examples.iter().map(|(prompt, target)| forced(model, prompt, target)).collect();
         let written = forced.iter().zip(&verdict.confirmations).zip(examples);
         let written: Vec<(&[u32], &[u32], &[u32])> =
             written.map(|((forced, found), (_, target))| (&**forced, &*found.completion, *target)).collect();
-        Scores::hard(&written)
+        Ok(Scores::hard(&written))
     }
+}
 
-    /// The argmax at every target position, the target's own tokens fed; none behind a prompt without tokens.
-    fn forced(&self, prompt: &[u32], target: &[u32]) -> Vec<u32> {
-        if prompt.is_empty() {
-            return Vec::new();
-        }
-        let input = self.model.embed(ids_tensor(&[[prompt, &target[..target.len() - 1]].concat()], &self.model.device()));
-        argmax_rows(self.model.logits(self.model.hidden(input, target.len())))
+/// Whether the model writes exactly `target` after `prompt`, without a tie and without a logit that is no number.
+fn confirm(model: &Llama<Flex>, prompt: &[u32], target: &[u32]) -> Confirmation {
+    if prompt.is_empty() {
+        return Confirmation { completion: Vec::new(), exact: false, min_margin: f32::NEG_INFINITY };
     }
+    let input = model.embed(ids_tensor(&[prompt], &model.device()));
+    let Generation { mut ids, mut margins } = greedy(model, input, target.len(), &[]);
+    let (completion, min_margin) = (ids.remove(0), smallest(margins.remove(0).into_iter()));
+    Confirmation { exact: completion == target && min_margin.is_finite() && min_margin > 0.0, min_margin, completion }
+}
+
+/// The argmax at every target position, the target's own tokens fed; none behind a prompt without tokens.
+fn forced(model: &Llama<Flex>, prompt: &[u32], target: &[u32]) -> Vec<u32> {
+    if prompt.is_empty() {
+        return Vec::new();
+    }
+    let input = model.embed(ids_tensor(&[[prompt, &target[..target.len() - 1]].concat()], &model.device()));
+    argmax_rows(model.logits(model.hidden(input, target.len())))
+}
+
+/// −ln p of every token but the first, given those before it.
+pub(crate) fn nll(model: &Llama<Flex>, ids: &[u32]) -> Vec<f64> {
+    if ids.len() < 2 {
+        return Vec::new();
+    }
+    let input = model.embed(ids_tensor(&[&ids[..ids.len() - 1]], &model.device()));
+    let log_p = log_softmax(model.logits(model.hidden(input, ids.len() - 1)), 1);
+    let next = ids_tensor::<Flex>(&[&ids[1..]], &model.device()).reshape([ids.len() - 1, 1]);
+    host(log_p.gather(1, next)).into_iter().map(|x| -f64::from(x)).collect()
 }
 
 /// The smallest, which is not a number where one of them is none.

@@ -17,13 +17,13 @@ pub(super) struct Log {
     lines: Tail,
     board: Tail,
     last: Option<Event>,
-    /// When the run would have begun, had it made its steps in one sitting; seconds since 1970.
+    /// When the run would have begun, had it never been interrupted; seconds since 1970.
     began: f64,
 }
 
 impl Log {
     /// Opens the files in `folder` and keeps the steps up to `last`, which is taken as it is given here: what the file says of it
-    /// may be what was added when that sitting ended. The later ones were not saved, and will be made again. `seconds` have been spent.
+    /// may be what was added when the run was interrupted. The later ones were not saved, and will be made again. `seconds` have been spent.
     pub fn open(folder: &Path, last: Option<Event>, seconds: f64) -> Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
         let (path, began) = (folder.join("events.jsonl"), now - seconds);
@@ -52,7 +52,7 @@ impl Log {
         Ok(())
     }
 
-    /// Writes the last step anew, with what is known of it at the end of a sitting.
+    /// Writes the last step again, with what is known of it when the run ends.
     pub fn end(&mut self, best: BestSoFar, scores: Scores) -> Result<()> {
         let Some(last) = self.last.take() else { return Ok(()) };
         self.lines.cut(self.lines.before_last)?;

@@ -4,13 +4,19 @@ pub mod event;
 pub mod folder;
 pub mod judge;
 mod log;
+pub mod model;
 pub mod record;
 pub mod run;
 pub mod scores;
+pub mod task;
 mod tensorboard;
 #[cfg(test)]
 mod tests;
 
+pub use crate::budget::Budget;
 pub use judge::{Judge, Verdict};
-pub use run::{Budget, Observer, Outcome, Quiet, Report, Snapshot, Standing, Stopped, Trial};
+pub use model::Model;
+pub use record::Inversion;
+pub use run::{Observer, Outcome, Report, RunState, Snapshot, Stopped, Trial};
 pub use scores::Scores;
+pub use task::Task;

@@ -1,12 +1,15 @@
 //! The result of `invert`: schema `dlmi.inversion/1`. Fields are added, never renamed; numbers are finite or null.
 
 use serde::Serialize;
+use serde::ser::SerializeMap;
 use serde_json::Value;
 
-use super::judge::Judge;
+use super::judge::{Judge, Judged, Verdict};
 use super::run::{Outcome, Stopped};
+use super::scores::Scores;
 use crate::metrics::{Spread, overlap, overlap_text, target_hit_ratio};
 use crate::problem::Problem;
+use crate::source::Tokenizer;
 use crate::subject::Cost;
 
 /// Which model was inverted.
@@ -49,27 +52,47 @@ pub struct Circumstances {
     pub load_seconds: f64,
 }
 
-/// LCS ratios at the last step.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[allow(missing_docs)]
-pub struct Lcs {
-    pub relaxed_forced: Option<f64>,
-    pub relaxed_free: Option<f64>,
-    pub hard_forced: f64,
-    pub hard_free: f64,
-    pub relaxed_forced_range: Option<[f64; 2]>,
-    pub relaxed_free_range: Option<[f64; 2]>,
+/// Scores of one prompt at one step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredPrompt {
+    /// Steps of the run when it was at hand.
+    pub step: u64,
+    /// The hard prompt's ids: as searched for the last prompt, as typed for the best.
+    pub prompt_ids: Vec<u32>,
+    /// LCS ratios and accuracies.
+    pub scores: Scores,
+    /// The best prompt as it was judged.
+    pub judged: Option<Judged>,
 }
 
-/// The best prompt of the run, on its re-tokenised ids.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[allow(missing_docs)]
-pub struct Best {
-    pub hard_forced: f64,
-    pub hard_free: f64,
-    pub matched_prefix: usize,
-    pub step: u64,
-    pub valid: bool,
+impl Serialize for ScoredPrompt {
+    /// Flat, the relaxed scores as means with their ranges beside them.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Scores { relaxed_forced, relaxed_free, hard_forced, hard_free, hard_forced_accuracy, hard_free_accuracy } = self.scores;
+        let mean = |spread: Option<Spread>| spread.map(|spread| spread.mean);
+        let range = |spread: Option<Spread>| spread.map(|spread| [spread.min, spread.max]);
+        let mut map = serializer.serialize_map(None)?;
+        match &self.judged {
+            Some(judged) => {
+                map.serialize_entry("matched_prefix", &judged.matched_prefix)?;
+                map.serialize_entry("valid", &judged.valid)?;
+                map.serialize_entry("shortfall", &judged.shortfall.is_finite().then_some(judged.shortfall))?;
+            }
+            None => {
+                map.serialize_entry("relaxed_forced", &mean(relaxed_forced))?;
+                map.serialize_entry("relaxed_free", &mean(relaxed_free))?;
+                map.serialize_entry("relaxed_forced_range", &range(relaxed_forced))?;
+                map.serialize_entry("relaxed_free_range", &range(relaxed_free))?;
+            }
+        }
+        map.serialize_entry("hard_forced", &hard_forced)?;
+        map.serialize_entry("hard_free", &hard_free)?;
+        map.serialize_entry("hard_forced_accuracy", &hard_forced_accuracy)?;
+        map.serialize_entry("hard_free_accuracy", &hard_free_accuracy)?;
+        map.serialize_entry("step", &self.step)?;
+        map.serialize_entry("prompt_ids", &self.prompt_ids)?;
+        map.end()
+    }
 }
 
 /// One JSON object.
@@ -98,8 +121,9 @@ pub struct Inversion {
     pub exact: bool,
     pub round_trips: bool,
     pub min_margin: Option<f32>,
-    pub lcs: Lcs,
-    pub best: Best,
+    pub lcs: ScoredPrompt,
+    pub best: ScoredPrompt,
+    pub notes: Vec<String>,
     pub overlap: f64,
     pub target_hit_ratio: f64,
     pub overlap_text: f64,
@@ -117,51 +141,53 @@ pub struct Inversion {
 
 impl Inversion {
     /// Puts the record together. The last measurements (overlaps, perplexities) are made here, on the plain path.
-    pub fn new(outcome: Outcome, problem: &Problem, judge: &Judge, at: Circumstances, decode: impl Fn(&[u32]) -> String) -> Self {
-        let Outcome { stopped, standing, best, verdict, scores, seconds_to_exact } = outcome;
+    ///
+    /// # Errors
+    /// Those of loading the plain copy.
+    pub fn new(outcome: Outcome, problem: &Problem, judge: &Judge, at: Circumstances, tokenizer: &Tokenizer) -> crate::Result<Self> {
+        let Outcome { stopped, run, best, verdict, scores, seconds_to_exact } = outcome;
         let (prompt, example) = (&problem.prompt, problem.first());
-        let (target, search_ids, typed) = (&example.target, example.search_ids(&best.free), &best.typed[0]);
-        let perplexities = judge.perplexities(typed, &target.ids, at.bos_token);
-        let hard = judge.scores(&[(typed, &target.ids)], &verdict);
-        let matched_prefix = verdict.matched_prefix(&[&target.ids]);
+        let (target, search_ids, prompt_ids) = (&example.target, example.search_ids(&best.free), best.typed[0].clone());
+        let perplexities = judge.perplexities(&prompt_ids, &target.ids, at.bos_token)?;
         let completion_ids = verdict.confirmations[0].completion.clone();
-        let prompt_text = prompt.text(&best.free);
-        let range = |spread: Option<Spread>| spread.map(|spread| [spread.min, spread.max]);
-        Self {
+        let (prompt_text, free_text) = (example.text(&best.free), prompt.free_text(&best.free));
+        let examples: Vec<(&[u32], &[u32])> =
+            problem.examples.iter().zip(&best.typed).map(|(example, typed)| (&**typed, &*example.target.ids)).collect();
+        let overlaps = Overlaps::of(&prompt_ids, &target.ids, &prompt_text, &target.text);
+        Ok(Self {
             schema: "dlmi.inversion/1",
             version: env!("CARGO_PKG_VERSION"),
             exact: verdict.exact,
-            round_trips: *typed == search_ids,
-            min_margin: finite(verdict.min_margin),
-            lcs: Lcs {
-                relaxed_forced: scores.relaxed_forced.map(|spread| spread.mean),
-                relaxed_free: scores.relaxed_free.map(|spread| spread.mean),
-                hard_forced: scores.hard_forced,
-                hard_free: scores.hard_free,
-                relaxed_forced_range: range(scores.relaxed_forced),
-                relaxed_free_range: range(scores.relaxed_free),
+            round_trips: prompt_ids == search_ids,
+            min_margin: verdict.min_margin.is_finite().then_some(verdict.min_margin),
+            lcs: ScoredPrompt { step: run.step, prompt_ids: example.search_ids(&run.judged), scores, judged: None },
+            best: ScoredPrompt {
+                step: best.step,
+                prompt_ids: prompt_ids.clone(),
+                scores: judge.scores(&examples, &verdict)?,
+                judged: Some(Judged { matched_prefix: verdict.matched_prefix(problem), ..best }),
             },
-            best: Best { hard_forced: hard.hard_forced, hard_free: hard.hard_free, matched_prefix, step: best.step, valid: best.valid },
-            overlap: overlap(typed, &target.ids),
-            target_hit_ratio: target_hit_ratio(typed, &target.ids),
-            overlap_text: overlap_text(&prompt_text, &target.text),
+            notes: notes(problem, &verdict, &overlaps),
+            overlap: overlaps.overlap,
+            target_hit_ratio: overlaps.target_hit_ratio,
+            overlap_text: overlaps.overlap_text,
             prompt_perplexity: perplexities.prompt,
             target_perplexity: perplexities.target,
             target_perplexity_bos: perplexities.target_bos,
             target_text: target.text.clone(),
             target_ids: target.ids.clone(),
-            free_text: prompt.free_text(&best.free),
-            prompt_ids: typed.clone(),
-            completion_text: decode(&completion_ids),
+            free_text,
+            prompt_ids,
+            completion_text: tokenizer.decode(&completion_ids),
             completion_ids,
             prompt_text,
             search_ids,
-            steps: standing.step,
-            restarts: standing.restart,
+            steps: run.step,
+            restarts: run.restart,
             load_seconds: at.load_seconds,
-            seconds: standing.seconds,
+            seconds: run.seconds,
             seconds_to_exact,
-            cost: standing.cost,
+            cost: run.cost,
             stopped,
             model: at.model,
             backend: at.backend,
@@ -172,10 +198,61 @@ impl Inversion {
             seed: at.seed,
             bos: at.bos,
             settings: at.settings,
-        }
+        })
     }
 }
 
-fn finite(x: f32) -> Option<f32> {
-    x.is_finite().then_some(x)
+/// What prompt and target have in common.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Overlaps {
+    /// Share of the prompt's positions that hold a token of the target.
+    pub overlap: f64,
+    /// Share of the target's distinct tokens that occur in the prompt.
+    pub target_hit_ratio: f64,
+    /// Longest common run of letters and digits over those of the target.
+    pub overlap_text: f64,
+}
+
+impl Overlaps {
+    /// Of a prompt and a target, by ids and by text.
+    pub fn of(prompt: &[u32], target: &[u32], prompt_text: &str, target_text: &str) -> Self {
+        Self {
+            overlap: overlap(prompt, target),
+            target_hit_ratio: target_hit_ratio(prompt, target),
+            overlap_text: overlap_text(prompt_text, target_text),
+        }
+    }
+
+    /// A sentence where they are high: repeating the target is a known trick.
+    pub fn note(&self) -> Option<String> {
+        (self.overlap >= HIGH_OVERLAP || self.overlap_text >= HIGH_OVERLAP).then(|| {
+            format!(
+                "the prompt repeats much of the target: {:.0} % of its tokens are the target's, {:.0} % of the target's letters stand in it in a row",
+                100.0 * self.overlap,
+                100.0 * self.overlap_text
+            )
+        })
+    }
+}
+
+/// From here on an overlap is worth a word.
+const HIGH_OVERLAP: f64 = 0.5;
+
+/// What a reader of the result must know beside it.
+fn notes(problem: &Problem, verdict: &Verdict, overlaps: &Overlaps) -> Vec<String> {
+    let mut notes = Vec::new();
+    let options = problem.prompt.options();
+    if options.bos.is_some() {
+        notes.push("a beginning-of-sequence token stands before the prompt, which the printed text does not show".to_owned());
+    }
+    let fixed = [("prefix", &options.prefix), ("suffix", &options.suffix)];
+    notes.extend(
+        fixed
+            .into_iter()
+            .filter(|(_, text)| !problem.prompt.keeps_ban(text))
+            .map(|(name, _)| format!("the {name} holds words of the target, which no rule forbids there")),
+    );
+    notes.extend(overlaps.note());
+    notes.extend(verdict.note());
+    notes
 }

@@ -7,31 +7,17 @@ use serde::{Deserialize, Serialize};
 use super::judge::{Judge, Judged, Verdict, judge};
 use super::scores::{Scores, scores};
 use crate::Result;
+use crate::budget::Budget;
 use crate::method::{Clock, Method, Progress, State};
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::subject::{Cost, Subject};
 
-/// When a run ends, and how often it takes stock. All limits hold; the first one reached ends the run.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Budget {
-    /// Steps of each start.
-    pub steps: Option<u64>,
-    /// Seconds in all.
-    pub seconds: Option<f64>,
-    /// Fresh starts after the first: when the steps are used up, or the method stalls.
-    pub restarts: u32,
-    /// Steps between two takings of the four scores.
-    pub eval_every: u64,
-    /// End as soon as a prompt is confirmed.
-    pub early_stop: bool,
-}
-
 /// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stopped {
-    /// A prompt was confirmed.
+    /// A prompt is exact.
     Exact,
     /// The steps are used up.
     Budget,
@@ -48,9 +34,9 @@ pub enum Stopped {
 pub struct Report<'a> {
     /// Steps in all.
     pub step: u64,
-    /// Fresh starts so far.
+    /// Restarts so far.
     pub restart: u32,
-    /// Seconds since the run began, earlier sittings included.
+    /// Seconds since the run began, before an interruption too.
     pub seconds: f64,
     /// What the method says.
     pub progress: Progress,
@@ -65,20 +51,20 @@ pub struct Report<'a> {
 /// Everything that a run needs to go on as if it had never stopped.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// Where it stands.
-    pub standing: Standing,
+    /// The run itself.
+    pub run: RunState,
     /// What the method keeps.
-    pub state: State,
+    pub method: State,
 }
 
-/// Where a run stands between two steps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Standing {
+/// A run between two steps.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
     /// Steps in all.
     pub step: u64,
-    /// Fresh starts so far.
+    /// Restarts so far.
     pub restart: u32,
-    /// Steps since the last fresh start.
+    /// Steps since the last restart.
     pub step_of_start: u64,
     /// Seconds spent.
     pub seconds: f64,
@@ -86,7 +72,9 @@ pub struct Standing {
     pub cost: Cost,
     /// The best prompt so far.
     pub best: Option<Judged>,
-    /// The last step found nothing better for so long that a fresh start is due, if one is left.
+    /// The free part that was judged last.
+    pub judged: Vec<u32>,
+    /// The last step found nothing better for so long that a restart is due, if one is left.
     pub stalled: bool,
 }
 
@@ -114,34 +102,31 @@ pub trait Observer {
 }
 
 /// Nobody watches.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Quiet;
-
-impl Observer for Quiet {}
+impl Observer for () {}
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// Why.
     pub stopped: Stopped,
-    /// Where it stood.
-    pub standing: Standing,
+    /// The run at its end.
+    pub run: RunState,
     /// The best prompt.
     pub best: Judged,
     /// What the plain path says of it.
     pub verdict: Verdict,
     /// The four scores at the last step.
     pub scores: Scores,
-    /// When the confirmed prompt was found.
+    /// When the exact prompt was found.
     pub seconds_to_exact: Option<f64>,
 }
 
-/// What is to be done, with everything that does not change meanwhile.
+/// A method's run on one backend, with everything that does not change meanwhile.
 pub struct Trial<'a, B: TrackedBackend> {
     /// The model, as the method sees it.
     pub subject: &'a Subject<B>,
     /// The model, as a user sees it.
-    pub judge: &'a Judge,
+    pub judge: &'a Judge<'a>,
     /// What is looked for.
     pub problem: &'a Problem,
     /// When to end.
@@ -151,13 +136,12 @@ pub struct Trial<'a, B: TrackedBackend> {
 }
 
 impl<B: TrackedBackend> Trial<'_, B> {
-    /// Runs `method` until a prompt is confirmed or the budget is used up. With `resume`, goes on from there.
+    /// Runs `method` until a prompt is exact or the budget is used up. With `resume`, goes on from there.
     ///
     /// # Errors
-    /// Those of the method and the observer, and a snapshot that does not fit the method.
+    /// Those of the method, the judge and the observer, and a snapshot that does not fit the method.
     pub fn run(&self, method: &mut dyn Method<B>, resume: Option<Snapshot>, observer: &mut dyn Observer) -> Result<Outcome> {
-        let at = Standing { step: 0, restart: 0, step_of_start: 0, seconds: 0.0, cost: Cost::default(), best: None, stalled: false };
-        let mut run = Run { trial: self, method, began: Instant::now(), seconds_before: 0.0, at, scored: None };
+        let mut run = Run { trial: self, method, began: Instant::now(), seconds_before: 0.0, at: RunState::default(), scored: None };
         self.subject.prepare(self.problem);
         match resume {
             Some(snapshot) => run.resume(snapshot)?,
@@ -174,17 +158,17 @@ struct Run<'a, B: TrackedBackend> {
     method: &'a mut dyn Method<B>,
     began: Instant,
     seconds_before: f64,
-    at: Standing,
+    at: RunState,
     /// The four scores when they were last taken, and after how many steps.
     scored: Option<(u64, Scores)>,
 }
 
 impl<B: TrackedBackend> Run<'_, B> {
     fn resume(&mut self, snapshot: Snapshot) -> Result<()> {
-        self.method.restore(snapshot.state, self.trial.subject, self.trial.problem)?;
-        self.trial.subject.set_cost(snapshot.standing.cost);
-        self.seconds_before = snapshot.standing.seconds;
-        self.at = snapshot.standing;
+        self.method.restore(snapshot.method, self.trial.subject, self.trial.problem)?;
+        self.trial.subject.set_cost(snapshot.run.cost);
+        self.seconds_before = snapshot.run.seconds;
+        self.at = snapshot.run;
         Ok(())
     }
 
@@ -197,7 +181,7 @@ impl<B: TrackedBackend> Run<'_, B> {
     }
 
     fn until_done(&mut self, observer: &mut dyn Observer) -> Result<(Stopped, Option<f64>)> {
-        if self.knew_it_was_exact() {
+        if self.was_exact()? {
             return Ok((Stopped::Exact, Some(self.seconds())));
         }
         loop {
@@ -210,9 +194,9 @@ impl<B: TrackedBackend> Run<'_, B> {
             self.at.step += 1;
             self.at.step_of_start += 1;
             self.at.stalled = progress.stalled;
+            self.judge();
+            let exact = self.trial.budget.early_stop && self.is_exact()?;
             let due = self.at.step.is_multiple_of(self.trial.budget.eval_every);
-            self.look(due);
-            let exact = self.trial.budget.early_stop && self.confirmed();
             let scores = due.then(|| self.scores());
             observer.step(&self.report(progress, scores))?;
             if exact {
@@ -229,14 +213,14 @@ impl<B: TrackedBackend> Run<'_, B> {
     }
 
     /// Of a run that goes on: takes again what was taken, and charged, before its snapshot. Whether it was over by that.
-    fn knew_it_was_exact(&mut self) -> bool {
+    fn was_exact(&mut self) -> Result<bool> {
         let cost = self.trial.subject.cost();
         if self.at.step > 0 && self.at.step.is_multiple_of(self.trial.budget.eval_every) {
             self.scores();
         }
-        let exact = self.trial.budget.early_stop && self.confirmed();
+        let exact = self.trial.budget.early_stop && self.is_exact()?;
         self.trial.subject.set_cost(cost);
-        exact
+        Ok(exact)
     }
 
     /// Why the run must not take another step, if so.
@@ -267,37 +251,38 @@ impl<B: TrackedBackend> Run<'_, B> {
         }
     }
 
-    /// Judges the prompt held, where that is free or due.
-    fn look(&mut self, due: bool) {
-        if !due && !self.method.knows_margins() {
+    /// Judges the hard prompt at hand, unless it is the one that was judged last.
+    fn judge(&mut self) {
+        let held = self.method.hard_prompt(self.trial.subject, self.trial.problem);
+        if self.at.best.is_some() && held.free == self.at.judged {
             return;
         }
-        let held = self.method.held(self.trial.subject, self.trial.problem);
+        self.at.judged.clone_from(&held.free);
         let judged = judge(held, self.trial.subject, self.trial.problem, self.at.step);
         if self.at.best.as_ref().is_none_or(|best| judged.beats(best)) {
             self.at.best = Some(judged);
         }
     }
 
-    /// Confirms the best prompt on the plain path where it seems to solve the target. One that does not stand is marked down.
-    fn confirmed(&mut self) -> bool {
+    /// Whether the best prompt is exact: asked of the plain path where it seems to solve the problem. One that fails there is marked
+    /// down.
+    fn is_exact(&mut self) -> Result<bool> {
         let Some(best) = self.at.best.as_ref().filter(|best| best.solves(self.trial.problem)) else {
-            return false;
+            return Ok(false);
         };
-        let verdict = self.verdict(best);
+        let verdict = self.verdict(best)?;
         if !verdict.exact {
-            // One that the plain path writes by a tie or a hair does not count as solved either.
-            let targets: Vec<&[u32]> = self.trial.problem.examples.iter().map(|example| &*example.target.ids).collect();
-            let matched = verdict.matched_prefix(&targets).min(self.trial.problem.target_tokens() - 1);
+            // A target that is written by a tie counts as one that is not.
+            let matched = verdict.matched_prefix(self.trial.problem).min(self.trial.problem.target_tokens() - 1);
             self.at.best.as_mut().expect("it was there").matched_prefix = matched;
         }
-        verdict.exact
+        Ok(verdict.exact)
     }
 
     /// What the plain path says of a judged prompt, charged.
-    fn verdict(&self, judged: &Judged) -> Verdict {
-        let examples = judged.typed.iter().zip(&self.trial.problem.examples);
-        let examples: Vec<(&[u32], &[u32])> = examples.map(|(typed, example)| (&**typed, &*example.target.ids)).collect();
+    fn verdict(&self, judged: &Judged) -> Result<Verdict> {
+        let examples = self.trial.problem.examples.iter().zip(&judged.typed);
+        let examples: Vec<(&[u32], &[u32])> = examples.map(|(example, typed)| (&**typed, &*example.target.ids)).collect();
         for (typed, target) in examples.iter().filter(|(typed, _)| !typed.is_empty()) {
             self.trial.subject.charge(typed.len() + target.len() - 1, 0, target.len());
         }
@@ -313,7 +298,7 @@ impl<B: TrackedBackend> Run<'_, B> {
         self.at.restart < self.trial.budget.restarts
     }
 
-    /// Only when the next step is certain, so that what is held at the end is what the last step left.
+    /// Only when the next step is certain, so that the prompt at the end is what the last step left.
     fn restart_if_spent(&mut self) -> Result<()> {
         if (self.at.stalled || self.used_up()) && self.may_restart() {
             self.at.restart += 1;
@@ -328,20 +313,24 @@ impl<B: TrackedBackend> Run<'_, B> {
         Report { step, restart, seconds: self.seconds(), progress, best, scores, cost: self.trial.subject.cost() }
     }
 
+    /// The run as it is now.
+    fn state(&self) -> RunState {
+        RunState { seconds: self.seconds(), cost: self.trial.subject.cost(), ..self.at.clone() }
+    }
+
     fn snapshot(&self) -> Snapshot {
-        let standing = Standing { seconds: self.seconds(), cost: self.trial.subject.cost(), ..self.at.clone() };
-        Snapshot { standing, state: self.method.state() }
+        Snapshot { run: self.state(), method: self.method.state() }
     }
 
     fn finish(mut self, stopped: Stopped, seconds_to_exact: Option<f64>, observer: &mut dyn Observer) -> Result<Outcome> {
-        if stopped != Stopped::Exact {
-            self.look(true);
+        if self.at.best.is_none() {
+            // A run that never took a step.
+            self.judge();
         }
         let scores = self.scores();
-        let best = self.at.best.clone().expect("the prompt held was judged");
+        let best = self.at.best.clone().expect("a prompt was judged");
         observer.end(&best, scores)?;
-        let verdict = self.verdict(&best);
-        let standing = Standing { seconds: self.seconds(), cost: self.trial.subject.cost(), ..self.at };
-        Ok(Outcome { stopped, standing, best, verdict, scores, seconds_to_exact })
+        let verdict = self.verdict(&best)?;
+        Ok(Outcome { stopped, run: self.state(), best, verdict, scores, seconds_to_exact })
     }
 }

@@ -51,7 +51,7 @@ pub fn scores<B: TrackedBackend>(method: &dyn Method<B>, subject: &Subject<B>, p
         let prompts = |example: &Example| subject.relaxed_prompts(free.clone(), problem.prompt.tokens(), example);
         problem.examples.iter().map(|example| both(prompts(example), &example.target.ids)).collect::<Vec<_>>()
     });
-    let free = method.held(subject, problem).free;
+    let free = method.hard_prompt(subject, problem).free;
     let hard = |example: &Example| both(subject.embed(&[example.search_ids(&free)]), &example.target.ids);
     let hard: Vec<_> = problem.examples.iter().map(hard).collect();
     let written = hard.iter().zip(&problem.examples);

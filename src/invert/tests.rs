@@ -6,13 +6,13 @@ use burn::tensor::DType;
 use super::event::{BestSoFar, Event};
 use super::*;
 use super::{judge::Judged, scores::Scores};
-use crate::Llama;
 use crate::Result;
 use crate::method::Method;
 use crate::method::relaxed::dlmi::DLMI;
-use crate::method::relaxed::{RelaxedMethod, Row};
-use crate::method::search::SearchMethod;
-use crate::method::search::snap::Snap;
+use crate::method::relaxed::{RelaxedMethod, TableRow};
+use crate::method::search::snap::SNAP;
+use crate::method::search::{Acceptance, Growth, Proposal, Schedule, Search, SearchMethod};
+use crate::model::Llama;
 use crate::problem::Target;
 use crate::problem::{Problem, PromptOptions};
 use crate::subject::{Cost, Subject};
@@ -53,7 +53,7 @@ impl Observer for Watch {
 
 struct Bench {
     subject: Subject<B>,
-    judge: Judge,
+    judge: Judge<'static>,
     problem: Problem,
 }
 
@@ -82,16 +82,22 @@ impl Bench {
 }
 
 fn relaxed() -> Box<dyn Method<B>> {
-    Box::new(RelaxedMethod::new(Row { samples: 2, ..DLMI }))
+    Box::new(RelaxedMethod::new(TableRow { samples: 2, ..DLMI }))
 }
 
 /// It stalls before its steps are used up.
 fn impatient() -> Box<dyn Method<B>> {
-    let snap = Snap { batch: (1, 1), top: 4, momentum: 0.6, margin: 0.3, temperature: 0.0, patience: 1, begin_anew: false };
-    Box::new(SearchMethod::new(snap.search()))
+    let growth = Some(Growth { patience: 1, batch_max: 1, restart_when_stalled: false });
+    let search = Search {
+        proposal: Proposal::Gradient { top: 4, momentum: 0.6 },
+        acceptance: Acceptance::Better,
+        schedule: Schedule { batch: 1, growth },
+        ..SNAP
+    };
+    Box::new(SearchMethod::new(search))
 }
 
-/// Whether the last step was one of many, one with scores, or one before a fresh start.
+/// Whether the last step was one of many, one with scores, or one before a restart.
 #[test]
 fn an_interruption_after_any_step_leaves_no_trace() {
     let _guard = one_at_a_time();
@@ -99,7 +105,7 @@ fn an_interruption_after_any_step_leaves_no_trace() {
     for (method, name) in [(relaxed as Maker, "dlmi"), (impatient, "snap")] {
         let whole = bench.run(method, 4, u64::MAX, None);
         let steps = whole.events.len() as u64;
-        let restarted = whole.events.iter().position(|event| event.restart == 1).expect("a fresh start");
+        let restarted = whole.events.iter().position(|event| event.restart == 1).expect("a restart");
         assert!(if name == "snap" { restarted < 6 } else { restarted == 6 && steps == 12 }, "{name}: {restarted} of {steps}");
         for until in 1..=steps {
             let first = bench.run(method, 4, until, None);
@@ -111,7 +117,7 @@ fn an_interruption_after_any_step_leaves_no_trace() {
     }
 }
 
-/// What a run is said to have reached at its end is what its last step left, even where a fresh start would have come next.
+/// What a run is said to have reached at its end is what its last step left, even where a restart would have come next.
 #[test]
 fn the_scores_at_the_end_are_those_of_the_last_step() {
     let _guard = one_at_a_time();

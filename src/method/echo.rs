@@ -1,7 +1,7 @@
-//! echo, a control: the prompt that repeats the target, over and over. It shows what this known trick is worth; the ban on the
+//! echo, a control: the prompt that repeats the (first) target, over and over. It shows what this known trick is worth; the ban on the
 //! target's tokens makes it invalid unless `--allow-target-tokens` is given.
 
-use super::{Clock, Held, Method, Progress, State};
+use super::{Clock, HardPrompt, Method, Progress, State};
 use crate::Result;
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
@@ -28,8 +28,8 @@ impl<B: TrackedBackend> Method<B> for Echo {
         Ok(Progress { objective: wrong as f32, gradient_norm: None, temperature: None, entropy: None, stalled: true })
     }
 
-    fn held(&self, _: &Subject<B>, _: &Problem) -> Held {
-        Held { free: self.free.clone(), margins: None }
+    fn hard_prompt(&self, _: &Subject<B>, _: &Problem) -> HardPrompt {
+        HardPrompt { free: self.free.clone(), margins: None }
     }
 
     fn state(&self) -> State {

@@ -8,32 +8,33 @@ use super::cache::KeysAndValues;
 use super::rope::Rotation;
 use crate::ops::Kernels;
 
-/// What all layers of one forward pass share: R rows that are computed, of S sequences of T positions.
+/// What all layers of one pass share: R rows are computed, one for each new position, of S sequences of T positions in all. Sequences
+/// may share rows.
 pub struct Pass<B: Backend> {
     /// S.
     pub samples: usize,
     /// T.
     pub len: usize,
-    /// Rotation of the keys, a row each.
+    /// Rotation of the keys of the R rows.
     pub rotate_k: Rotation<B>,
-    /// Row, the known ones first, of every position of every sequence, `[S·T]`; nothing when they are in order.
+    /// The row of every position of every sequence, `[S·T]`, cached rows counted first; none where they are in order.
     pub keys: Option<Tensor<B, 1, Int>>,
-    /// All rows, in every layer but the last.
-    pub all: Asking<B>,
-    /// The rows that the result is wanted of, in the last.
-    pub last: Asking<B>,
+    /// The query rows of every layer but the last: all R.
+    pub all: Queries<B>,
+    /// The query rows of the last layer: those whose result is wanted.
+    pub last: Queries<B>,
 }
 
 impl<B: Backend> Pass<B> {
-    /// What asks in layer `i` of `layers`.
-    pub fn asking(&self, i: usize, layers: usize) -> &Asking<B> {
+    /// The query rows of layer `i` of `layers`.
+    pub fn queries(&self, i: usize, layers: usize) -> &Queries<B> {
         if i + 1 == layers { &self.last } else { &self.all }
     }
 }
 
 impl<B: Kernels> Pass<B> {
-    /// The same for the way back, where everything rotates by the opposite angles.
-    pub fn turned_back(mut self) -> Self {
+    /// The same for the backward pass, where everything rotates by the opposite angles.
+    pub fn for_backward(mut self) -> Self {
         self.rotate_k = self.rotate_k.inverse();
         self.all.rotate = self.all.rotate.inverse();
         self.last.rotate = self.last.rotate.inverse();
@@ -41,29 +42,30 @@ impl<B: Kernels> Pass<B> {
     }
 }
 
-/// The rows of a pass that look at others.
-pub struct Asking<B: Backend> {
-    /// The positions from the end of every sequence among which they are, T_q.
+/// The query rows of a layer: R' rows of a pass, all within the last T_q positions of the sequences.
+pub struct Queries<B: Backend> {
+    /// T_q.
     pub len: usize,
-    /// Which rows, `[R']`; nothing when it is all of them.
+    /// Which of the R rows, `[R']`; none where it is all of them.
     pub rows: Option<Tensor<B, 1, Int>>,
     /// Their rotation.
     pub rotate: Rotation<B>,
-    /// Which of them stands at each of the T_q positions of each sequence, `[S·T_q]`; nothing when they are in order. Any where none does.
-    pub spread: Option<Tensor<B, 1, Int>>,
-    /// The way back: where each of them stands, `[R']`.
-    pub gather: Option<Tensor<B, 1, Int>>,
+    /// For each of the S·T_q positions the query row that is there, `[S·T_q]`; any row for a position that has none. None where they are
+    /// in order.
+    pub to_positions: Option<Tensor<B, 1, Int>>,
+    /// For each query row one of the S·T_q positions where it is, `[R']`; none where they are in order.
+    pub to_rows: Option<Tensor<B, 1, Int>>,
     /// Additive causal mask `[1, T_q·T]`, [`wide`](crate::ops::wide): 0 where a position may look, −1e30 where not.
     pub mask: Tensor<B, 2>,
 }
 
-impl<B: Backend> Asking<B> {
-    /// Its rows of `x` `[R, D]`.
+impl<B: Backend> Queries<B> {
+    /// The query rows of `x` `[R, D]`, `[R', D]`.
     pub fn of(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         select(x, &self.rows)
     }
 
-    /// The way back: `x` `[R', D]` added to its rows of `all` `[R, D]`.
+    /// The backward pass of [`Queries::of`]: `x` `[R', D]` added to the query rows of `all` `[R, D]`.
     pub fn add_to(&self, all: Tensor<B, 2>, x: Tensor<B, 2>) -> Tensor<B, 2> {
         match &self.rows {
             Some(rows) => all.select_assign(0, rows.clone(), x, IndexingUpdateOp::Add),
@@ -72,7 +74,7 @@ impl<B: Backend> Asking<B> {
     }
 }
 
-/// The rows of `x` that `rows` names, all without a name.
+/// These rows of `x`; all of them for none.
 fn select<B: Backend>(x: Tensor<B, 2>, rows: &Option<Tensor<B, 1, Int>>) -> Tensor<B, 2> {
     match rows {
         Some(rows) => x.select(0, rows.clone()),
@@ -111,24 +113,24 @@ pub struct LlamaAttention<B: Backend> {
     pub(super) use_rope: bool,
 }
 
-/// Queries, keys and values `[S, heads, T, head_dim]` as attention saw them, for the way back.
+/// Queries, keys and values `[S, heads, T, head_dim]` as attention saw them, for the backward pass.
 pub struct AttentionTrace<B: Backend>([Tensor<B, 4>; 3]);
 
 impl<B: Kernels> LlamaAttention<B> {
-    /// Attends from the rows that ask, `[R', D]` the result, to all positions of their sequences so far. `x` is `[R, D]`; its keys and
-    /// values are added to those of the `past`.
+    /// Attends from the query rows of `x` `[R, D]` to all positions of their sequences so far: `[R', D]`. The keys and values of `x` are
+    /// appended to those of the `past`.
     pub fn forward(
         &self,
         x: Tensor<B, 2>,
         pass: &Pass<B>,
-        asking: &Asking<B>,
+        queries: &Queries<B>,
         past: Option<&mut KeysAndValues<B>>,
     ) -> (Tensor<B, 2>, AttentionTrace<B>) {
-        let mut q = linear(&self.q_proj, asking.of(x.clone()));
+        let mut q = linear(&self.q_proj, queries.of(x.clone()));
         let mut k = linear(&self.k_proj, x.clone());
         let mut v = linear(&self.v_proj, x);
         if self.use_rope {
-            q = asking.rotate.apply(q, self.head_dim);
+            q = queries.rotate.apply(q, self.head_dim);
             k = pass.rotate_k.apply(k, self.head_dim);
         }
         if let Some(past) = past {
@@ -138,30 +140,30 @@ impl<B: Kernels> LlamaAttention<B> {
             }
             *past = Some((k.clone(), v.clone()));
         }
-        let q = self.heads(select(q, &asking.spread), pass.samples, asking.len);
+        let q = self.heads(select(q, &queries.to_positions), pass.samples, queries.len);
         let [k, v] = [k, v].map(|x| self.heads(select(x, &pass.keys), pass.samples, pass.len));
-        let mixed = B::causal_attention(q.clone(), k.clone(), v.clone(), asking.mask.clone());
-        (linear(&self.o_proj, select(mixed, &asking.gather)), AttentionTrace([q, k, v]))
+        let mixed = B::causal_attention(q.clone(), k.clone(), v.clone(), queries.mask.clone());
+        (linear(&self.o_proj, select(mixed, &queries.to_rows)), AttentionTrace([q, k, v]))
     }
 
-    /// The gradient of `x` `[R, D]` from that of the result `[R', D]`, of a pass whose sequences all have the same positions computed,
-    /// [turned back](Pass::turned_back).
-    pub fn backward(&self, output: Tensor<B, 2>, trace: AttentionTrace<B>, pass: &Pass<B>, asking: &Asking<B>) -> Tensor<B, 2> {
+    /// The gradient of `x` `[R, D]` from that of the result `[R', D]`, of a pass in which all sequences compute the same positions, made
+    /// [for the backward pass](Pass::for_backward).
+    pub fn backward(&self, output: Tensor<B, 2>, trace: AttentionTrace<B>, pass: &Pass<B>, queries: &Queries<B>) -> Tensor<B, 2> {
         let mixed = linear_backward(&self.o_proj, output);
         let [q, k, v] = trace.0;
-        let [dq, dk, dv] = B::causal_attention_backward(q, k, v, asking.mask.clone(), mixed);
-        // What lies before the pass has no gradient.
+        let [dq, dk, dv] = B::causal_attention_backward(q, k, v, queries.mask.clone(), mixed);
+        // Cached positions need no gradient.
         let own = |x: Tensor<B, 4>, positions: usize| {
             let [s, heads, t, d] = x.dims();
             x.narrow(2, t - positions, positions).swap_dims(1, 2).reshape([s * positions, heads * d])
         };
-        let (mut dq, mut dk, dv) = (own(dq, asking.len), own(dk, pass.all.len), own(dv, pass.all.len));
+        let (mut dq, mut dk, dv) = (own(dq, queries.len), own(dk, pass.all.len), own(dv, pass.all.len));
         if self.use_rope {
-            dq = asking.rotate.apply(dq, self.head_dim);
+            dq = queries.rotate.apply(dq, self.head_dim);
             dk = pass.rotate_k.apply(dk, self.head_dim);
         }
-        let known = linear_backward(&self.k_proj, dk) + linear_backward(&self.v_proj, dv);
-        asking.add_to(known, linear_backward(&self.q_proj, dq))
+        let through_keys = linear_backward(&self.k_proj, dk) + linear_backward(&self.v_proj, dv);
+        queries.add_to(through_keys, linear_backward(&self.q_proj, dq))
     }
 
     /// `[S·T, heads·head_dim]` → `[S, heads, T, head_dim]`.

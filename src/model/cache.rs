@@ -1,20 +1,20 @@
 //! Keys and values of sequences, which may share their beginnings.
 //!
-//! Decoding grows a batch of sequences token by token. A search scores prompts that differ from the current one at a single position:
-//! before that position all of them have the keys and values of the current prompt, from there on each has rows of its own. Both are
-//! the same thing: every position of every sequence is a row, the rows go through the layers under each other, and none is computed
-//! twice.
+//! Decoding grows a batch of sequences token by token. A search scores prompts that differ from the current one from some position on:
+//! before that position they have the keys and values of the current prompt, from there on each has rows of its own. Both are the same
+//! here: every position of every sequence names a row, the rows of all sequences go through the layers as one matrix, and none is
+//! computed twice.
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Int, Tensor, TensorData};
 
-/// Keys and values of one layer's rows, `[P, KV·head_dim]` each, once there are some.
+/// Keys and values of one layer's rows, `[rows, KV·head_dim]` each; none before the first pass.
 pub type KeysAndValues<B> = Option<(Tensor<B, 2>, Tensor<B, 2>)>;
 
 /// Keys and values of C sequences of T positions.
 #[derive(Debug, Clone)]
 pub struct Cache<B: Backend> {
-    /// Those of each layer.
+    /// By layer.
     pub(super) layers: Vec<KeysAndValues<B>>,
     paths: Paths,
 }
@@ -25,8 +25,8 @@ impl<B: Backend> Cache<B> {
         Self { layers: vec![None; layers], paths: Paths { rows: vec![Vec::new(); sequences], count: 0, computed: 0 } }
     }
 
-    /// Sequences that leave the only sequence of `self` at these positions. Where some leave it beyond its end, the rows from there to
-    /// the last of these positions are added to it, in order, and must be computed next, before those that [`Self::grow`] adds.
+    /// Sequences that share the only sequence of `self`, the trunk, up to these positions, one each. Where a position is beyond its end, the
+    /// trunk is extended to the largest one: these rows, in order, must be computed next, before those that [`Self::grow`] adds.
     pub fn fork(&self, starts: &[usize]) -> Self {
         let trunk = starts.iter().copied().max().unwrap_or(0).max(self.len());
         let paths = Paths { rows: starts.iter().map(|&start| (0..start).collect()).collect(), count: trunk, computed: self.paths.computed };
@@ -65,7 +65,7 @@ impl<B: Backend> Cache<B> {
 }
 
 impl<B: AutodiffBackend> Cache<B> {
-    /// The same on the backend with gradients, of which what is known has none.
+    /// The same on the backend with gradients; no gradient reaches what is cached.
     pub fn from_inner(cache: Cache<B::InnerBackend>) -> Self {
         let layer = |layer: KeysAndValues<B::InnerBackend>| layer.map(|(k, v)| (Tensor::from_inner(k), Tensor::from_inner(v)));
         Self { layers: cache.layers.into_iter().map(layer).collect(), paths: cache.paths }
@@ -77,9 +77,9 @@ impl<B: AutodiffBackend> Cache<B> {
 pub(super) struct Paths {
     /// Row of every position, one list for each sequence, all of the same length.
     rows: Vec<Vec<usize>>,
-    /// Rows that stand in the lists, of any sequence ever held.
+    /// Number of rows, those of sequences that were dropped included.
     count: usize,
-    /// Rows whose keys and values are known.
+    /// How many of them are cached; those after them are new.
     computed: usize,
 }
 
@@ -102,19 +102,19 @@ impl Paths {
         self.rows.first().map_or(0, Vec::len)
     }
 
-    /// All rows, known or to be computed.
+    /// All rows, cached and new.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// How many positions from the end of the sequences hold all rows that are to be computed.
-    pub fn fresh_positions(&self) -> usize {
+    /// The smallest number of last positions of the sequences that holds all new rows.
+    pub fn new_positions(&self) -> usize {
         let known = |path: &Vec<usize>| path.iter().take_while(|row| **row < self.computed).count();
         self.len() - self.rows.iter().map(known).min().unwrap_or(0)
     }
 
-    /// (position, index among the last `len` positions of all sequences) of every row that is to be computed. A row that several
-    /// sequences share has the same past in each of them, so any will do.
+    /// (position, index among the last `len` positions of all sequences) of every new row. A row that several sequences share has the
+    /// same past in each of them, so the index in any of them will do.
     pub fn places(&self, len: usize) -> Vec<(usize, usize)> {
         let before = self.len() - len;
         let mut places = vec![(0, 0); self.count - self.computed];
@@ -131,8 +131,8 @@ impl Paths {
         self.rows.iter().flat_map(move |path| path[path.len() - len..].iter().copied())
     }
 
-    /// As [`Self::ends`], counted among the rows that are to be computed; 0 for those that are known.
-    pub fn fresh_ends(&self, len: usize) -> impl Iterator<Item = usize> + '_ {
+    /// As [`Self::ends`], counted among the new rows; 0 for cached ones.
+    pub fn new_ends(&self, len: usize) -> impl Iterator<Item = usize> + '_ {
         self.ends(len).map(|row| row.saturating_sub(self.computed))
     }
 }
@@ -150,7 +150,7 @@ fn indices<B: Backend>(rows: &[usize], device: &B::Device) -> Tensor<B, 1, Int> 
     Tensor::from_data(TensorData::new(rows, [count]), device)
 }
 
-/// Which rows to take of `count`; nothing when it is all of them in their order.
+/// Which rows to take of `count`; none where it is all of them in their order.
 pub(super) fn picked<B: Backend>(rows: impl Iterator<Item = usize>, count: usize, device: &B::Device) -> Option<Tensor<B, 1, Int>> {
     let rows: Vec<usize> = rows.collect();
     (rows.len() != count || rows.iter().enumerate().any(|(i, &row)| i != row)).then(|| indices(&rows, device))

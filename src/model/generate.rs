@@ -6,12 +6,12 @@ use super::{Cache, Llama};
 use crate::ops::Kernels;
 use crate::tensor::{argmax, host, ids_tensor};
 
-/// What a model wrote by itself, one row for each sequence of the batch.
+/// What a model wrote by itself, for each sequence of the batch.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Generation {
     /// Token ids.
     pub ids: Vec<Vec<u32>>,
-    /// How far each token was ahead of the second best, in logits.
+    /// Logit of each token minus that of the second best; see [`argmax`].
     pub margins: Vec<Vec<f32>>,
 }
 

@@ -4,13 +4,12 @@ use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
-use super::attention::{Asking, AttentionTrace, LlamaAttention, Pass, linear, linear_backward};
+use super::attention::{AttentionTrace, LlamaAttention, Pass, Queries, linear, linear_backward};
 use super::cache::{Cache, KeysAndValues, Paths, picked};
 use super::config::LlamaConfig;
 use super::rope::{RotaryEmbedding, Rotation};
 use crate::Result;
 use crate::ops::{Kernels, wide};
-use crate::source::checkpoint::Checkpoint;
 
 /// Where weights come from: a checkpoint, or an initialiser.
 pub trait WeightSource {
@@ -49,7 +48,7 @@ pub struct LlamaMLP<B: Backend> {
     pub down_proj: Linear<B>,
 }
 
-/// What the MLP's gates were, `[rows, intermediate]` each.
+/// What the MLP's backward pass needs, `[rows, intermediate]` each.
 struct MlpTrace<B: Backend> {
     gate: Tensor<B, 2>,
     up: Tensor<B, 2>,
@@ -82,7 +81,7 @@ pub struct LlamaDecoderLayer<B: Backend> {
     pub post_attention_layernorm: LlamaRMSNorm<B>,
 }
 
-/// What a layer's way back needs.
+/// What a layer's backward pass needs.
 struct LayerTrace<B: Backend> {
     /// `[R, D]`.
     input: Tensor<B, 2>,
@@ -93,26 +92,26 @@ struct LayerTrace<B: Backend> {
 }
 
 impl<B: Kernels> LlamaDecoderLayer<B> {
-    /// The rows that ask, `[R', D]`.
+    /// The result at the query rows, `[R', D]`.
     fn forward(
         &self,
         x: Tensor<B, 2>,
         pass: &Pass<B>,
-        asking: &Asking<B>,
+        queries: &Queries<B>,
         past: Option<&mut KeysAndValues<B>>,
     ) -> (Tensor<B, 2>, LayerTrace<B>) {
-        let (mixed, attention) = self.self_attn.forward(self.input_layernorm.forward(x.clone()), pass, asking, past);
-        let middle = asking.of(x.clone()) + mixed;
+        let (mixed, attention) = self.self_attn.forward(self.input_layernorm.forward(x.clone()), pass, queries, past);
+        let middle = queries.of(x.clone()) + mixed;
         let (change, mlp) = self.mlp.forward(self.post_attention_layernorm.forward(middle.clone()));
         (middle.clone() + change, LayerTrace { input: x, attention, middle, mlp })
     }
 
     /// The gradient of the input `[R, D]` from that of the output `[R', D]`.
-    fn backward(&self, output: Tensor<B, 2>, trace: LayerTrace<B>, pass: &Pass<B>, asking: &Asking<B>) -> Tensor<B, 2> {
+    fn backward(&self, output: Tensor<B, 2>, trace: LayerTrace<B>, pass: &Pass<B>, queries: &Queries<B>) -> Tensor<B, 2> {
         let change = self.mlp.backward(output.clone(), trace.mlp);
         let middle = output + self.post_attention_layernorm.backward(trace.middle, change);
-        let mixed = self.self_attn.backward(middle.clone(), trace.attention, pass, asking);
-        asking.add_to(self.input_layernorm.backward(trace.input, mixed), middle)
+        let mixed = self.self_attn.backward(middle.clone(), trace.attention, pass, queries);
+        queries.add_to(self.input_layernorm.backward(trace.input, mixed), middle)
     }
 }
 
@@ -186,26 +185,26 @@ impl<B: Backend> Llama<B> {
 }
 
 impl<B: Kernels> Llama<B> {
-    /// Normalised hidden states at the last `asked` positions of the sequences `x` `[S, T, D]`: `[S·asked, D]`.
-    pub fn hidden(&self, x: Tensor<B, 3>, asked: usize) -> Tensor<B, 2> {
+    /// Normalised hidden states at the last `count` positions of the sequences `x` `[S, T, D]`: `[S·count, D]`.
+    pub fn hidden(&self, x: Tensor<B, 3>, count: usize) -> Tensor<B, 2> {
         let [s, t, d] = x.dims();
         let mut cache = Cache::<B>::new(0, s);
         cache.grow(t);
-        let pass = self.pass(cache.paths(), asked, x.dtype());
+        let pass = self.pass(cache.paths(), count, x.dtype());
         self.norm.forward(self.layers(x.reshape([s * t, d]), &pass, None, drop))
     }
 
-    /// Normalised hidden states at the last `asked` positions, `[S·asked, D]`, from the rows `x` `[R, D]` that `cache` was just grown
-    /// by, of which they must be some.
-    pub fn hidden_cached(&self, x: Tensor<B, 2>, cache: &mut Cache<B>, asked: usize) -> Tensor<B, 2> {
-        let pass = self.pass(cache.paths(), asked, x.dtype());
+    /// Normalised hidden states at the last `count` positions, `[S·count, D]`. `x` `[R, D]` are the embeddings of the rows that `cache` was
+    /// just grown by; the last `count` positions must be among them.
+    pub fn hidden_cached(&self, x: Tensor<B, 2>, cache: &mut Cache<B>, count: usize) -> Tensor<B, 2> {
+        let pass = self.pass(cache.paths(), count, x.dtype());
         let hidden = self.norm.forward(self.layers(x, &pass, Some(&mut cache.layers), drop));
         cache.computed();
         hidden
     }
 
-    /// The rows `x` `[R, D]` through all layers, the last of which computes only the rows that are asked for. What each layer's way back
-    /// would need goes to `keep`.
+    /// The rows `x` `[R, D]` through all layers, the last of which computes only its query rows. What each layer's backward pass would need
+    /// goes to `keep`.
     fn layers(
         &self,
         mut x: Tensor<B, 2>,
@@ -215,62 +214,63 @@ impl<B: Kernels> Llama<B> {
     ) -> Tensor<B, 2> {
         for (i, layer) in self.layers.iter().enumerate() {
             let past = past.as_mut().map(|past| &mut past[i]);
-            let (next, trace) = layer.forward(x, pass, pass.asking(i, self.layers.len()), past);
+            let (next, trace) = layer.forward(x, pass, pass.queries(i, self.layers.len()), past);
             keep(trace);
             x = next;
         }
         x
     }
 
-    /// As [`Self::hidden`], behind the one sequence in `prefix`, and with what [`Self::backward`] needs: for each layer about as much
-    /// memory as `x` takes ten times.
-    pub fn trace(&self, x: Tensor<B, 3>, prefix: &Cache<B>, asked: usize) -> (Tensor<B, 2>, Trace<B>) {
+    /// As [`Self::hidden`], after the one sequence in `prefix`, together with what [`Self::backward`] needs: for each layer about ten times
+    /// the memory of `x`.
+    pub fn trace(&self, x: Tensor<B, 3>, prefix: &Cache<B>, count: usize) -> (Tensor<B, 2>, Trace<B>) {
         let [s, t, d] = x.dims();
         let mut cache = prefix.fork(&vec![prefix.len(); s]);
         cache.grow(prefix.len() + t);
-        let pass = self.pass(cache.paths(), asked, x.dtype());
+        let pass = self.pass(cache.paths(), count, x.dtype());
         let mut layers = Vec::with_capacity(self.layers.len());
         let last = self.layers(x.reshape([s * t, d]), &pass, Some(&mut cache.layers), |trace| layers.push(trace));
         (self.norm.forward(last.clone()), Trace { layers, last, pass })
     }
 
-    /// The gradient of the input, `[S·T, D]`, from that of the result of [`Self::trace`]. That of the weights is never computed.
+    /// The gradient of the input, `[S·T, D]`, from that of the result of [`Self::trace`]. No gradient of a weight is computed.
     pub fn backward(&self, output: Tensor<B, 2>, trace: Trace<B>) -> Tensor<B, 2> {
         let Trace { layers, last, pass } = trace;
-        let (pass, mut x) = (pass.turned_back(), self.norm.backward(last, output));
+        let (pass, mut x) = (pass.for_backward(), self.norm.backward(last, output));
         for (i, (layer, trace)) in self.layers.iter().zip(layers).enumerate().rev() {
-            x = layer.backward(x, trace, &pass, pass.asking(i, self.layers.len()));
+            x = layer.backward(x, trace, &pass, pass.queries(i, self.layers.len()));
         }
         x
     }
 
-    fn pass(&self, paths: &Paths, asked: usize, dtype: DType) -> Pass<B> {
-        let (device, samples, len, fresh) = (self.device(), paths.sequences(), paths.len(), paths.fresh_positions());
-        let places = paths.places(fresh);
+    /// A pass over the rows of `paths` that are not computed yet, of which the last `count` positions are wanted.
+    fn pass(&self, paths: &Paths, count: usize, dtype: DType) -> Pass<B> {
+        let (device, samples, len, new) = (self.device(), paths.sequences(), paths.len(), paths.new_positions());
+        let places = paths.places(new);
         let positions: Vec<usize> = places.iter().map(|place| place.0).collect();
-        let at_end: Vec<usize> = paths.fresh_ends(asked).collect();
-        let asked_positions: Vec<usize> = at_end.iter().map(|&row| positions[row]).collect();
+        let wanted: Vec<usize> = paths.new_ends(count).collect();
+        let wanted_positions: Vec<usize> = wanted.iter().map(|&row| positions[row]).collect();
         let heads = self.config.num_attention_heads;
         Pass {
             samples,
             len,
             rotate_k: self.rotation(&positions, self.config.num_key_value_heads, dtype),
             keys: picked(paths.ends(len), paths.count(), &device),
-            all: Asking {
-                len: fresh,
+            all: Queries {
+                len: new,
                 rows: None,
                 rotate: self.rotation(&positions, heads, dtype),
-                spread: picked(paths.fresh_ends(fresh), places.len(), &device),
-                gather: picked(places.iter().map(|place| place.1), samples * fresh, &device),
-                mask: self.causal_mask(fresh, len, dtype),
+                to_positions: picked(paths.new_ends(new), places.len(), &device),
+                to_rows: picked(places.iter().map(|place| place.1), samples * new, &device),
+                mask: self.causal_mask(new, len, dtype),
             },
-            last: Asking {
-                len: asked,
-                rotate: self.rotation(&asked_positions, heads, dtype),
-                rows: picked(at_end.into_iter(), places.len(), &device),
-                spread: None,
-                gather: None,
-                mask: self.causal_mask(asked, len, dtype),
+            last: Queries {
+                len: count,
+                rotate: self.rotation(&wanted_positions, heads, dtype),
+                rows: picked(wanted.into_iter(), places.len(), &device),
+                to_positions: None,
+                to_rows: None,
+                mask: self.causal_mask(count, len, dtype),
             },
         }
     }
@@ -284,11 +284,11 @@ impl<B: Kernels> Llama<B> {
         self.rotary_emb.rotation(positions, heads, &self.device(), dtype)
     }
 
-    /// What the last `asking` of `len` positions may look at, `[1, asking·len]`.
-    fn causal_mask(&self, asking: usize, len: usize, dtype: DType) -> Tensor<B, 2> {
-        let row = |t| (0..len).map(move |j| if j <= len - asking + t { 0.0f32 } else { -1e30 });
-        let mask: Vec<f32> = (0..asking).flat_map(row).collect();
-        Tensor::from_data(TensorData::new(mask, [1, asking * len]), (&self.device(), wide(dtype)))
+    /// 0 where one of the last `count` of `len` positions may look at another, −1e30 where not: `[1, count·len]`.
+    fn causal_mask(&self, count: usize, len: usize, dtype: DType) -> Tensor<B, 2> {
+        let row = |t| (0..len).map(move |j| if j <= len - count + t { 0.0f32 } else { -1e30 });
+        let mask: Vec<f32> = (0..count).flat_map(row).collect();
+        Tensor::from_data(TensorData::new(mask, [1, count * len]), (&self.device(), wide(dtype)))
     }
 }
 
@@ -359,10 +359,4 @@ pub fn transpose(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
         out.extend((0..rows).map(|row| values[row * cols + col]));
     }
     out
-}
-
-impl WeightSource for Checkpoint {
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        Checkpoint::read(self, name, shape)
-    }
 }

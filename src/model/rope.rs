@@ -11,7 +11,7 @@ pub struct RotaryEmbedding {
     inverse_frequencies: Vec<f64>,
 }
 
-/// Sine and cosine of one forward pass, laid out for a product with `[S, T·heads·head_dim]`.
+/// Sine and cosine of one forward pass, laid out for an element-wise product with `[S, T·heads·head_dim]`.
 #[derive(Debug, Clone)]
 pub struct Rotation<B: Backend> {
     cos: Tensor<B, 2>,
@@ -66,7 +66,7 @@ impl<B: Kernels> Rotation<B> {
         B::rotate(x, self.cos.clone(), self.sin.clone(), head_dim)
     }
 
-    /// By the opposite angles: the way back, of values and of gradients.
+    /// By the opposite angles: the inverse, and its backward pass.
     pub fn inverse(self) -> Self {
         Self { cos: self.cos, sin: self.sin.neg() }
     }

@@ -1,5 +1,6 @@
 //! What is looked for: the shape of the prompt and the targets it must lead to.
 
+pub mod ban;
 pub mod example;
 pub mod prompt;
 pub mod target;
@@ -75,11 +76,18 @@ impl Problem {
         self.examples.iter().all(|example| example.round_trips(free))
     }
 
-    /// Whether typed prompts keep the rules: no more than N free tokens, all of the search vocabulary.
-    pub fn is_valid(&self, typed: &[Vec<u32>]) -> bool {
+    /// Whether a free part may be proposed: what is typed gives the ids as searched, and its text keeps the ban.
+    pub fn admits(&self, free: &[u32]) -> bool {
+        self.round_trips(free) && self.prompt.keeps_ban(&self.prompt.free_text(free))
+    }
+
+    /// Whether the prompts typed with a free part keep the rules: no more than N free tokens, all of the search vocabulary, and no word of
+    /// the target in their text.
+    pub fn is_valid(&self, free: &[u32], typed: &[Vec<u32>]) -> bool {
         let keeps = |example: &Example, typed: &Vec<u32>| {
             !typed.is_empty() && typed.len() <= example.len() && self.prompt.permits(example.free_part(typed))
         };
-        self.examples.iter().zip(typed).all(|(example, typed)| keeps(example, typed))
+        let keep = self.examples.iter().zip(typed).all(|(example, typed)| keeps(example, typed));
+        keep && self.prompt.keeps_ban(&self.prompt.free_text(free))
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use crate::problem::Target;
+use super::Target;
+use super::ban::Ban;
 use crate::source::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -31,6 +32,8 @@ pub struct Prompt {
     options: PromptOptions,
     allowed: Vec<bool>,
     readable: Vec<u32>,
+    /// On the text, where there is one.
+    ban: Option<Ban>,
     tokenizer: Tokenizer,
 }
 
@@ -46,9 +49,13 @@ impl Prompt {
         let words = ids(&|id| is_plain_word(&tokenizer.decode(&[id])));
         let readable = if words.is_empty() { ids(&|_| true) } else { words };
         if readable.is_empty() {
-            return Err(Error::input("no token of the vocabulary may stand in the prompt; try --allow-target-tokens or --allow-special"));
+            return Err(Error::option(
+                "allow_target_tokens",
+                "no token of the vocabulary may stand in the prompt; allow those of the target, or special ones",
+            ));
         }
-        Ok(Self { options, allowed, readable, tokenizer: tokenizer.clone() })
+        let ban = (!options.allow_everything && !options.allow_target_tokens).then(|| Ban::new(targets));
+        Ok(Self { options, allowed, readable, ban, tokenizer: tokenizer.clone() })
     }
 
     /// What it was made from.
@@ -79,6 +86,11 @@ impl Prompt {
     /// The text of the free part.
     pub fn free_text(&self, free: &[u32]) -> String {
         self.tokenizer.decode(free)
+    }
+
+    /// Whether a text keeps the ban on the target's words, where there is one.
+    pub fn keeps_ban(&self, text: &str) -> bool {
+        self.ban.as_ref().is_none_or(|ban| ban.allows(text))
     }
 
     /// Whether all of these tokens are of the search vocabulary.

@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use super::layers::{Assignment, Origin, assignments, nearest};
+use super::assignment::{Assignment, Origin, assignments};
+use super::names::nearest;
 use crate::{Error, Result};
 
 const PRESETS: &[(&str, &str)] = &[
@@ -85,7 +86,9 @@ pub(super) fn of_model(model: &ModelIdentity) -> Result<Option<(&'static str, Ve
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Layers, Sources};
     use super::*;
+    use crate::method::registry::MethodName;
 
     fn smollm2(digest: &str, hidden_size: usize, layers: usize) -> ModelIdentity {
         ModelIdentity { digest: digest.into(), architecture: "LlamaForCausalLM".into(), hidden_size, layers, vocab_size: 49_152 }
@@ -102,8 +105,8 @@ mod tests {
     fn a_model_preset_leaves_model_device_and_randomness_to_the_user() {
         for name in preset_names().filter(|name| *name != "paper") {
             for assignment in by_name(name).unwrap() {
-                let key = assignment.key.name;
-                assert!(!["model", "backend", "device", "dtype", "seed", "method", "steps"].contains(&key), "{name} sets {key}");
+                let key = assignment.setting.to_string();
+                assert!(!["model", "backend", "device", "dtype", "seed", "method", "steps"].contains(&&*key), "{name} sets {key}");
             }
         }
     }
@@ -111,13 +114,11 @@ mod tests {
     /// The authors' preset changes every row of Table 1 that it is about, and SODA, which they run as the paper says, not at all.
     #[test]
     fn the_authors_preset_departs_from_the_paper() {
-        use super::super::{Layers, Method, Sources};
-        for method in [Method::Dlmi, Method::DlmiTf, Method::Gbda, Method::Reinforce, Method::Soda] {
-            let presets = vec!["paper".to_owned(), "sdlm".to_owned()];
-            let sources = Sources { presets, flags: vec![("method", method.to_string())], ..Sources::default() };
-            let settings = Layers::read(sources).unwrap().preview().unwrap().settings;
-            let differs = settings.row() != method.row();
-            assert_eq!(differs, method != Method::Soda, "{method}: {:?}", settings.row());
+        let presets = vec!["paper".to_owned(), "sdlm".to_owned()];
+        let settings = Layers::read(Sources { presets, ..Sources::default() }).unwrap().preview().unwrap().settings;
+        for method in MethodName::all() {
+            let (row, own) = (settings.section(method).row(), method.registered().defaults().row());
+            assert_eq!(row != own, own.is_some() && method.to_string() != "soda", "{method}: {row:?}");
         }
     }
 

@@ -1,10 +1,13 @@
-//! Where models come from: a name, a path or the hub → checked config, tokenizer and tensors.
+//! Where models come from: a name, a path or the hub → the fields of a config, a tokenizer and named tensors.
 
+pub mod bundled;
 pub mod checkpoint;
+pub mod digests;
 pub mod hub;
 pub mod spec;
 pub mod tokenizer;
 
-pub use checkpoint::Checkpoint;
-pub use spec::{BUNDLED, Bundled, bundled, open};
+pub use bundled::{BUNDLED, Bundled, bundled};
+pub use digests::Digests;
+pub use spec::open;
 pub use tokenizer::Tokenizer;

@@ -1,106 +1,305 @@
-//! Prompts that differ from the current one by one token: the inner loop of every hard search.
+//! Prompts that differ from the current one from some position on: the inner loop of every hard search.
 
-use std::ops::Range;
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
 
-use super::{Plain, Subject, Swap, repeat};
-use crate::model::{Cache, Llama};
-use crate::ops::{Kernels, TrackedBackend};
+use super::{Plain, Subject, repeat};
+use crate::model::{Cache, Llama, cache::retain};
+use crate::objective::{Objective, hinge_at};
+use crate::ops::{Kernels, Parallel, TrackedBackend, margins_and_cross_entropies};
+use crate::problem::{Example, Problem};
 use crate::tensor::{host, ids_tensor};
 
-/// Rows of a group of swaps, about: each group computes its trunk by itself.
-const SWAP_ROWS: usize = 256;
+/// Rows of a group of candidates, about: each group computes its trunk by itself.
+const GROUP_ROWS: usize = 256;
 
-/// A prompt's neighbours by one swap each, scored along the target a part at a time. What they share is computed once in each group
-/// of them; the groups are computed side by side.
-pub struct Neighbours<'a, B: TrackedBackend> {
-    subject: &'a Subject<B>,
-    prompt: &'a [u32],
-    target: &'a [u32],
-    groups: Vec<Group<Plain<B>>>,
-    /// Target tokens scored so far.
-    scored: usize,
+/// What the model makes of target tokens behind one prompt, the target's own tokens fed; those of one example after another.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TargetScores {
+    /// How far each is ahead of the best other token, in logits.
+    pub margins: Vec<f32>,
+    /// What each adds to the objective, unweighted.
+    pub losses: Vec<f32>,
 }
 
-/// Some neighbours and their keys and values.
+impl TargetScores {
+    /// Adds those of the next target tokens.
+    pub fn extend(&mut self, next: Self) {
+        self.margins.extend(next.margins);
+        self.losses.extend(next.losses);
+    }
+}
+
+/// Prompts that share a beginning with the current one, scored along the target positions a part at a time. What they share is computed
+/// once in each group of them; the groups are computed side by side.
+pub struct Candidates<'a, B: TrackedBackend> {
+    subject: &'a Subject<B>,
+    problem: &'a Problem,
+    objective: Objective,
+    /// N free tokens.
+    current: &'a [u32],
+    /// (first free position at which it differs from the current prompt, its N free tokens) of every candidate still kept.
+    kept: Vec<(usize, &'a [u32])>,
+    /// The example whose target positions come next.
+    example: usize,
+    /// Its target positions scored so far.
+    scored: usize,
+    /// Those that score it.
+    groups: Vec<Group<Plain<B>>>,
+}
+
+/// Some candidates in one example, and their keys and values.
 struct Group<B: Kernels> {
     model: Llama<B>,
-    /// (number among all neighbours still kept, what it swaps).
-    swaps: Vec<(usize, Swap)>,
-    /// Positions of the prompt that were known before.
-    known: usize,
+    /// (number among all candidates still kept, what it does not share with the current prompt).
+    members: Vec<(usize, Vec<u32>)>,
+    /// Rows of the current prompt that are computed first, once for all members.
+    trunk: Vec<u32>,
     cache: Cache<B>,
 }
 
-impl<B: TrackedBackend> Neighbours<'_, B> {
-    /// How far each of the next `count` target tokens is ahead of the best other one, `[swaps][count]`, the target's own tokens fed.
-    pub fn margins(&mut self, count: usize) -> Vec<Vec<f32>> {
-        let (prompt, target, scored) = (self.prompt, self.target, self.scored);
-        let jobs = self.groups.iter_mut().map(|group| move || group.margins(prompt, target, scored..scored + count));
-        let (mut all, mut pushed) = (Vec::new(), 0);
-        for (rows, margins) in Plain::<B>::side_by_side(jobs.collect(), usize::MAX) {
-            pushed += rows;
-            all.extend(margins);
+impl<B: TrackedBackend> Candidates<'_, B> {
+    /// Scores the next `count` target positions of every candidate still kept, `[candidates][count]`.
+    ///
+    /// # Panics
+    /// Where fewer are left.
+    pub fn score(&mut self, count: usize) -> Vec<TargetScores> {
+        let mut scores = vec![TargetScores::default(); self.kept.len()];
+        let mut left = count;
+        while left > 0 && !scores.is_empty() {
+            let example = &self.problem.examples[self.example];
+            if self.scored == 0 {
+                self.groups = self.subject.candidate_groups(self.current, &self.kept, example);
+            }
+            let part = left.min(example.target.ids.len() - self.scored);
+            scores.iter_mut().zip(self.score_in(example, part)).for_each(|(scores, next)| scores.extend(next));
+            left -= part;
+            self.scored += part;
+            if self.scored == example.target.ids.len() {
+                (self.example, self.scored, self.groups) = (self.example + 1, 0, Vec::new());
+            }
         }
-        self.subject.charge(pushed, 0, all.len() * count);
-        self.scored += count;
-        all.sort_unstable_by_key(|(number, _)| *number);
-        all.into_iter().map(|(_, margins)| margins).collect()
+        scores
     }
 
-    /// Keeps the neighbours for which `keep` is true.
+    /// The next `count` target positions of one example.
+    fn score_in(&mut self, example: &Example, count: usize) -> Vec<TargetScores> {
+        let (objective, scored) = (self.objective, self.scored);
+        let jobs = self.groups.iter_mut().map(|group| move || group.score(example, scored, count, objective));
+        let (mut all, mut pushed) = (Vec::new(), 0);
+        for (rows, scores) in Plain::<B>::side_by_side(jobs.collect(), usize::MAX) {
+            pushed += rows;
+            all.extend(scores);
+        }
+        self.subject.charge(pushed, 0, all.len() * count);
+        all.sort_unstable_by_key(|(number, _)| *number);
+        all.into_iter().map(|(_, scores)| scores).collect()
+    }
+
+    /// Drops the candidates for which `keep` is false.
     pub fn retain(&mut self, keep: &[bool]) {
         let kept_before: Vec<usize> = keep.iter().scan(0, |kept, &keep| Some(std::mem::replace(kept, *kept + usize::from(keep)))).collect();
+        retain(&mut self.kept, keep);
         for group in &mut self.groups {
-            let mask: Vec<bool> = group.swaps.iter().map(|(number, _)| keep[*number]).collect();
+            let mask: Vec<bool> = group.members.iter().map(|(number, _)| keep[*number]).collect();
             group.cache.retain(&mask);
-            group.swaps.retain(|(number, _)| keep[*number]);
-            group.swaps.iter_mut().for_each(|(number, _)| *number = kept_before[*number]);
+            retain(&mut group.members, &mask);
+            group.members.iter_mut().for_each(|(number, _)| *number = kept_before[*number]);
         }
-        self.groups.retain(|group| !group.swaps.is_empty());
+        self.groups.retain(|group| !group.members.is_empty());
     }
 }
 
 impl<B: Kernels> Group<B> {
-    /// Rows pushed through the layers, and the margins at the target tokens `next` of each neighbour, by number.
-    fn margins(&mut self, prompt: &[u32], target: &[u32], next: Range<usize>) -> (usize, Vec<(usize, Vec<f32>)>) {
+    /// Rows pushed through the layers, and the scores of `count` target positions of each member, by number, `scored` of them behind it.
+    fn score(&mut self, example: &Example, scored: usize, count: usize, objective: Objective) -> (usize, Vec<(usize, TargetScores)>) {
+        let (target, next) = (&example.target.ids, scored..scored + count);
         let fed = &target[next.start.saturating_sub(1)..next.end - 1];
-        let mut ids = Vec::new();
-        if next.start == 0 {
-            let trunk = self.swaps.iter().map(|(_, swap)| swap.position).max().unwrap_or(0);
-            ids.extend(&prompt[self.known..trunk]);
-        }
-        for (_, swap) in &self.swaps {
-            if next.start == 0 {
-                ids.push(swap.token);
-                ids.extend(&prompt[swap.position + 1..]);
-            }
+        let mut ids = std::mem::take(&mut self.trunk);
+        for (_, own) in &mut self.members {
+            ids.append(own);
             ids.extend(fed);
         }
-        self.cache.grow(prompt.len() + next.end - 1);
+        self.cache.grow(example.len() + next.end - 1);
         let device = self.model.device();
         let rows = self.model.embed(ids_tensor(&[&ids], &device)).reshape([ids.len(), self.model.config().hidden_size]);
-        let hidden = self.model.hidden_cached(rows, &mut self.cache, next.len());
-        let targets = repeat::<B>(&target[next.clone()], self.swaps.len(), &device);
-        let margins = host(B::margins(hidden, self.model.head(), targets));
-        let numbers = self.swaps.iter().map(|(number, _)| *number);
-        (ids.len(), numbers.zip(margins.chunks_exact(next.len()).map(<[f32]>::to_vec)).collect())
+        let hidden = self.model.hidden_cached(rows, &mut self.cache, count);
+        let scores = target_scores(&self.model, hidden, &target[next], self.members.len(), objective);
+        (ids.len(), self.members.iter().map(|(number, _)| *number).zip(scores).collect())
     }
 }
 
+/// What normalised hidden states `[S·M, D]` make of the M tokens of `target`, `[S][M]`.
+fn target_scores<B: Kernels>(
+    model: &Llama<B>,
+    hidden: Tensor<B, 2>,
+    target: &[u32],
+    samples: usize,
+    objective: Objective,
+) -> Vec<TargetScores> {
+    let targets = repeat::<B>(target, samples, &model.device());
+    let (margins, losses): (Vec<f32>, Vec<f32>) = match objective.margin() {
+        Some(margin) => {
+            let margins = host(B::margins(hidden, model.head(), targets));
+            let losses = margins.iter().map(|&m| hinge_at(margin, m)).collect();
+            (margins, losses)
+        }
+        None => {
+            let (margins, losses) = margins_and_cross_entropies(hidden, model.head(), targets);
+            (host(margins), host(losses))
+        }
+    };
+    let each = margins.chunks_exact(target.len()).zip(losses.chunks_exact(target.len()));
+    each.map(|(margins, losses)| TargetScores { margins: margins.to_vec(), losses: losses.to_vec() }).collect()
+}
+
 impl<B: TrackedBackend> Subject<B> {
-    /// `prompt` with one token swapped at a time, behind its first `fixed` tokens, which no swap touches; to be scored along `target`.
-    pub fn neighbours<'a>(&'a self, prompt: &'a [u32], fixed: usize, swaps: &[Swap], target: &'a [u32]) -> Neighbours<'a, B> {
-        let prefix = self.prefix(&prompt[..fixed]);
-        // Dealt by position, so that the groups have about the same number of rows.
-        let mut order: Vec<(usize, Swap)> = swaps.iter().copied().enumerate().collect();
-        order.sort_by_key(|(_, swap)| swap.position);
-        let rows: usize = swaps.iter().map(|swap| prompt.len() - swap.position + target.len() / 2).sum();
-        let count = Plain::<B>::groups(rows, SWAP_ROWS, self.most).min(swaps.len());
-        let groups = (0..count).map(|first| {
-            let swaps: Vec<(usize, Swap)> = order.iter().copied().skip(first).step_by(count).collect();
-            let starts: Vec<usize> = swaps.iter().map(|(_, swap)| swap.position).collect();
-            Group { model: self.plain.clone(), swaps, known: fixed, cache: prefix.fork(&starts) }
-        });
-        Neighbours { subject: self, prompt, target, groups: groups.collect(), scored: 0 }
+    /// `candidates` of N free tokens each, to be scored by `objective` in every example of `problem`, one after another. Only what is
+    /// behind a candidate's first difference from `current` is computed for it alone.
+    pub fn candidates<'a>(
+        &'a self,
+        current: &'a [u32],
+        candidates: &'a [Vec<u32>],
+        problem: &'a Problem,
+        objective: Objective,
+    ) -> Candidates<'a, B> {
+        let first_difference = |free: &[u32]| current.iter().zip(free).take_while(|(a, b)| a == b).count();
+        let kept = candidates.iter().map(|free| (first_difference(free), &**free)).collect();
+        Candidates { subject: self, problem, objective, current, kept, example: 0, scored: 0, groups: Vec::new() }
     }
+
+    /// The scores of whole prompts of N free tokens each, in all examples: `[S][Σ M]`.
+    pub fn target_scores(&self, free: &[impl AsRef<[u32]>], problem: &Problem, objective: Objective) -> Vec<TargetScores> {
+        let mut all = vec![TargetScores::default(); free.len()];
+        for example in &problem.examples {
+            let prompts: Vec<Vec<u32>> = free.iter().map(|free| example.search_ids(free.as_ref())).collect();
+            let hidden = self.target_states(self.embed(&prompts), &example.target.ids);
+            let scores = target_scores(&self.plain, hidden, &example.target.ids, free.len(), objective);
+            all.iter_mut().zip(scores).for_each(|(all, scores)| all.extend(scores));
+        }
+        all
+    }
+
+    /// Groups of about the same number of rows: candidates are dealt out by the position of their first difference.
+    fn candidate_groups(&self, current: &[u32], candidates: &[(usize, &[u32])], example: &Example) -> Vec<Group<Plain<B>>> {
+        let (head, prompt) = (example.head().len(), example.search_ids(current));
+        let prefix = self.prefix(example.head());
+        let mut order: Vec<(usize, (usize, &[u32]))> = candidates.iter().copied().enumerate().collect();
+        order.sort_by_key(|(_, (start, _))| *start);
+        let rows: usize = candidates.iter().map(|(start, _)| example.len() - (head + start) + example.target.ids.len() / 2).sum();
+        let count = Plain::<B>::groups(rows, GROUP_ROWS, self.max_rows).min(candidates.len());
+        let group = |first: usize| {
+            let members: Vec<(usize, (usize, &[u32]))> = order.iter().copied().skip(first).step_by(count).collect();
+            let starts: Vec<usize> = members.iter().map(|(_, (start, _))| head + start).collect();
+            let trunk = prompt[head..starts.iter().copied().max().unwrap_or(head)].to_vec();
+            let own = |(number, (start, free)): (usize, (usize, &[u32]))| (number, [&free[start..], example.tail()].concat());
+            Group { model: self.plain.clone(), members: members.into_iter().map(own).collect(), trunk, cache: prefix.fork(&starts) }
+        };
+        (0..count).map(group).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::DType;
+
+    use super::*;
+    use crate::problem::{Context, PromptOptions, Target};
+    use crate::subject::feeding::Fed;
+    use crate::testing::{each_tracked_cpu_backend, largest_difference, tiny};
+
+    const OBJECTIVES: [Objective; 3] = [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }, Objective::LogProbDifference];
+
+    fn subject<B: TrackedBackend>() -> Subject<B> {
+        let mut checkpoint = tiny();
+        let config = checkpoint.config.clone();
+        let model = Llama::load(&config, &mut checkpoint, &B::Device::default(), DType::F32).unwrap();
+        Subject::new(model, checkpoint.tokenizer)
+    }
+
+    /// Five free tokens in two contexts, the second of which has nothing around them; a target of one token among them.
+    fn problem<B: TrackedBackend>(subject: &Subject<B>, texts: &[&str]) -> Problem {
+        let contexts =
+            [("a ", " it"), ("", ""), ("so", "")].map(|(before, between)| Context { before: before.into(), between: between.into() });
+        let targets = texts.iter().map(|text| Target::from_text(text, subject.tokenizer()).unwrap());
+        let options = PromptOptions { tokens: 5, allow_everything: true, ..PromptOptions::default() };
+        Problem::with_examples(options, contexts.into_iter().zip(targets).collect(), subject.tokenizer(), subject.vocab_size()).unwrap()
+    }
+
+    const CURRENT: [u32; 5] = [10, 20, 30, 40, 50];
+
+    /// The same prompt, a swap at each end, several tokens, a shift to either side, an exchange, everything.
+    fn candidates() -> Vec<Vec<u32>> {
+        let all: [[u32; 5]; 8] = [
+            CURRENT,
+            [11, 20, 30, 40, 50],
+            [10, 20, 30, 40, 51],
+            [10, 21, 30, 41, 50],
+            [10, 30, 40, 50, 60],
+            [60, 10, 20, 30, 40],
+            [10, 40, 30, 20, 50],
+            [1, 2, 3, 4, 5],
+        ];
+        all.map(Vec::from).to_vec()
+    }
+
+    fn near(found: &TargetScores, expected: &TargetScores) -> bool {
+        largest_difference(&found.margins, &expected.margins) < 1e-4 && largest_difference(&found.losses, &expected.losses) < 1e-4
+    }
+
+    /// In one go, in parts that end anywhere, and with some dropped between them.
+    fn behind_a_shared_trunk_they_are_worth_what_whole_prompts_are<B: TrackedBackend>() {
+        let (subject, all) = (subject::<B>(), candidates());
+        for texts in [&["he is"][..], &["he is", "x", " to be"]] {
+            let problem = problem(&subject, texts);
+            let m = problem.target_tokens();
+            for objective in OBJECTIVES {
+                let expected = subject.target_scores(&all, &problem, objective);
+                let means = subject.losses(&all, &problem, objective, &Fed::Target);
+                let lengths = || problem.examples.iter().map(|example| example.target.ids.len());
+                for (scores, mean) in expected.iter().zip(means) {
+                    let value = objective.of_prompt(&scores.losses, lengths());
+                    assert!((f64::from(value) - mean).abs() < 1e-4, "{objective:?}: {value} {mean}");
+                }
+                let before = subject.cost().forward_tokens;
+                let found = subject.candidates(&CURRENT, &all, &problem, objective).score(m);
+                let pushed = subject.cost().forward_tokens - before;
+                assert_eq!(found.len(), all.len());
+                assert!(found.iter().zip(&expected).all(|(found, expected)| near(found, expected)), "{objective:?}");
+                let whole: usize = problem.examples.iter().map(|example| all.len() * (example.len() + example.target.ids.len() - 1)).sum();
+                assert!(pushed < whole as u64, "{pushed} of {whole}");
+
+                for first in 1..m {
+                    let mut scoring = subject.candidates(&CURRENT, &all, &problem, objective);
+                    let mut found = scoring.score(first);
+                    let keep: Vec<bool> = (0..all.len()).map(|i| i % 3 != 1).collect();
+                    scoring.retain(&keep);
+                    retain(&mut found, &keep);
+                    found.iter_mut().zip(scoring.score(m - first)).for_each(|(found, next)| found.extend(next));
+                    let kept = expected.iter().zip(&keep).filter(|(_, keep)| **keep);
+                    assert_eq!(found.len(), kept.clone().count());
+                    assert!(found.iter().zip(kept).all(|(found, (expected, _))| near(found, expected)), "{objective:?} after {first}");
+                    scoring.retain(&vec![false; found.len()]);
+                }
+            }
+        }
+    }
+
+    /// Several examples are scored as each of them alone.
+    fn examples_do_not_meet<B: TrackedBackend>() {
+        let (subject, all) = (subject::<B>(), candidates());
+        let problem = problem(&subject, &["he is", "x", " to be"]);
+        for objective in OBJECTIVES {
+            let both = subject.candidates(&CURRENT, &all, &problem, objective).score(problem.target_tokens());
+            let mut apart = vec![TargetScores::default(); all.len()];
+            for example in &problem.examples {
+                let one = Problem { examples: vec![example.clone()], ..problem.clone() };
+                let scores = subject.candidates(&CURRENT, &all, &one, objective).score(example.target.ids.len());
+                apart.iter_mut().zip(scores).for_each(|(apart, next)| apart.extend(next));
+            }
+            assert_eq!(both, apart);
+        }
+    }
+
+    each_tracked_cpu_backend!(behind_a_shared_trunk_they_are_worth_what_whole_prompts_are, examples_do_not_meet);
 }

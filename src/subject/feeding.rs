@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Cache, Llama};
 use crate::noise::Stream;
 use crate::ops::{Gumbel, Kernels, SoftPrompt, gumbel, wide};
+use crate::setting::Choice;
 use crate::tensor::{argmax_rows, ids_tensor};
 
 /// Whose tokens the model is fed.
@@ -32,6 +33,14 @@ pub enum Feedback {
     Hard,
     /// A Gumbel-softmax sample of it at temperature 1, gradient and all: the paper's section 3.2
     Gumbel,
+}
+
+impl Choice for Feedback {
+    const ALL: &'static [(Self, &'static str, &'static str)] = &[
+        (Self::Soft, "soft", "The distribution, softmax(logits) W_E, gradient and all: the paper's section 3.4"),
+        (Self::Hard, "hard", "The most likely token, through which no gradient passes: what the paper's authors ran"),
+        (Self::Gumbel, "gumbel", "A Gumbel-softmax sample of it at temperature 1, gradient and all: the paper's section 3.2"),
+    ];
 }
 
 impl Feeding {
@@ -109,7 +118,7 @@ impl<B: Kernels> Output<B> {
 }
 
 /// Noise of some samples, `[samples·tokens, V]`.
-fn drawn<B: Backend>(stream: Stream, largest: f32, samples: Range<usize>, tokens: usize, model: &Llama<B>) -> Tensor<B, 2> {
+fn drawn<B: Backend>(stream: Stream, largest: Option<f64>, samples: Range<usize>, tokens: usize, model: &Llama<B>) -> Tensor<B, 2> {
     let shape = [samples.len() * tokens, model.config().vocab_size];
     let values = gumbel(stream, largest, samples, [tokens, shape[1]]);
     Tensor::from_data(TensorData::new(values, shape), (&model.device(), wide(model.dtype())))

@@ -8,7 +8,7 @@ use burn::tensor::{DType, Tensor};
 use super::{Plain, Subject, assemble, repeat, with_fed};
 use crate::model::{Cache, Llama, LlamaConfig};
 use crate::objective::Objective;
-use crate::ops::{Kernels, TargetLoss, TrackedBackend};
+use crate::ops::{Kernels, Parallel, TargetLoss, TrackedBackend};
 use crate::problem::{Example, Problem};
 use crate::subject::feeding::{Fed, Feedback, Feeding, Output, free_running};
 use crate::tensor::ids_tensor;
@@ -74,7 +74,7 @@ impl<B: TrackedBackend> Subject<B> {
         }
     }
 
-    /// Fed these tokens, one sequence for all samples or one for each: the model's own way back, groups of samples side by side.
+    /// Fed these tokens, one sequence for all samples or one for each: the model's own backward pass, groups of samples side by side.
     fn forced_gradient(
         &self,
         free: Tensor<Plain<B>, 2>,
@@ -162,9 +162,9 @@ impl<B: TrackedBackend> Subject<B> {
 
     /// Groups of samples of so many positions to be computed side by side, and how many of them at once.
     fn groups(&self, count: usize, positions: usize) -> (Vec<Range<usize>>, usize) {
-        let groups = Plain::<B>::groups(count * positions, SAMPLE_ROWS, self.most).min(count);
+        let groups = Plain::<B>::groups(count * positions, SAMPLE_ROWS, self.max_rows).min(count);
         let samples = (0..groups).map(|group| group * count / groups..(group + 1) * count / groups);
-        (samples.collect(), self.most / (count.div_ceil(groups) * positions))
+        (samples.collect(), self.max_rows / (count.div_ceil(groups) * positions))
     }
 
     /// What a pass over `count` samples has in common.
@@ -185,7 +185,7 @@ impl<B: TrackedBackend> Subject<B> {
     }
 }
 
-/// How many numbers a row of a pass keeps for the way back, in all layers.
+/// How many numbers a row of a pass keeps for the backward pass, in all layers.
 pub(super) fn trace_numbers(config: &LlamaConfig) -> usize {
     let heads = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
     config.num_hidden_layers * (2 * config.hidden_size + heads + 2 * config.intermediate_size)
@@ -236,8 +236,8 @@ fn group_gradient<B: Kernels>(
     (losses.into_data().iter().collect(), gradient)
 }
 
-/// The gradient of hidden states, weighted, in the model's type, and what the gradient that comes back must be divided by: those of a mean
-/// may be too small for a half-wide type. A power of two changes nothing else.
+/// The gradient of hidden states, weighted, in the model's type, and what the gradient of the prompt must be divided by: those of a mean
+/// may be too small for half precision. A power of two changes nothing else.
 fn slope<B: Kernels>(hidden: Tensor<B, 2>, weight: f64, dtype: DType) -> (Tensor<B, 2>, f64) {
     let scale = weight.recip().log2().floor().exp2();
     ((hidden * (weight * scale)).cast(dtype), scale)
@@ -269,7 +269,7 @@ fn group_losses<B: Kernels>(
 
 #[cfg(test)]
 mod tests {
-    //! A step of DLMI in half-wide types, against f32.
+    //! A step of DLMI in half precision, against f32.
 
     use burn::backend::Flex;
     use burn::tensor::TensorData;
@@ -333,15 +333,15 @@ mod tests {
     const BF16: f64 = 8e-2;
 
     #[test]
-    fn half_wide_gradients() {
+    fn half_precision_gradients() {
         near::<Flex>(DType::F16, F16);
         near::<Flex>(DType::BF16, BF16);
     }
 
     #[cfg(feature = "wgpu")]
     #[test]
-    fn half_wide_gradients_on_vulkan() {
-        if crate::testing::has_vulkan("half_wide_gradients_on_vulkan") {
+    fn half_precision_gradients_on_vulkan() {
+        if crate::testing::has_vulkan("half_precision_gradients_on_vulkan") {
             near::<burn::backend::Vulkan>(DType::F16, F16);
         }
     }

@@ -9,18 +9,19 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::ops::Range;
 
 use burn::backend::Flex;
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{DType, Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Cache, Llama, LlamaConfig, greedy};
-use crate::ops::{Kernels, TrackedBackend, beside, blocks};
+use crate::objective::Objective;
+use crate::ops::{Kernels, TrackedBackend, blocks, concat_columns};
 use crate::problem::{Example, Problem};
 use crate::source::tokenizer::Tokenizer;
 use crate::subject::feeding::Feeding;
 use crate::tensor::{argmax_rows, host, ids_tensor};
 use crate::{Error, Result};
 
-pub use candidates::Neighbours;
+pub use candidates::{Candidates, TargetScores};
 
 use gradient::{rows_kept, together, trace_numbers};
 
@@ -35,15 +36,6 @@ pub struct Cost {
     pub head_rows: u64,
 }
 
-/// One token of a prompt replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Swap {
-    /// Position in the whole prompt.
-    pub position: usize,
-    /// What stands there instead.
-    pub token: u32,
-}
-
 type Plain<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
 type Matrix<B> = Tensor<Plain<B>, 2>;
 
@@ -56,14 +48,14 @@ pub struct Subject<B: TrackedBackend> {
     /// Keys and values of the fixed tokens before the free ones, of every example of the problem at hand.
     prefixes: RefCell<Vec<(Vec<u32>, Cache<Plain<B>>)>>,
     /// Rows of a pass that may be alive at once.
-    most: usize,
+    max_rows: usize,
     cost: Cell<Cost>,
 }
 
 impl<B: TrackedBackend> Subject<B> {
     /// Takes a loaded model.
     pub fn new(plain: Llama<Plain<B>>, tokenizer: Tokenizer) -> Self {
-        Self { plain, tokenizer, norms: OnceCell::new(), prefixes: RefCell::default(), most: usize::MAX, cost: Cell::default() }
+        Self { plain, tokenizer, norms: OnceCell::new(), prefixes: RefCell::default(), max_rows: usize::MAX, cost: Cell::default() }
     }
 
     /// Keeps weights and a step on `problem`, of so many samples fed in this way, within `mib` MiB, by computing less at once.
@@ -80,9 +72,9 @@ impl<B: TrackedBackend> Subject<B> {
         let fixed = width * config.parameters() + 4 * 7 * problem.prompt.tokens() * config.vocab_size + (128 << 20);
         let least = (fixed + rows * row).div_ceil(1 << 20) as u64;
         if mib < least {
-            return Err(Error::input(format!("--max-memory: {mib} MiB are too few, this model and prompt need {least}; allow more")));
+            return Err(Error::option("max_memory", format!("{mib} MiB are too few, this model and prompt need {least}; allow more")));
         }
-        self.most = (((mib << 20) as usize - fixed) / row).max(1);
+        self.max_rows = (((mib << 20) as usize - fixed) / row).max(1);
         Ok(self)
     }
 
@@ -177,12 +169,8 @@ impl<B: TrackedBackend> Subject<B> {
     /// How far each target token of every example is ahead of the best other one, the examples' one after another: `[S][Σ M]`, the
     /// targets' own tokens fed. `free` are free parts.
     pub fn all_margins(&self, free: &[impl AsRef<[u32]>], problem: &Problem) -> Vec<Vec<f32>> {
-        let mut all = vec![Vec::with_capacity(problem.target_tokens()); free.len()];
-        for example in &problem.examples {
-            let prompts: Vec<Vec<u32>> = free.iter().map(|free| example.search_ids(free.as_ref())).collect();
-            all.iter_mut().zip(self.margins(&prompts, &example.target.ids)).for_each(|(all, margins)| all.extend(margins));
-        }
-        all
+        let scores = self.target_scores(free, problem, Objective::LogProbDifference);
+        scores.into_iter().map(|scores| scores.margins).collect()
     }
 
     /// The model's argmax at every target position, `[S][M]`, the target's own tokens fed.
@@ -208,19 +196,32 @@ impl<B: TrackedBackend> Subject<B> {
         assemble(&self.plain, free.reshape([rows / n, n, d]), example.head(), example.tail())
     }
 
-    /// How promising each swap of one free token is, `[N, V]`, lowest first: the change predicted by the gradient `[N, D]` over
-    /// the squared length of the jump, g·(E_v − E_x) / ‖E_v − E_x‖².
-    pub fn swap_order(&self, free: &[u32], gradient: Tensor<Plain<B>, 2>) -> Vec<f32> {
-        let embedding = self.plain.embed_tokens.val();
-        let dtype = gradient.dtype();
-        let current = self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]).cast(dtype);
-        let all = |f: &dyn Fn(Matrix<B>) -> Matrix<B>| beside(blocks(&embedding, dtype).map(|(_, rows)| f(rows)).collect());
-        let along = |x: Matrix<B>| all(&|rows| Plain::<B>::matmul(x.clone(), rows.transpose()));
-        let change = along(gradient.clone()) - (gradient * current.clone()).sum_dim(1);
-        let norms = self.norms.get_or_init(|| all(&|rows| rows.powi_scalar(2).sum_dim(1).transpose())).clone();
+    /// The change that the gradient `[N, D]` predicts of each swap of one free token, g·(E_v − E_x), `[N, V]`.
+    pub fn predicted_change(&self, free: &[u32], gradient: Matrix<B>) -> Matrix<B> {
+        let current = self.embedded(free, gradient.dtype());
+        self.times_embedding(gradient.clone()) - (gradient * current).sum_dim(1)
+    }
+
+    /// How long the jump of each swap of one free token is, ‖E_v − E_x‖², `[N, V]`, in this type.
+    pub fn squared_distance(&self, free: &[u32], dtype: DType) -> Matrix<B> {
+        let current = self.embedded(free, dtype);
+        let of_rows = |rows: Matrix<B>| rows.powi_scalar(2).sum_dim(1).transpose();
+        let norms = self
+            .norms
+            .get_or_init(|| concat_columns(blocks(&self.plain.embed_tokens.val(), dtype).map(|(_, rows)| of_rows(rows)).collect()));
         let own = current.clone().powi_scalar(2).sum_dim(1);
-        let distance = along(current) * -2.0 + norms + own;
-        host(change / distance.clamp_min(1e-3))
+        self.times_embedding(current) * -2.0 + norms.clone() + own
+    }
+
+    /// Embeddings of free tokens, `[N, D]`, in this type.
+    fn embedded(&self, free: &[u32], dtype: DType) -> Matrix<B> {
+        self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]).cast(dtype)
+    }
+
+    /// x·W_Eᵀ, `[N, D]` → `[N, V]`.
+    fn times_embedding(&self, x: Matrix<B>) -> Matrix<B> {
+        let embedding = self.plain.embed_tokens.val();
+        concat_columns(blocks(&embedding, x.dtype()).map(|(_, rows)| Plain::<B>::matmul(x.clone(), rows.transpose())).collect())
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the unit tests share.
 
+mod floors;
 mod memory;
 
 pub use memory::peak_memory;
@@ -7,9 +8,12 @@ pub use memory::peak_memory;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
+use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+use crate::ops::TrackedBackend;
 
 /// A file under `tests/golden`.
 pub fn golden(path: &str) -> PathBuf {
@@ -115,8 +119,8 @@ macro_rules! each_tracked_cpu_backend {
 pub(crate) use {each_cpu_backend, each_tracked_cpu_backend};
 
 /// The tiny model of most tests: three query heads for each key head, tied.
-pub fn tiny() -> crate::source::checkpoint::Checkpoint {
-    crate::source::checkpoint::Checkpoint::open(&golden("tiny/gqa3-tied")).unwrap()
+pub fn tiny() -> crate::model::Checkpoint {
+    crate::model::Checkpoint::open(&golden("tiny/gqa3-tied")).unwrap()
 }
 
 /// The fixture of `table1_steps.py`.
@@ -129,6 +133,22 @@ pub fn table_1_problem(n: usize, prefix: &str) -> crate::Problem {
     let target = crate::Target { text: checkpoint.tokenizer.decode(&ids), ids };
     let options = PromptOptions { tokens: n, allow_everything: true, prefix: prefix.into(), ..PromptOptions::default() };
     crate::Problem::new(options, target, &checkpoint.tokenizer, checkpoint.config.vocab_size).unwrap()
+}
+
+/// Its model.
+pub fn table_1_subject<B: TrackedBackend>(dtype: DType) -> crate::subject::Subject<B> {
+    let mut checkpoint = tiny();
+    let config = checkpoint.config.clone();
+    crate::subject::Subject::new(
+        crate::model::Llama::load(&config, &mut checkpoint, &B::Device::default(), dtype).unwrap(),
+        checkpoint.tokenizer,
+    )
+}
+
+/// A matrix of so many columns, row-major.
+pub fn matrix<B: Backend>(values: &[f32], columns: usize, dtype: DType) -> Tensor<B, 2> {
+    let data = TensorData::new(values.to_vec(), [values.len() / columns, columns]);
+    Tensor::from_data(data, (&B::Device::default(), dtype))
 }
 
 /// A `tokenizer.json` for byte-level BPE: `<|endoftext|>` (0, special), the 256 bytes, `he`, `ll`, ` t`, `llo`, and

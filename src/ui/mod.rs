@@ -1,12 +1,13 @@
 //! What people see: escaped text, colour, progress, log lines, and one sentence where Rust would print a panic.
 
+mod transfer;
+
 use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind, IsTerminal, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing::Event;
 use tracing_subscriber::EnvFilter;
@@ -14,7 +15,10 @@ use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::setting::Choice;
 use crate::{Error, Result};
+
+pub use transfer::transfer_bar;
 
 /// Seconds between two plain progress lines.
 const PLAIN_EVERY: f64 = 60.0;
@@ -65,7 +69,7 @@ pub fn abbreviated(text: &str, length: usize) -> String {
 }
 
 /// When to print in colour.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Color {
     /// On a terminal, unless NO_COLOR is set
     #[default]
@@ -74,6 +78,14 @@ pub enum Color {
     Always,
     /// Never
     Never,
+}
+
+impl Choice for Color {
+    const ALL: &'static [(Self, &'static str, &'static str)] = &[
+        (Self::Auto, "auto", "On a terminal, unless NO_COLOR is set"),
+        (Self::Always, "always", "Always"),
+        (Self::Never, "never", "Never"),
+    ];
 }
 
 impl Color {

@@ -4,6 +4,7 @@ mod backends;
 mod bench;
 mod board;
 mod events;
+mod exact;
 mod flags;
 mod invert;
 mod methods;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{dlmi, run, tiny};
+use crate::support::{dlmi, refuses, run, tiny};
 #[cfg(feature = "ndarray")]
 use crate::support::{events, folder, inversion};
 
@@ -65,7 +65,8 @@ fn first_steps_have_the_loss_and_gradient_of_ndarray() {
             let out = folder();
             let record = inversion(
                 dlmi(["--backend", backend, "-q", "--preset", "paper", "invert", "--method", method, "--prompt-tokens", "5"])
-                    .args(["--samples", if method == "soda" { "1" } else { "4" }, "--steps", "3", "--out"])
+                    .args(if method == "soda" { &[][..] } else { &["--samples", "4"] })
+                    .args(["--steps", "3", "--out"])
                     .arg(out.path()),
             );
             assert_eq!(record["exact"], false, "{record}");
@@ -85,9 +86,9 @@ fn first_steps_have_the_loss_and_gradient_of_ndarray() {
 fn a_methods_settings_change_its_row_and_contradictions_are_refused() {
     let samples = |arguments: &[&str]| json(&run(tiny(["--json", "config", "show"]).args(arguments)).out);
     let soda = samples(&["--preset", "paper", "--set", "method=soda"]);
-    assert_eq!((&soda["learning_rate"]["value"], &soda["samples"]["value"]), (&0.03.into(), &1.into()));
-    assert_eq!(soda["tau"]["place"], "default of soda");
-    let refused = run(tiny(["invert", "he is", "--method", "reinforce"]).args(["--set", "baseline=leave-one-out", "--samples", "1"]));
-    assert_eq!(refused.code, Some(2));
-    assert!(refused.err.contains("`samples` must be at least 2"), "{}", refused.err);
+    assert_eq!((&soda["soda"]["learning_rate"]["value"], &soda["soda"]["decay"]["value"]), (&0.03.into(), &0.98.into()));
+    assert_eq!(soda["soda"]["tau"]["place"], "default of soda");
+    let contradiction = ["--set", "reinforce.baseline=leave-one-out", "--samples", "1"];
+    let parts = ["`reinforce.baseline` (--set)", "`reinforce.samples` (--samples) must be at least 2"];
+    refuses(tiny(["invert", "he is", "--method", "reinforce"]).args(contradiction), 2, &parts);
 }

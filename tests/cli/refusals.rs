@@ -217,6 +217,7 @@ fn names_that_do_not_exist() {
     refuses(&mut dlmi(["--backend", "metal", "complete", "x"]), 2, &["--backend", "metal", "flex"]);
     refuses(&mut tiny(["invert", "x", "--preset", "papre"]), 2, &["papre", "`paper`"]);
     refuses(&mut tiny(["invert", "x", "--set", "stepps=3"]), 2, &["stepps", "`steps`"]);
+    refuses(&mut tiny(["invert", "x", "--set", "batch=3"]), 2, &["`--set batch`", "`snap.batch`"]);
 }
 
 #[test]
@@ -241,7 +242,6 @@ fn numbers_out_of_range() {
         ("--prompt-tokens", "5000"),
         ("--steps", "0"),
         ("--steps", "-1"),
-        ("--samples", "0"),
         ("--restarts", "-1"),
         ("--max-seconds", "0"),
         ("--max-seconds", "nan"),
@@ -251,6 +251,7 @@ fn numbers_out_of_range() {
     ] {
         refuses(&mut tiny(["invert", "x", flag, value]), 2, &[flag, value]);
     }
+    refuses(&mut tiny(["invert", "x", "--method", "dlmi", "--samples", "0"]), 2, &["--samples", "0"]);
 }
 
 #[test]

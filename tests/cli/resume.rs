@@ -181,7 +181,7 @@ fn a_budget_may_grow() {
 fn awkward_numbers_are_not_other_settings() {
     for tau0 in ["3.8064001756786245", "0.30000000000000004", "100"] {
         let folder = folder();
-        let set = format!("tau0={tau0}");
+        let set = format!("dlmi.tau0={tau0}");
         let out = folder.path().to_str().unwrap();
         let arguments = ["invert", "x", "--method", "dlmi", "--steps", "1", "--prompt-tokens", "3", "--set", &set, "--out", out];
         inversion(&mut tiny(arguments));
@@ -220,11 +220,12 @@ fn other_settings_are_refused_by_the_first_that_differs() {
     };
     refuses(&mut command(OUT_OF_REACH, &two), 2, &[out, "--resume"]);
     differs(&["--seed", "3"], &["seed", "0", "3"]);
-    differs(&["--seed", "3", "--set", "samples=9"], &["samples", "8", "9"]);
+    differs(&["--seed", "3", "--set", "eval_every=9"], &["eval_every", "32", "9"]);
+    differs(&["--seed", "3", "--set", "snap.momentum=0.5"], &["seed", "0", "3"]);
     differs(&["--method", "dlmi"], &["method", "snap", "dlmi"]);
     differs(&["--prefix", "so "], &["prefix", "so "]);
     differs(&["--allow-target-tokens"], &["allow_target_tokens"]);
-    differs(&["--set", "momentum=0.5"], &["momentum", "0.6", "0.5"]);
+    differs(&["--set", "snap.momentum=0.5"], &["snap.momentum", "0.6", "0.5"]);
     refuses(&mut command("another target", &["--resume"]), 2, &[out, "target"]);
     // What was refused has changed nothing.
     assert_eq!(events(folder.path()).len(), 2);

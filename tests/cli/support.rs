@@ -43,7 +43,11 @@ pub fn child<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> std::pr
     for name in ["HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "NO_COLOR", "RAYON_NUM_THREADS"] {
         command.env_remove(name);
     }
-    command.env("HF_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/huggingface")).env("HF_HUB_OFFLINE", "1").env("TERM", "xterm");
+    command
+        .env("HF_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/huggingface"))
+        .env("XDG_CACHE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"))
+        .env("HF_HUB_OFFLINE", "1")
+        .env("TERM", "xterm");
     command.stdin(Stdio::null()).args(arguments);
     command
 }
@@ -166,6 +170,17 @@ pub fn edit_header(path: PathBuf, change: impl FnOnce(&mut Value)) {
     let header = header.to_string();
     let length = (header.len() as u64).to_le_bytes();
     fs::write(&path, [&length, header.as_bytes(), data].concat()).expect("a file");
+}
+
+/// Rewrites a tensor of a safetensors file: `change` gets its bytes.
+pub fn edit_tensor(path: PathBuf, name: &str, change: impl FnOnce(&mut [u8])) {
+    let mut bytes = fs::read(&path).expect("a file");
+    let length = u64::from_le_bytes(*bytes.first_chunk::<8>().expect("a header")) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).expect("JSON");
+    let offset = |end: usize| 8 + length + header[name]["data_offsets"][end].as_u64().expect("an offset") as usize;
+    let (start, end) = (offset(0), offset(1));
+    change(&mut bytes[start..end]);
+    fs::write(&path, bytes).expect("a file");
 }
 
 /// The lines of a run's `events.jsonl`.

@@ -3,9 +3,9 @@
 //! Z ~ N(0,1)^{N×V}, Φ ~ N(0,1)^N, τ_i = ε + τ0(1 + tanh Φ_i), Gumbel noise, soft embeddings, the target's own tokens fed,
 //! cross-entropy at the M target positions, Adam over Z and Φ.
 
-use super::{Initial, InitialPhi, Row, Temperature};
-use crate::estimator::Estimator;
-use crate::objective::Objective;
+use super::{Initial, MARGIN, TableRow};
+use crate::estimator::{EstimatorKind, GumbelSoftmax, Temperature};
+use crate::objective::ObjectiveKind;
 use crate::optimiser::Adam;
 use crate::subject::feeding::{Feedback, Feeding};
 
@@ -13,15 +13,16 @@ use crate::subject::feeding::{Feedback, Feeding};
 pub const TAU0: f64 = 100.0;
 
 /// DLMI(τ0)'s row of Table 1.
-pub const DLMI: Row = Row {
-    estimator: Estimator::GumbelSoftmax { noise_clip: None },
-    temperature: Temperature::Learned { tau0: TAU0, per_position: true, initial: InitialPhi::Normal },
+pub const DLMI: TableRow = TableRow {
+    estimator: EstimatorKind::GumbelSoftmax(GumbelSoftmax { largest_uniform: None }),
+    temperature: Temperature::Learned { tau0: TAU0, per_position: true },
     feeding: Feeding::Forced,
-    objective: Objective::CrossEntropy,
+    objective: ObjectiveKind::CrossEntropy,
+    margin: MARGIN,
     optimiser: Adam::new(0.1),
     initial: Initial::GAUSSIAN,
     samples: 8,
 };
 
 /// DLMI(τ0)-TF's: the model is fed its own output.
-pub const DLMI_TF: Row = Row { feeding: Feeding::Free(Feedback::Soft), ..DLMI };
+pub const DLMI_TF: TableRow = TableRow { feeding: Feeding::Free(Feedback::Soft), ..DLMI };

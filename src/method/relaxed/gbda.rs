@@ -1,12 +1,13 @@
 //! GBDA: *Gradient-based Adversarial Attacks against Text Transformers* (Guo et al. 2021), as the paper adapts it to inversion: DLMI
 //! without a learned temperature and without teacher forcing.
 
+use super::TableRow;
 use super::dlmi::DLMI;
-use super::{Row, Temperature};
+use crate::estimator::Temperature;
 use crate::subject::feeding::{Feedback, Feeding};
 
 /// τ (the paper also tries 100).
 pub const TAU: f64 = 1.0;
 
 /// GBDA(τ)'s row of Table 1.
-pub const GBDA: Row = Row { temperature: Temperature::Fixed(TAU), feeding: Feeding::Free(Feedback::Soft), ..DLMI };
+pub const GBDA: TableRow = TableRow { temperature: Temperature::Fixed(TAU), feeding: Feeding::Free(Feedback::Soft), ..DLMI };

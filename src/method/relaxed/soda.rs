@@ -3,9 +3,9 @@
 //! z = 0, p = softmax(z/T) without noise, the target's own tokens fed, a loss that is silent where the target wins, Adam without
 //! bias correction whose value decays and whose moments are forgotten now and then.
 
-use super::{Initial, Row, Temperature};
-use crate::estimator::Estimator;
-use crate::objective::Objective;
+use super::{Initial, MARGIN, TableRow};
+use crate::estimator::{EstimatorKind, Temperature};
+use crate::objective::ObjectiveKind;
 use crate::optimiser::Adam;
 use crate::subject::feeding::Feeding;
 
@@ -13,13 +13,14 @@ use crate::subject::feeding::Feeding;
 pub const TAU: f64 = 0.05;
 
 /// SODA(τ)'s row of Table 1 and column of Table 5.
-pub const SODA: Row = Row {
-    estimator: Estimator::Softmax,
+pub const SODA: TableRow = TableRow {
+    estimator: EstimatorKind::Softmax,
     temperature: Temperature::Fixed(TAU),
     feeding: Feeding::Forced,
-    objective: Objective::LogProbDifference,
+    objective: ObjectiveKind::LogProbDifference,
+    margin: MARGIN,
     optimiser: Adam { beta1: 0.9, beta2: 0.995, bias_correction: false, decay: 0.98, reset_every: Some(50), ..Adam::new(0.03) },
     // Zeros; N(0, 0.1²) after every 1500 steps, as SODA's authors have it.
-    initial: Initial { deviation: 0.0, again: Some((1500, 0.1)) },
+    initial: Initial { deviation: 0.0, redraw_every: Some(1500), redraw_deviation: 0.1, ..Initial::GAUSSIAN },
     samples: 1,
 };

@@ -1,480 +1,180 @@
-//! The one loop of the searches on hard tokens: propose single-token swaps, score them exactly, move.
+//! Searches on hard tokens: propose candidates near the current prompt, score them exactly, move.
 //!
-//! The prompt held is always one that can be typed: a swap that does not survive decode → encode as a whole prompt is dropped
-//! before it costs anything.
+//! A search is a value, [`Search`]: proposal × moves × objective × acceptance × schedule. The prompt it keeps can always be typed: a
+//! candidate that does not survive decode → encode in every example is dropped before it costs anything.
 
+mod acceptance;
+mod memory;
+mod moves;
+mod proposal;
 pub mod random;
+mod schedule;
 pub mod snap;
+mod step;
+#[cfg(test)]
+mod tests;
 
-use std::collections::HashSet;
-
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Clock, Held, Method, Progress, State};
-use crate::model::cache::retain;
-use crate::noise::{Draws, Purpose, Stream};
-use crate::objective::Objective;
+use super::{Clock, HardPrompt, Method, Progress, State};
+use crate::Result;
+use crate::objective::{Objective, ObjectiveKind};
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
-use crate::subject::{Subject, Swap};
-use crate::{Error, Result};
+use crate::setting::{Key, choice, key, real, switch, whole};
+use crate::subject::{Subject, TargetScores};
 
-/// Where swaps come from.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Proposal {
-    /// Any allowed token.
-    Uniform,
-    /// Biased to the head of a ranking by predicted change over squared distance.
-    Gradient {
-        /// Tokens of the ranking that may be drawn, for each position.
-        top: usize,
-        /// Share of the earlier rankings in the current one.
-        momentum: f32,
-    },
-}
+pub use acceptance::Acceptance;
+pub use moves::Moves;
+pub use proposal::Proposal;
+pub use schedule::{Growth, Schedule};
 
-/// What tells one search from another.
+use memory::Memory;
+use proposal::Ranking;
+use schedule::Pace;
+
+/// What tells one search from another, and its settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Search {
-    /// Where swaps come from.
+    /// Which tokens a candidate is given.
     pub proposal: Proposal,
-    /// κ of the hinge that is minimised.
-    pub margin: f32,
-    /// Candidates of a step while progress is easy.
-    pub batch: usize,
-    /// Candidates of a step after long without progress.
-    pub batch_max: usize,
-    /// A best candidate that is worse by Δ is taken with probability exp(−Δ/T); 0: never.
-    pub temperature: f32,
-    /// Steps without a new best before the batch doubles.
-    pub patience: u64,
-    /// A stalled search begins with a new random prompt, not with its best. Worth it where a search takes seconds.
-    pub begin_anew: bool,
+    /// What a candidate changes.
+    pub moves: Moves,
+    /// What is minimised.
+    pub objective: ObjectiveKind,
+    /// κ of a hinge, in logits.
+    pub margin: f64,
+    /// What is taken.
+    pub acceptance: Acceptance,
+    /// Candidates of a step, and what follows long without a new best.
+    pub schedule: Schedule,
+}
+
+const MANY: u64 = 1_000_000_000;
+
+/// The settings of a search. Some belong to one kind of proposal, objective, acceptance or schedule.
+pub const KEYS: &[Key<Search>] = &[
+    key("objective", "What is minimised", |search| Some(choice(&mut search.objective))),
+    key("margin", "Logit gap at which a target position counts as solved", |search| {
+        (search.objective == ObjectiveKind::Hinge).then(|| real(&mut search.margin, 0.0..=1e3))
+    }),
+    key("top", "Ranks of a position that swaps are drawn from", |search| match &mut search.proposal {
+        Proposal::Gradient { top, .. } => Some(whole(top, 1..=MANY)),
+        Proposal::Uniform => None,
+    }),
+    key("momentum", "Share of the earlier gradients in the ranking", |search| match &mut search.proposal {
+        Proposal::Gradient { momentum, .. } => Some(real(momentum, 0.0..=0.999)),
+        Proposal::Uniform => None,
+    }),
+    key("acceptance_temperature", "How readily a worse candidate is taken (0: never)", |search| match &mut search.acceptance {
+        Acceptance::Annealed { acceptance_temperature } => Some(real(acceptance_temperature, 0.0..=1e6)),
+        Acceptance::Better => None,
+    }),
+    key("batch", "Candidates of a step while progress is easy", |search| Some(whole(&mut search.schedule.batch, 1..=65_536))),
+    key("batch_max", "Candidates of a step when it stalls", |search| {
+        search.schedule.growth.as_mut().map(|growth| whole(&mut growth.batch_max, 1..=65_536))
+    }),
+    key("patience", "Steps without a new best before the batch doubles, and at last before it stalls", |search| {
+        search.schedule.growth.as_mut().map(|growth| whole(&mut growth.patience, 1..=MANY))
+    }),
+    key("restart_when_stalled", "When it stalls, go on from a new random prompt, not from the best", |search| {
+        search.schedule.growth.as_mut().map(|growth| switch(&mut growth.restart_when_stalled))
+    }),
+];
+
+impl Search {
+    /// What is minimised, κ included.
+    fn objective(&self) -> Objective {
+        self.objective.with(self.margin)
+    }
+
+    /// Refuses settings that contradict each other, in a sentence's words.
+    ///
+    /// # Errors
+    /// What contradicts what.
+    pub fn check(&self) -> Result<(), String> {
+        match self.schedule {
+            Schedule { batch, growth: Some(Growth { batch_max, .. }) } if batch > batch_max => {
+                Err(format!("`batch` is {batch} but `batch_max` is {batch_max}: it must be at least `batch`"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A search at work.
 pub struct SearchMethod {
     search: Search,
-    at: Position,
-    /// Swap scores `[N, V]`, lowest first.
-    order: Vec<f32>,
+    at: RunState,
+    /// The ranking of swaps that proposals are drawn from.
+    ranking: Ranking,
+    /// What is known of candidates since the prompt last changed.
+    memory: Memory,
 }
 
-/// Everything but the ranking.
+/// What a search keeps between steps, without its ranking and its memory.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Position {
-    current: Candidate,
-    best: Candidate,
-    batch: usize,
-    /// Steps since the last new best, or since the batch was last changed.
-    waited: u64,
-    stalled: bool,
-    /// Random prompts that the search began with, before this one.
-    begun: u32,
+struct RunState {
+    current: Scored,
+    best: Scored,
+    pace: Pace,
+    /// Random prompts that the search was restarted from after its first.
+    restarts: u32,
 }
 
+/// A prompt and what it is worth.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct Candidate {
+struct Scored {
+    /// N free tokens.
     free: Vec<u32>,
-    margins: Vec<f32>,
-    hinge: f32,
+    scores: TargetScores,
+    /// The objective.
+    value: f32,
+}
+
+impl Scored {
+    /// Whether every target token, as far as they were scored, is ahead of all others: after the last, the model writes the targets.
+    fn leads(&self) -> bool {
+        self.scores.margins.iter().all(|&margin| margin > 0.0)
+    }
+}
+
+/// The objective of a prompt, or from the first of its target positions a lower bound of it.
+fn value(objective: Objective, scores: &TargetScores, problem: &Problem) -> f32 {
+    objective.of_prompt(&scores.losses, problem.examples.iter().map(|example| example.target.ids.len()))
 }
 
 impl SearchMethod {
     /// A search that is to be started.
     pub fn new(search: Search) -> Self {
-        Self { search, at: Position::default(), order: Vec::new() }
+        Self { search, at: RunState::default(), ranking: Ranking::default(), memory: Memory::default() }
     }
-
-    /// The best of `swaps`, scored exactly, if its hinge is below `bound`; one that leads to the target before all others, however
-    /// narrowly it does, unless the current prompt does so too.
-    ///
-    /// A hinge only grows along the target, so whatever reaches the bound on a first part of the target is dropped there.
-    fn best_below<B: TrackedBackend>(
-        &self,
-        bound: f32,
-        mut swaps: Vec<Swap>,
-        parts: &[usize],
-        subject: &Subject<B>,
-        problem: &Problem,
-    ) -> Option<Candidate> {
-        let hinge = |margins: &[f32]| Objective::hinge(self.search.margin, margins);
-        let ahead = |margins: &[f32]| margins.iter().all(|&margin| margin > 0.0);
-        let leads = |margins: &[f32]| !ahead(&self.at.current.margins) && ahead(margins);
-        let prompt = problem.first().search_ids(&self.at.current.free);
-        let mut neighbours = subject.neighbours(&prompt, problem.first().head().len(), &swaps, &problem.first().target.ids);
-        let mut margins = vec![Vec::new(); swaps.len()];
-        for &part in parts {
-            let mut next = neighbours.margins(part).into_iter();
-            margins.iter_mut().for_each(|margins| margins.extend(next.next().expect("one for each swap")));
-            let keep: Vec<bool> = margins.iter().map(|margins| leads(margins) || hinge(margins) < bound).collect();
-            neighbours.retain(&keep);
-            retain(&mut swaps, &keep);
-            retain(&mut margins, &keep);
-            if swaps.is_empty() {
-                return None;
-            }
-        }
-        let rank = |margins: &[f32]| (!leads(margins), hinge(margins));
-        let by_rank = |(_, a): &(_, Vec<f32>), (_, b): &(_, Vec<f32>)| {
-            let (a, b) = (rank(a), rank(b));
-            a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
-        };
-        let (swap, margins) = swaps.into_iter().zip(margins).min_by(by_rank)?;
-        let mut free = self.at.current.free.clone();
-        free[swap.position - problem.first().head().len()] = swap.token;
-        Some(Candidate { free, hinge: hinge(&margins), margins })
-    }
-
-    /// The head of the ranking of every position, with this step's gradient mixed in.
-    fn ranking<B: TrackedBackend>(&mut self, subject: &Subject<B>, problem: &Problem) -> (Vec<Vec<u32>>, Option<f32>) {
-        let Proposal::Gradient { top, momentum } = self.search.proposal else {
-            return (Vec::new(), None);
-        };
-        let objective = Objective::Hinge { margin: self.search.margin };
-        let (_, gradient) = subject.gradient(&self.at.current.free, problem, objective);
-        let norm = crate::tensor::host(gradient.clone()).iter().map(|x| x * x).sum::<f32>().sqrt();
-        let now = subject.swap_order(&self.at.current.free, gradient);
-        if self.order.is_empty() {
-            self.order = now;
-        } else {
-            let mix = |(old, new): (&mut f32, &f32)| *old = momentum * *old + (1.0 - momentum) * new;
-            self.order.par_iter_mut().zip(&now).for_each(mix);
-        }
-        let allowed = problem.prompt.allowed();
-        let rows = self.order.par_chunks_exact(allowed.len()).zip(&self.at.current.free);
-        (rows.map(|(row, &own)| head_of(row, allowed, own, top)).collect(), Some(norm))
-    }
-
-    /// Up to `size` distinct swaps that survive decode → encode.
-    fn propose(&self, size: usize, ranking: &[Vec<u32>], problem: &Problem, draws: &mut Draws) -> Vec<Swap> {
-        let (prompt, head) = (&problem.prompt, problem.first().head().len());
-        let mut seen = HashSet::new();
-        let mut batch = Vec::with_capacity(size);
-        for _ in 0..size * 6 {
-            if batch.len() == size {
-                break;
-            }
-            let position = draws.below(prompt.tokens());
-            let token = match ranking.get(position).map(Vec::as_slice) {
-                Some([]) => continue,
-                Some(row) => row[(row.len() as f32 * draws.uniform().powi(2)) as usize],
-                None => draws.below(prompt.allowed().len()) as u32,
-            };
-            let own = self.at.current.free[position];
-            if token == own || !prompt.allowed()[token as usize] || !seen.insert((position, token)) {
-                continue;
-            }
-            let mut free = self.at.current.free.clone();
-            free[position] = token;
-            if problem.round_trips(&free) {
-                batch.push(Swap { position: head + position, token });
-            }
-        }
-        batch
-    }
-
-    /// The target in parts, at the end of each of which candidates are dropped: it is cut where the current prompt has nearly all of
-    /// its hinge behind it, because what does worse there does not catch up; a late cut saves less than another pass costs.
-    fn parts(&self) -> Vec<usize> {
-        let (mut sum, len) = (0.0, self.at.current.margins.len());
-        let sums = self.at.current.margins.iter().map(|&margin| {
-            sum += Objective::hinge(self.search.margin, &[margin]);
-            sum
-        });
-        match sums.take(len * 7 / 10).position(|sum| sum >= 0.9 * self.at.current.hinge) {
-            Some(last) => vec![last + 1, len - last - 1],
-            None => vec![len],
-        }
-    }
-
-    /// What a candidate's hinge must stay below to be taken: better than the current prompt, or worse by Δ with probability
-    /// exp(−Δ/T), drawn before anything is scored.
-    fn bound(&self, luck: f32) -> f32 {
-        self.at.current.hinge - self.search.temperature * luck.ln()
-    }
-
-    fn take(&mut self, candidate: Candidate) {
-        if candidate.hinge < self.at.best.hinge {
-            self.at.best = candidate.clone();
-            (self.at.batch, self.at.waited, self.at.stalled) = (self.search.batch, 0, false);
-        }
-        self.at.current = candidate;
-    }
-
-    /// Holds a random prompt and nothing else.
-    fn begin<B: TrackedBackend>(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock, begun: u32) -> Result<()> {
-        let free = initial(problem, clock, begun)?;
-        let margins = subject.all_margins(std::slice::from_ref(&free), problem).remove(0);
-        let current = Candidate { hinge: Objective::hinge(self.search.margin, &margins), free, margins };
-        self.at = Position { best: current.clone(), current, batch: self.search.batch, waited: 0, stalled: false, begun };
-        self.order = Vec::new();
-        Ok(())
-    }
-
-    /// After long without a new best: larger batches, and at last back to the best.
-    fn widen(&mut self) {
-        self.at.waited += 1;
-        if self.at.waited <= self.search.patience {
-            return;
-        }
-        self.at.waited = 0;
-        if self.at.batch < self.search.batch_max {
-            self.at.batch = (self.at.batch * 2).min(self.search.batch_max);
-        } else {
-            self.at.current = self.at.best.clone();
-            self.at.stalled = true;
-        }
-    }
-}
-
-/// The `top` allowed tokens with the lowest scores, best first, without the one that stands there already.
-fn head_of(row: &[f32], allowed: &[bool], own: u32, top: usize) -> Vec<u32> {
-    let by_score = |a: &u32, b: &u32| row[*a as usize].total_cmp(&row[*b as usize]).then(a.cmp(b));
-    let mut ids: Vec<u32> = (0..row.len() as u32).filter(|&id| allowed[id as usize] && id != own).collect();
-    let top = top.min(ids.len());
-    if top < ids.len() {
-        ids.select_nth_unstable_by(top, by_score);
-        ids.truncate(top);
-    }
-    ids.sort_unstable_by(by_score);
-    ids
-}
-
-/// A random readable prompt that survives decode → encode; tokens that cannot stand beside their neighbours are drawn again.
-fn initial(problem: &Problem, clock: Clock, begun: u32) -> Result<Vec<u32>> {
-    let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, 0, Purpose::InitialPrompt, begun));
-    let readable = problem.prompt.readable();
-    for _ in 0..1000 {
-        let free: Vec<u32> = (0..problem.prompt.tokens()).map(|_| readable[draws.below(readable.len())]).collect();
-        if problem.round_trips(&free) {
-            return Ok(free);
-        }
-    }
-    Err(Error::input("no random prompt survives decoding and encoding with this prefix and suffix; end the prefix with a whole word"))
 }
 
 impl<B: TrackedBackend> Method<B> for SearchMethod {
     fn start(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<()> {
-        self.begin(subject, problem, clock, 0)
+        self.start_from_random(subject, problem, clock, 0)
     }
 
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<Progress> {
-        if self.at.stalled && self.search.begin_anew {
-            self.begin(subject, problem, clock, self.at.begun + 1)?;
-        }
-        let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, clock.step, Purpose::SearchDraws, 0));
-        let luck = draws.uniform();
-        let (ranking, gradient_norm) = self.ranking(subject, problem);
-        let batch = self.propose(self.at.batch, &ranking, problem, &mut draws);
-        if !batch.is_empty() {
-            let best = self.best_below(self.bound(luck), batch, &self.parts(), subject, problem);
-            best.into_iter().for_each(|candidate| self.take(candidate));
-        }
-        self.widen();
-        Ok(Progress {
-            objective: self.at.current.hinge,
-            gradient_norm,
-            temperature: None,
-            entropy: None,
-            stalled: self.at.stalled && !self.search.begin_anew,
-        })
+        self.search_step(subject, problem, clock)
     }
 
-    fn held(&self, _: &Subject<B>, _: &Problem) -> Held {
-        Held { free: self.at.current.free.clone(), margins: Some(self.at.current.margins.clone()) }
-    }
-
-    fn knows_margins(&self) -> bool {
-        true
+    fn hard_prompt(&self, _: &Subject<B>, _: &Problem) -> HardPrompt {
+        HardPrompt { free: self.at.current.free.clone(), margins: Some(self.at.current.scores.margins.clone()) }
     }
 
     fn state(&self) -> State {
-        let mut state = State::new(&self.at);
-        if !self.order.is_empty() {
-            let shape = vec![self.at.current.free.len(), self.order.len() / self.at.current.free.len()];
-            state.tensors.insert("order".into(), (shape, self.order.clone()));
-        }
+        let mut state = State::new(&(&self.at, self.memory.entries(), self.ranking.gradient_norm()));
+        self.ranking.save(self.at.current.free.len(), &mut state);
         state
     }
 
     fn restore(&mut self, mut state: State, _: &Subject<B>, _: &Problem) -> Result<()> {
-        self.at = state.fields()?;
-        self.order = state.tensors.remove("order").map(|(_, values)| values).unwrap_or_default();
+        let (at, entries, gradient_norm) = state.fields()?;
+        self.at = at;
+        self.memory = Memory::of(entries);
+        self.ranking = Ranking::restored(&mut state, gradient_norm);
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    //! The search on a tiny random model: what it holds, and that it finds what can be found.
-
-    use burn::tensor::DType;
-    use proptest::prelude::*;
-
-    use super::random::random;
-    use super::snap::Snap;
-    use super::*;
-    use crate::invert::judge::Judge;
-    use crate::invert::{Budget, Quiet, Stopped, Trial};
-    use crate::model::Llama;
-    use crate::problem::Target;
-    use crate::problem::prompt::PromptOptions;
-    use crate::testing::{each_tracked_cpu_backend, tiny};
-
-    fn snap() -> Search {
-        Snap { batch: (8, 16), top: 64, momentum: 0.6, margin: 0.3, temperature: 0.2, patience: 5, begin_anew: false }.search()
-    }
-
-    fn subject<B: TrackedBackend>() -> Subject<B> {
-        let mut checkpoint = tiny();
-        let config = checkpoint.config.clone();
-        let model = Llama::load(&config, &mut checkpoint, &B::Device::default(), DType::F32).unwrap();
-        Subject::new(model, checkpoint.tokenizer)
-    }
-
-    /// A target that some prompt of two tokens leads to.
-    fn problem<B: TrackedBackend>(subject: &Subject<B>, judge: &Judge, m: usize) -> Problem {
-        let source = subject.tokenizer().encode("he to");
-        let ids = judge.complete(&source, m, &[]).ids.remove(0);
-        let target = Target { text: subject.tokenizer().decode(&ids), ids };
-        let options = PromptOptions { tokens: 4, prefix: "a ".into(), ..PromptOptions::default() };
-        Problem::new(options, target, subject.tokenizer(), subject.vocab_size()).unwrap()
-    }
-
-    fn judge() -> Judge {
-        let mut checkpoint = tiny();
-        let config = checkpoint.config.clone();
-        Judge::new(Llama::load(&config, &mut checkpoint, &Default::default(), DType::F32).unwrap())
-    }
-
-    /// After every step: the prompt can be typed, keeps the ban, and its margins are those of the model.
-    fn what_is_held_can_be_typed<B: TrackedBackend>() {
-        let (subject, judge) = (subject::<B>(), judge());
-        let problem = problem(&subject, &judge, 3);
-        let mut method = SearchMethod::new(snap());
-        let clock = |step| Clock { seed: 3, restart: 0, step };
-        Method::<B>::start(&mut method, &subject, &problem, clock(0)).unwrap();
-        for step in 0..12 {
-            let progress = method.step(&subject, &problem, clock(step)).unwrap();
-            let held = Method::<B>::held(&method, &subject, &problem);
-            assert!(problem.round_trips(&held.free), "{:?}", held.free);
-            assert!(problem.is_valid(&problem.typed_ids(&held.free)));
-            let margins = subject.margins(&[problem.first().search_ids(&held.free)], &problem.first().target.ids).remove(0);
-            let difference = crate::testing::largest_difference(&margins, held.margins.as_ref().unwrap());
-            assert!(difference < 1e-4, "{difference}");
-            assert!((progress.objective - Objective::hinge(0.3, &margins)).abs() < 1e-3);
-        }
-    }
-
-    /// Scores behind a shared trunk, and dropped half-way, are those of whole prompts.
-    fn sharing_and_dropping_change_nothing<B: TrackedBackend>() {
-        let (subject, judge) = (subject::<B>(), judge());
-        let problem = problem(&subject, &judge, 5);
-        let mut method = SearchMethod::new(snap());
-        let clock = Clock { seed: 4, restart: 0, step: 0 };
-        Method::<B>::start(&mut method, &subject, &problem, clock).unwrap();
-        let mut draws = Draws::new(Stream::new(4, 0, 0, Purpose::SearchDraws, 0));
-        let swaps = method.propose(12, &[], &problem, &mut draws);
-        let prompt = problem.first().search_ids(&method.at.current.free);
-        let whole: Vec<Vec<u32>> = swaps
-            .iter()
-            .map(|swap| {
-                let mut prompt = prompt.clone();
-                prompt[swap.position] = swap.token;
-                prompt
-            })
-            .collect();
-        let expected = subject.margins(&whole, &problem.first().target.ids);
-        let before = subject.cost();
-        let mut neighbours = subject.neighbours(&prompt, problem.first().head().len(), &swaps, &problem.first().target.ids);
-        let found = neighbours.margins(5);
-        for (found, expected) in found.iter().zip(&expected) {
-            assert!(crate::testing::largest_difference(found, expected) < 1e-4);
-        }
-        assert!(subject.cost().forward_tokens - before.forward_tokens < before.forward_tokens);
-
-        let hinges: Vec<f32> = expected.iter().map(|margins| Objective::hinge(0.3, margins)).collect();
-        let lowest = hinges.iter().copied().fold(f32::INFINITY, f32::min);
-        let best = method.best_below(lowest + 0.01, swaps.clone(), &[2, 1, 2], &subject, &problem).unwrap();
-        assert!((best.hinge - lowest).abs() < 1e-3);
-        assert_eq!(problem.first().search_ids(&best.free), whole[hinges.iter().position(|hinge| *hinge == lowest).unwrap()]);
-        assert!(method.best_below(lowest - 0.01, swaps, &[3, 2], &subject, &problem).is_none());
-    }
-
-    fn finds_and_confirms<B: TrackedBackend>() {
-        let (subject, judge) = (subject::<B>(), judge());
-        let problem = problem(&subject, &judge, 1);
-        let mut method = SearchMethod::new(snap());
-        let budget = Budget { steps: Some(300), seconds: None, restarts: 0, eval_every: 10, early_stop: true };
-        let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget, seed: 1 };
-        let outcome = trial.run(&mut method, None, &mut Quiet).unwrap();
-        assert_eq!(outcome.stopped, Stopped::Exact);
-        assert!(outcome.verdict.exact && outcome.best.valid);
-        assert_eq!(outcome.verdict.confirmations[0].completion, problem.first().target.ids);
-        assert!(outcome.standing.cost.forward_tokens > 0 && outcome.standing.cost.backward_tokens > 0);
-    }
-
-    /// Where it is told to, a stalled search begins with another random prompt, and is not called stalled.
-    fn a_stalled_search_begins_anew<B: TrackedBackend>() {
-        let (subject, judge) = (subject::<B>(), judge());
-        let problem = problem(&subject, &judge, 3);
-        let search = Search { begin_anew: true, batch: 2, batch_max: 2, patience: 2, ..snap() };
-        let mut method = SearchMethod::new(search);
-        let clock = |step| Clock { seed: 2, restart: 0, step };
-        Method::<B>::start(&mut method, &subject, &problem, clock(0)).unwrap();
-        let first = method.at.current.free.clone();
-        let anew = (0..200).find(|&step| {
-            let progress = method.step(&subject, &problem, clock(step)).unwrap();
-            assert!(!progress.stalled);
-            method.at.begun == 1
-        });
-        assert!(anew.is_some());
-        let again = initial(&problem, clock(0), 1).unwrap();
-        assert_ne!(first, again);
-        let changed = again.iter().zip(&method.at.current.free).filter(|(a, b)| a != b).count();
-        assert!(changed <= 1, "one step from the new prompt");
-        assert!(problem.round_trips(&again));
-    }
-
-    /// Random swaps never make the prompt worse.
-    fn the_control_only_improves<B: TrackedBackend>() {
-        let (subject, judge) = (subject::<B>(), judge());
-        let problem = problem(&subject, &judge, 3);
-        let mut method = SearchMethod::new(random(8, 0.3));
-        let clock = |step| Clock { seed: 9, restart: 0, step };
-        Method::<B>::start(&mut method, &subject, &problem, clock(0)).unwrap();
-        let mut last = f32::INFINITY;
-        for step in 0..10 {
-            let progress = method.step(&subject, &problem, clock(step)).unwrap();
-            assert!(progress.objective <= last && progress.gradient_norm.is_none());
-            last = progress.objective;
-        }
-    }
-
-    each_tracked_cpu_backend!(
-        what_is_held_can_be_typed,
-        sharing_and_dropping_change_nothing,
-        finds_and_confirms,
-        a_stalled_search_begins_anew,
-        the_control_only_improves
-    );
-
-    proptest! {
-        #[test]
-        fn the_head_of_a_ranking_is_its_best(
-            row in proptest::collection::vec(-10f32..10.0, 1..60),
-            banned in proptest::collection::vec(any::<bool>(), 60),
-            own in 0u32..60,
-            top in 1usize..70,
-        ) {
-            let allowed: Vec<bool> = banned[..row.len()].iter().map(|banned| !banned).collect();
-            let head = head_of(&row, &allowed, own, top);
-            let mut all: Vec<u32> = (0..row.len() as u32).filter(|&id| allowed[id as usize] && id != own).collect();
-            all.sort_by(|a, b| row[*a as usize].total_cmp(&row[*b as usize]).then(a.cmp(b)));
-            all.truncate(top);
-            prop_assert_eq!(head, all);
-        }
     }
 }

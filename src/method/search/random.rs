@@ -1,8 +1,14 @@
 //! random, a control: swaps of random tokens at random positions, the best of a batch kept when it is better.
 
-use super::{Proposal, Search};
+use super::{Acceptance, Moves, Proposal, Schedule, Search};
+use crate::objective::ObjectiveKind;
 
-/// The control with batches of this size and the hinge of margin κ.
-pub fn random(batch: usize, margin: f32) -> Search {
-    Search { proposal: Proposal::Uniform, margin, batch, batch_max: batch, temperature: 0.0, patience: u64::MAX, begin_anew: false }
-}
+/// The control with its defaults.
+pub const RANDOM: Search = Search {
+    proposal: Proposal::Uniform,
+    moves: Moves::Swap(1),
+    objective: ObjectiveKind::Hinge,
+    margin: 0.3,
+    acceptance: Acceptance::Better,
+    schedule: Schedule { batch: 24, growth: None },
+};

@@ -27,7 +27,7 @@ impl Heads {
     }
 }
 
-/// See [`crate::ops::layer::attention`]; the mask is the causal one by construction.
+/// See [`crate::ops::reference::layer::attention`]; the mask is the causal one by construction.
 pub fn attention(q: Tensor<Flex, 4>, k: Tensor<Flex, 4>, v: Tensor<Flex, 4>) -> Tensor<Flex, 2> {
     let [s, h, t, d] = q.dims();
     let heads = Heads { q: Rows::of(q), k: Rows::of(k), v: Rows::of(v) };
@@ -53,7 +53,7 @@ fn attend(heads: &Heads, sample: usize, out: &mut [f32]) {
     }
 }
 
-/// Gradients of (q, k, v); see [`crate::ops::layer::attention_backward`].
+/// Gradients of (q, k, v); see [`crate::ops::reference::layer::attention_backward`].
 pub fn attention_backward(q: Tensor<Flex, 4>, k: Tensor<Flex, 4>, v: Tensor<Flex, 4>, output: Tensor<Flex, 2>) -> [Tensor<Flex, 4>; 3] {
     let ([s, h, t, d], [_, kv, all, _]) = (q.dims(), k.dims());
     let heads = Heads { q: Rows::of(q), k: Rows::of(k), v: Rows::of(v) };

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::vector::{dot, exp};
 use super::{Dense, TASK, map_chunks, tensor};
-use crate::optimiser::{AdamStep, Moments};
+use crate::ops::{AdamStep, Moments};
 
 type Matrix = Tensor<Flex, 2>;
 
@@ -27,7 +27,7 @@ fn rms_norm_rows_on<S: Simd>(_: S, weight: &[f32], epsilon: f32, x: &[f32], out:
     }
 }
 
-/// The gradient of x; see [`crate::ops::layer::rms_norm_backward`].
+/// The gradient of x; see [`crate::ops::reference::layer::rms_norm_backward`].
 pub fn rms_norm_backward(x: Matrix, weight: Tensor<Flex, 1>, epsilon: f64, output: Matrix) -> Matrix {
     let (width, weight, output) = (x.dims()[1], Dense::of(&weight), Dense::of(&output));
     map_chunks(&x, width, |start, x, out| rms_norm_backward_rows(&weight, epsilon as f32, x, &output[start..], out))
@@ -69,7 +69,7 @@ fn swiglu_values_on<S: Simd>(_: S, gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Gradients of (gate, up); see [`crate::ops::layer::swiglu_backward`].
+/// Gradients of (gate, up); see [`crate::ops::reference::layer::swiglu_backward`].
 pub fn swiglu_backward(gate: Matrix, up: Matrix, output: Matrix) -> (Matrix, Matrix) {
     let (shape, gate, up, output) = (gate.dims(), Dense::of(&gate), Dense::of(&up), Dense::of(&output));
     let (mut dgate, mut dup) = (vec![0.0f32; gate.len()], vec![0.0f32; gate.len()]);
@@ -108,13 +108,14 @@ fn rotate_head(x: &[f32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
     }
 }
 
-/// See [`crate::optimiser::adam`].
+/// See [`crate::ops::adam`].
 pub fn adam(step: AdamStep, value: Matrix, gradient: Matrix, moments: &mut Moments<Flex>) -> Matrix {
-    let (shape, AdamStep { rule, unbias }) = (value.dims(), step);
+    let (shape, AdamStep { learning_rate, beta1, beta2, epsilon, bias_correction }) = (value.dims(), step);
     let (value, gradient) = (Dense::of(&value), Dense::of(&gradient));
     let (first, second) = (Dense::of(&moments.first), Dense::of(&moments.second));
     let [mut new, mut m, mut v] = [(); 3].map(|()| vec![0.0f32; value.len()]);
-    let rates = [rule.beta1, 1.0 - rule.beta1, rule.beta2, 1.0 - rule.beta2, rule.learning_rate / unbias.0, 1.0 / unbias.1, rule.epsilon];
+    let (rate, root) = (learning_rate / bias_correction.0, 1.0 / bias_correction.1);
+    let rates = [beta1, 1.0 - beta1, beta2, 1.0 - beta2, rate, root, epsilon];
     let rates = rates.map(|x| x as f32);
     let outputs = new.par_chunks_mut(TASK).zip(m.par_chunks_mut(TASK)).zip(v.par_chunks_mut(TASK));
     outputs.enumerate().for_each(|(i, ((new, m), v))| {

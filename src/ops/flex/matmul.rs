@@ -1,7 +1,7 @@
 //! x·W for many rows x and a large W.
 //!
 //! `gemm`, which Burn multiplies with, copies a transposed W value by value, each from another line of the cache: a quarter of a DLMI step.
-//! Several threads of it wait for each other at every turn. Here every thread takes panels of W's columns by itself, turned in registers
+//! Several threads of it wait for each other at every panel. Here every thread takes panels of W's columns by itself, transposed in registers
 //! and fetched from memory while the one before is multiplied, and they meet once, at the end.
 
 use std::ops::Range;

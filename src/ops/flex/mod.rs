@@ -9,8 +9,8 @@ mod few_rows;
 mod layer;
 mod matmul;
 mod panel;
+mod parallel;
 mod strip;
-mod threads;
 mod vector;
 mod vocabulary;
 
@@ -19,26 +19,27 @@ use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType, Int, Shape, Tensor, TensorPrimitive};
 use rayon::prelude::*;
 
-use super::{Kernels, SoftEmbeddings, SoftPrompt, TargetLoss};
+use super::{AdamStep, Kernels, Moments, Parallel, SoftEmbeddings, SoftPrompt, TargetLoss, reference};
 use crate::objective::Objective;
-use crate::optimiser::{self, AdamStep, Moments};
 
 /// Elements that one task handles at least, so that small tensors do not pay for threads.
 const TASK: usize = 1 << 14;
 
-impl Kernels for Flex {
+impl Parallel for Flex {
     fn groups(rows: usize, each: usize, _: usize) -> usize {
-        threads::groups(rows, each)
+        parallel::groups(rows, each)
     }
 
     fn side_by_side<T: Send, J: FnOnce() -> T + Send>(jobs: Vec<J>, at_once: usize) -> Vec<T> {
-        threads::side_by_side(jobs, at_once)
+        parallel::side_by_side(jobs, at_once)
     }
+}
 
+impl Kernels for Flex {
     fn soft_embedding(prompt: &SoftPrompt<Self>) -> SoftEmbeddings<Self> {
         match prompt.embedding.dtype() {
             DType::F32 => vocabulary::soft_embedding(prompt),
-            _ => super::soft_embedding::forward(prompt),
+            _ => reference::soft_embedding::forward(prompt),
         }
     }
 
@@ -49,28 +50,28 @@ impl Kernels for Flex {
     ) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
         match prompt.embedding.dtype() {
             DType::F32 => vocabulary::soft_embedding_backward(prompt, result, output),
-            _ => super::soft_embedding::backward(prompt, result, output),
+            _ => reference::soft_embedding::backward(prompt, result, output),
         }
     }
 
     fn draw(prompt: &SoftPrompt<Self>) -> Vec<Vec<u32>> {
         match prompt.logits.dtype() {
             DType::F32 => vocabulary::draw(prompt),
-            _ => super::soft_embedding::draw(prompt),
+            _ => reference::soft_embedding::draw(prompt),
         }
     }
 
     fn entropy(prompt: &SoftPrompt<Self>) -> Vec<f32> {
         match prompt.logits.dtype() {
             DType::F32 => vocabulary::entropy(prompt),
-            _ => super::soft_embedding::entropy(prompt),
+            _ => reference::soft_embedding::entropy(prompt),
         }
     }
 
     fn margins(hidden: Tensor<Self, 2>, head: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
         match hidden.dtype() {
             DType::F32 => vocabulary::margins(hidden, head, targets),
-            _ => super::target_loss::margins(hidden, head, targets),
+            _ => reference::target_loss::margins(hidden, head, targets),
         }
     }
 
@@ -82,7 +83,7 @@ impl Kernels for Flex {
     ) -> TargetLoss<Self> {
         match hidden.dtype() {
             DType::F32 => vocabulary::target_loss(hidden, head, targets, objective),
-            _ => super::target_loss::forward(hidden, head, targets, objective),
+            _ => reference::target_loss::forward(hidden, head, targets, objective),
         }
     }
 
@@ -96,42 +97,42 @@ impl Kernels for Flex {
     fn rms_norm(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64) -> Tensor<Self, 2> {
         match x.dtype() {
             DType::F32 => layer::rms_norm(x, weight, epsilon),
-            _ => super::layer::rms_norm(x, weight, epsilon),
+            _ => reference::layer::rms_norm(x, weight, epsilon),
         }
     }
 
     fn rms_norm_backward(x: Tensor<Self, 2>, weight: Tensor<Self, 1>, epsilon: f64, output: Tensor<Self, 2>) -> Tensor<Self, 2> {
         match x.dtype() {
             DType::F32 => layer::rms_norm_backward(x, weight, epsilon, output),
-            _ => super::layer::rms_norm_backward(x, weight, epsilon, output),
+            _ => reference::layer::rms_norm_backward(x, weight, epsilon, output),
         }
     }
 
     fn swiglu(gate: Tensor<Self, 2>, up: Tensor<Self, 2>) -> Tensor<Self, 2> {
         match gate.dtype() {
             DType::F32 => layer::swiglu(gate, up),
-            _ => super::layer::swiglu(gate, up),
+            _ => reference::layer::swiglu(gate, up),
         }
     }
 
     fn swiglu_backward(gate: Tensor<Self, 2>, up: Tensor<Self, 2>, output: Tensor<Self, 2>) -> (Tensor<Self, 2>, Tensor<Self, 2>) {
         match gate.dtype() {
             DType::F32 => layer::swiglu_backward(gate, up, output),
-            _ => super::layer::swiglu_backward(gate, up, output),
+            _ => reference::layer::swiglu_backward(gate, up, output),
         }
     }
 
     fn rotate(x: Tensor<Self, 2>, cos: Tensor<Self, 2>, sin: Tensor<Self, 2>, head_dim: usize) -> Tensor<Self, 2> {
         match x.dtype() {
             DType::F32 => layer::rotate(x, cos, sin, head_dim),
-            _ => super::layer::rotate(x, cos, sin, head_dim),
+            _ => reference::layer::rotate(x, cos, sin, head_dim),
         }
     }
 
     fn causal_attention(q: Tensor<Self, 4>, k: Tensor<Self, 4>, v: Tensor<Self, 4>, mask: Tensor<Self, 2>) -> Tensor<Self, 2> {
         match q.dtype() {
             DType::F32 => attention::attention(q, k, v),
-            _ => super::layer::attention(q, k, v, mask),
+            _ => reference::layer::attention(q, k, v, mask),
         }
     }
 
@@ -144,14 +145,14 @@ impl Kernels for Flex {
     ) -> [Tensor<Self, 4>; 3] {
         match q.dtype() {
             DType::F32 => attention::attention_backward(q, k, v, output),
-            _ => super::layer::attention_backward(q, k, v, mask, output),
+            _ => reference::layer::attention_backward(q, k, v, mask, output),
         }
     }
 
     fn adam(step: AdamStep, value: Tensor<Self, 2>, gradient: Tensor<Self, 2>, moments: &mut Moments<Self>) -> Tensor<Self, 2> {
         match value.dtype() {
             DType::F32 => layer::adam(step, value, gradient, moments),
-            _ => optimiser::adam(step, value, gradient, moments),
+            _ => super::adam(step, value, gradient, moments),
         }
     }
 }

@@ -47,7 +47,7 @@ impl Block<'_> {
     pub fn fill(self, panel: &mut [Line]) {
         assert!(panel.len() == self.depth && self.width <= WIDTH, "a panel of {} rows for {}x{}", panel.len(), self.depth, self.width);
         match self.transposed {
-            true => fill_turned(self, panel),
+            true => fill_transposed(self, panel),
             false => fill_rows(self, panel),
         }
     }
@@ -104,11 +104,11 @@ fn fill_rows_on<S: Simd>(_: S, block: Block<'_>, panel: &mut [Line]) {
     }
 }
 
-fn fill_turned(block: Block, panel: &mut [Line]) {
+fn fill_transposed(block: Block, panel: &mut [Line]) {
     if block.width < WIDTH {
         panel.fill(Line::ZERO);
     }
-    let (whole, depth) = turn_squares(block, panel);
+    let (whole, depth) = transpose_squares(block, panel);
     for (row, line) in panel.iter_mut().enumerate() {
         for column in if row < depth { whole } else { 0 }..block.width {
             line.0[column] = block.values[column * block.stride + row];
@@ -116,34 +116,34 @@ fn fill_turned(block: Block, panel: &mut [Line]) {
     }
 }
 
-/// Side of a square that is turned in registers.
+/// Side of a square that is transposed in registers.
 #[cfg(target_arch = "x86_64")]
 const SIDE: usize = 8;
 
 /// Fills what can be filled in squares: how many columns, and how much of each.
 #[cfg(target_arch = "x86_64")]
-fn turn_squares(block: Block, panel: &mut [Line]) -> (usize, usize) {
+fn transpose_squares(block: Block, panel: &mut [Line]) -> (usize, usize) {
     if !std::is_x86_feature_detected!("avx") {
         return (0, 0);
     }
     let whole = (block.width / SIDE * SIDE, panel.len() / SIDE * SIDE);
     for first in (0..whole.0).step_by(SIDE) {
         // SAFETY: the processor has AVX.
-        unsafe { turn_squares_avx(panel, &block.values[first * block.stride..], block.stride, first) };
+        unsafe { transpose_squares_avx(panel, &block.values[first * block.stride..], block.stride, first) };
     }
     whole
 }
 
-/// Other processors turn value by value.
+/// Other processors transpose value by value.
 #[cfg(not(target_arch = "x86_64"))]
-fn turn_squares(_: Block, _: &mut [Line]) -> (usize, usize) {
+fn transpose_squares(_: Block, _: &mut [Line]) -> (usize, usize) {
     (0, 0)
 }
 
 /// The squares of the columns from `first`.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx")]
-fn turn_squares_avx(panel: &mut [Line], columns: &[f32], stride: usize, first: usize) {
+fn transpose_squares_avx(panel: &mut [Line], columns: &[f32], stride: usize, first: usize) {
     use std::arch::x86_64::*;
     for (square, lines) in panel.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
         let mut x = [_mm256_setzero_ps(); SIDE];

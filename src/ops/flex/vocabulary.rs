@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::matmul::matmul;
 use super::vector::{dot, exp, largest, ln, sum};
 use super::{Dense, tensor};
-use crate::noise::Stream;
+use crate::noise::{Rescale, Stream};
 use crate::objective::Objective;
 use crate::ops::{Gumbel, SoftEmbeddings, SoftPrompt, TargetLoss};
 use crate::tensor::host;
@@ -42,7 +42,7 @@ struct Inputs {
 }
 
 enum Noise {
-    Drawn(Stream, f32),
+    Drawn(Stream, Rescale),
     Given(Dense),
     Silent,
 }
@@ -51,7 +51,7 @@ impl Inputs {
     fn of(prompt: &SoftPrompt<Flex>) -> Self {
         let [n, v] = prompt.logits.dims();
         let noise = match &prompt.noise {
-            Gumbel::Drawn { stream, largest } => Noise::Drawn(*stream, *largest),
+            Gumbel::Drawn { stream, largest } => Noise::Drawn(*stream, Rescale::to(*largest)),
             Gumbel::Given(noise) => Noise::Given(Dense::of(noise)),
             Gumbel::Silent => Noise::Silent,
         };
@@ -63,11 +63,11 @@ impl Inputs {
     fn scaled(&self, row: usize, at: &Range<usize>, out: &mut [f32]) {
         let position = row % self.n;
         match &self.noise {
-            Noise::Drawn(stream, most) => {
+            Noise::Drawn(stream, rescale) => {
                 stream.sample((row / self.n) as u32).fill_uniform(position as u32, at.start, out);
                 // Not `for_each`, whose closure would not be compiled for vectors.
                 for x in out.iter_mut() {
-                    *x = (-ln(-ln(*x))).min(*most);
+                    *x = -ln(-ln(rescale.of(*x)));
                 }
             }
             Noise::Given(noise) => out.copy_from_slice(&noise[row * self.v..][at.clone()]),
@@ -137,7 +137,7 @@ fn accumulate(sums: &mut [f32], running: &[Running], block: Matrix) {
     });
 }
 
-/// See [`crate::ops::soft_embedding::forward`].
+/// See [`crate::ops::reference::soft_embedding::forward`].
 pub fn soft_embedding(prompt: &SoftPrompt<Flex>) -> SoftEmbeddings<Flex> {
     let inputs = Inputs::of(prompt);
     let (rows, d) = (prompt.samples * inputs.n, prompt.embedding.dims()[1]);
@@ -165,7 +165,7 @@ fn weigh_on<S: Simd>(_: S, inputs: &Inputs, row: usize, at: &Range<usize>, p: &m
     running.take(p);
 }
 
-/// See [`crate::ops::soft_embedding::backward`]; some samples at a time, a row of V columns after the other. Σ dp ⊙ p could be had without
+/// See [`crate::ops::reference::soft_embedding::backward`]; some samples at a time, a row of V columns after the other. Σ dp ⊙ p could be had without
 /// them, as de·e, but where one p is nearly 1 that sum must cancel against dp to the last digits.
 pub fn soft_embedding_backward(prompt: &SoftPrompt<Flex>, result: SoftEmbeddings<Flex>, output: Matrix) -> (Matrix, Matrix) {
     let inputs = Inputs::of(prompt);
@@ -219,7 +219,7 @@ pub fn draw(prompt: &SoftPrompt<Flex>) -> Vec<Vec<u32>> {
     tokens.chunks_exact(inputs.n).map(<[u32]>::to_vec).collect()
 }
 
-/// Where the largest (Z + g)/τ of a row stands.
+/// The position of the largest (Z + g)/τ of a row.
 #[pulp::with_simd(row_draw = pulp::Arch::new())]
 #[inline(always)]
 fn row_draw_on<S: Simd>(_: S, inputs: &Inputs, row: usize) -> u32 {

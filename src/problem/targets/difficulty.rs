@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(found.ids, written);
         assert_eq!(found.ranks, [1; 30]);
         // The whole at once, without a cache, gives the same likelihoods.
-        let nll = crate::invert::judge::Judge::new(model).nll(&[&[7], &written[..]].concat());
+        let nll = crate::invert::judge::nll(&model, &[&[7], &written[..]].concat());
         for (found, wanted) in found.nll.iter().zip(nll) {
             assert!((found - wanted).abs() < 1e-4, "{found} {wanted}");
         }

@@ -136,8 +136,8 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::model::Checkpoint;
     use crate::problem::targets::read_targets;
-    use crate::source::checkpoint::Checkpoint;
     use crate::testing::{golden, real_smollm2, tiny};
 
     /// What `check` finds with a maker of this model.
@@ -174,10 +174,10 @@ mod tests {
                 let made = maker.make(&Wanted::Reachable { prompt: prompt.clone(), bos, tokens: 9 });
                 let typed: Vec<u32> = bos.into_iter().chain(prompt.target.ids.clone()).collect();
                 let judge = crate::invert::judge::Judge::new(maker.model.clone());
-                assert!(judge.verdict(true, &[(&typed, &made.ids)]).exact);
+                assert!(judge.verdict(true, &[(&typed, &made.ids)]).unwrap().exact);
                 assert_eq!((made.id.as_str(), made.k, made.known_prompt_tokens), ("line1", None, Some(prompt.target.ids.len())));
                 // Judged after the start token, not after the prompt.
-                let perplexity = judge.perplexities(&typed, &made.ids, Some(0));
+                let perplexity = judge.perplexities(&typed, &made.ids, Some(0)).unwrap();
                 assert!((made.perplexity.unwrap() / perplexity.target_bos.unwrap() - 1.0).abs() < 1e-4);
                 assert!(made.perplexity > perplexity.target);
                 assert_eq!(made.text, maker.tokenizer.decode(&made.ids));

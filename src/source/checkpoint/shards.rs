@@ -92,7 +92,7 @@ fn blobs(home: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::checkpoint::Checkpoint;
+    use crate::model::Checkpoint;
     use crate::testing::{Written, golden, safetensors};
     use serde_json::{Value, json};
     use std::fs;

@@ -4,6 +4,7 @@
 
 use crate::error::{Error, Result, quoted};
 use crate::files::open_regular;
+use crate::source::digests::Stamp;
 use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
 use half::{bf16, f16};
@@ -69,6 +70,13 @@ impl Source {
             }
         }
         Ok(buffer)
+    }
+
+    /// What is known of the file without reading it; none where it has changed since it was opened, and for embedded bytes.
+    pub fn stamp(&self) -> Option<Stamp> {
+        let Bytes::File { file, modified } = &self.bytes else { return None };
+        let now = file.metadata().ok().filter(|now| now.len() == self.len && now.modified().ok() == *modified)?;
+        Stamp::of(Path::new(&self.origin), &now)
     }
 
     /// Feeds the whole file to a hash.

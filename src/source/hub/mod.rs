@@ -14,7 +14,6 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
-use indicatif::ProgressBar;
 use serde::Deserialize;
 
 use crate::{Error, Result};
@@ -27,6 +26,23 @@ const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+
+/// How far one file has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transfer<'a> {
+    /// Its name in the repository.
+    pub file: &'a str,
+    /// Bytes that are here.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
+/// Is told about every piece of a file that arrives.
+pub type Observer<'a> = &'a dyn Fn(&Transfer);
+
+/// An observer that does nothing.
+pub const SILENT: Observer<'static> = &|_| ();
 
 /// Where the hub is, where its files are kept, and whether it may be asked.
 #[derive(Clone)]
@@ -152,25 +168,25 @@ fn is_hex(text: &str, length: usize) -> bool {
 ///
 /// # Errors
 /// As [`pull`].
-pub fn resolve(config: &HubConfig, spec: &str, progress: bool) -> Result<PathBuf> {
+pub fn resolve(config: &HubConfig, spec: &str, observer: Observer) -> Result<PathBuf> {
     let spec: Spec = spec.parse()?;
     match spec.snapshot(config) {
         Some(folder) if missing(&folder).is_none() => Ok(folder),
-        _ => fetch(config, &spec, progress),
+        _ => fetch(config, &spec, observer),
     }
 }
 
-/// Asks the hub what `spec` is now and fetches what the cache lacks; `progress` draws a bar on stderr. Returns the
+/// Asks the hub what `spec` is now and fetches what the cache lacks, telling `observer`. Returns the
 /// folder with `config.json`, `tokenizer.json` and the weights as safetensors.
 ///
 /// # Errors
 /// Input for a malformed spec; environment if the hub may not be asked, does not have the model or its files, or
 /// does not deliver what it lists.
-pub fn pull(config: &HubConfig, spec: &str, progress: bool) -> Result<PathBuf> {
-    fetch(config, &spec.parse()?, progress)
+pub fn pull(config: &HubConfig, spec: &str, observer: Observer) -> Result<PathBuf> {
+    fetch(config, &spec.parse()?, observer)
 }
 
-fn fetch(config: &HubConfig, spec: &Spec, progress: bool) -> Result<PathBuf> {
+fn fetch(config: &HubConfig, spec: &Spec, observer: Observer) -> Result<PathBuf> {
     if let Some(forbids) = &config.offline {
         let missing = spec.snapshot(config).and_then(|folder| missing(&folder));
         return Err(Error::environment(format!(
@@ -186,9 +202,7 @@ fn fetch(config: &HubConfig, spec: &Spec, progress: bool) -> Result<PathBuf> {
     if !is_hex(&listing.sha, 40) {
         return Err(Error::environment(format!("the hub names no commit for {spec}")));
     }
-    let fetcher =
-        Fetcher { cached: spec.cached(config), bar: if progress { transfer::bar() } else { ProgressBar::hidden() }, client, spec, listing };
-    fetcher.run()
+    Fetcher { cached: spec.cached(config), observer, client, spec, listing }.run()
 }
 
 /// What the hub says a commit holds.
@@ -227,7 +241,7 @@ struct Fetcher<'a> {
     spec: &'a Spec,
     cached: CacheRepo,
     listing: Listing,
-    bar: ProgressBar,
+    observer: Observer<'a>,
 }
 
 impl Fetcher<'_> {
@@ -250,7 +264,6 @@ impl Fetcher<'_> {
             let reference = self.cached.create_ref(&self.listing.sha);
             reference.map_err(|error| Error::writing(&folder, &error))?;
         }
-        self.bar.finish_and_clear();
         Ok(folder)
     }
 
@@ -277,7 +290,7 @@ impl Fetcher<'_> {
         let blob = self.cached.blob_path(&file.digest);
         let present = std::fs::metadata(&blob).is_ok_and(|blob| blob.len() == file.size);
         if !present {
-            self.client.download(&self.listing.sha, file, &blob, &self.bar)?;
+            self.client.download(&self.listing.sha, file, &blob, self.observer)?;
         }
         let link = self.cached.pointer_path(&self.listing.sha).join(&file.name);
         link_blob(&file.digest, &blob, &link).map_err(|error| Error::writing(&link, &error))?;

@@ -177,7 +177,7 @@ struct Hub {
 
 impl Hub {
     fn resolve(&self) -> Result<PathBuf> {
-        resolve(&self.config, "org/name", false)
+        resolve(&self.config, "org/name", SILENT)
     }
 
     /// The message of the failure, which is the environment's and keeps the token to itself.
@@ -216,11 +216,11 @@ fn a_model_is_fetched_once_and_then_found_without_a_request() {
     let before = hub.server.paths().len();
     assert_eq!(hub.resolve().unwrap(), folder);
     let offline = HubConfig { offline: Some("--offline".into()), ..hub.config.clone() };
-    assert_eq!(resolve(&offline, "org/name", false).unwrap(), folder);
-    assert_eq!(resolve(&offline, &format!("org/name@{COMMIT}"), false).unwrap(), folder);
+    assert_eq!(resolve(&offline, "org/name", SILENT).unwrap(), folder);
+    assert_eq!(resolve(&offline, &format!("org/name@{COMMIT}"), SILENT).unwrap(), folder);
     assert_eq!(hub.server.paths().len(), before);
 
-    pull(&hub.config, "org/name", false).unwrap();
+    pull(&hub.config, "org/name", SILENT).unwrap();
     assert_eq!(hub.server.paths()[before..], [LISTING], "only the listing is asked again");
 
     let listed = cached(&hub.config);
@@ -293,6 +293,23 @@ fn a_cut_body_goes_on_where_it_stopped() {
     assert!(std::fs::read(folder.join(WEIGHTS)).unwrap() == weights);
     let ranges: Vec<_> = hub.server.requests().iter().filter_map(|request| request.headers.get("range").cloned()).collect();
     assert_eq!(ranges, ["bytes=123456-"]);
+}
+
+#[test]
+fn an_observer_sees_every_file_come_to_its_end() {
+    let weights = vec![3u8; 300_000];
+    let cut = Answer::Cut(weights.clone(), 123_456);
+    let hub = Fake::new(&[(WEIGHTS, &weights)]).answering(address(WEIGHTS), &[cut, Answer::Ranged(weights)]).start();
+    let seen = std::cell::RefCell::new(Vec::new());
+    resolve(&hub.config, "org/name", &|transfer| {
+        seen.borrow_mut().push((transfer.file.to_owned(), transfer.done, transfer.total));
+    })
+    .unwrap();
+    let seen = seen.into_inner();
+    for (name, size) in [(CONFIG, 2), (TOKENIZER, 7), (WEIGHTS, 300_000)] {
+        let done: Vec<u64> = seen.iter().filter(|(file, _, total)| file == name && *total == size).map(|(_, done, _)| *done).collect();
+        assert!(done.is_sorted() && done.first() == Some(&0) && done.last() == Some(&size), "{name}: {done:?}");
+    }
 }
 
 #[test]
@@ -393,7 +410,7 @@ fn offline_asks_nobody_and_says_what_is_missing_where_and_why() {
     for part in ["`config.json`", "org/name", "revision main", &cache, "HF_HUB_OFFLINE=1"] {
         assert!(message.contains(part), "{part}: {message}");
     }
-    assert!(pull(&hub.config, "org/name", false).is_err());
+    assert!(pull(&hub.config, "org/name", SILENT).is_err());
     assert!(hub.server.paths().is_empty());
 
     hub.config.offline = None;

@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use hf_hub::api::sync::{Api, ApiBuilder, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
-use indicatif::{ProgressBar, ProgressStyle};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::{HubConfig, Listing, Remote, Spec};
+use super::{HubConfig, Listing, Observer, Remote, Spec, Transfer};
 use crate::{Error, Result};
 
 /// Requests for one thing before giving up on it.
@@ -78,7 +77,7 @@ impl Client {
 
     /// Fetches `file` of `commit` into `blob`, going on where an earlier attempt or run was cut. What arrives is
     /// kept under another name until its size and digest are right.
-    pub(super) fn download(&self, commit: &str, file: &Remote, blob: &Path, bar: &ProgressBar) -> Result<()> {
+    pub(super) fn download(&self, commit: &str, file: &Remote, blob: &Path, observer: Observer) -> Result<()> {
         let partial = blob.with_extension("dlmi-partial");
         let failed = |error: std::io::Error| Error::writing(&partial, &error);
         std::fs::create_dir_all(blob.parent().unwrap_or(blob)).map_err(failed)?;
@@ -87,9 +86,7 @@ impl Client {
         if std::fs::metadata(blob).is_ok_and(|blob| blob.len() == file.size) {
             return Ok(()); // Another process held the lock, and this is what it did.
         }
-        bar.set_message(file.name.clone());
-        bar.set_length(file.size);
-        self.fill(commit, file, &mut part, &failed, bar)?;
+        self.fill(commit, file, &mut part, &failed, observer)?;
         let found = digest(&mut part, file).map_err(failed)?;
         if found != file.digest {
             std::fs::remove_file(&partial).map_err(failed)?;
@@ -109,8 +106,9 @@ impl Client {
         file: &Remote,
         part: &mut File,
         failed: &dyn Fn(std::io::Error) -> Error,
-        bar: &ProgressBar,
+        observer: Observer,
     ) -> Result<()> {
+        let report = |have| observer(&Transfer { file: &file.name, done: have, total: file.size });
         let repo = Repo::with_revision(self.spec.repo.clone(), RepoType::Model, commit.to_owned());
         let url = self.api.repo(repo).url(&file.name);
         let mut failures = Failures::new(&url, self.pause);
@@ -121,7 +119,7 @@ impl Client {
         }
         let mut furthest = have;
         loop {
-            bar.set_position(have);
+            report(have);
             if have == file.size {
                 return Ok(());
             }
@@ -137,7 +135,7 @@ impl Client {
                     part.set_len(0).map_err(failed)?;
                 }
             }
-            let why = match copy(reply.body, part, &mut have, file.size, bar).map_err(failed)? {
+            let why = match copy(reply.body, part, &mut have, file.size, report).map_err(failed)? {
                 Ok(()) if have == file.size => return Ok(()),
                 Ok(()) => "the connection was closed".to_owned(),
                 Err(error) => error.to_string(),
@@ -229,7 +227,7 @@ impl<'a> Failures<'a> {
 }
 
 /// Copies up to `size` bytes in all. The outer result is the disk's, the inner the wire's.
-fn copy(mut body: impl Read, part: &mut File, have: &mut u64, size: u64, bar: &ProgressBar) -> std::io::Result<std::io::Result<()>> {
+fn copy(mut body: impl Read, part: &mut File, have: &mut u64, size: u64, report: impl Fn(u64)) -> std::io::Result<std::io::Result<()>> {
     let mut buffer = vec![0; 1 << 16];
     while *have < size {
         let wanted = buffer.len().min(usize::try_from(size - *have).unwrap_or(usize::MAX));
@@ -240,7 +238,7 @@ fn copy(mut body: impl Read, part: &mut File, have: &mut u64, size: u64, bar: &P
         };
         part.write_all(&buffer[..got])?;
         *have += got as u64;
-        bar.set_position(*have);
+        report(*have);
     }
     Ok(Ok(()))
 }
@@ -256,14 +254,4 @@ fn digest(part: &mut File, file: &Remote) -> std::io::Result<String> {
         return of(Sha256::new(), part);
     }
     of(Sha1::new().chain_update(format!("blob {}\0", file.size)), part)
-}
-
-/// A bar on stderr for one file after the other.
-pub(super) fn bar() -> ProgressBar {
-    let style = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-    let bar = ProgressBar::new(0);
-    match ProgressStyle::with_template(style) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }

@@ -11,12 +11,11 @@ mod header;
 mod vocabulary;
 
 use super::storage::Source;
-use super::{Entry, Tensors};
+use super::{ConfigFields, Entry, ROPE_FACTORS, Rest, Tensors};
 use crate::error::{Result, quoted};
-use crate::model::{LlamaConfig, RopeScaling};
 use crate::source::tokenizer::Tokenizer;
 use header::Header;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// Hugging Face's name, llama.cpp's key after the architecture, whether the key must be there.
@@ -33,8 +32,8 @@ const FIELDS: [(&str, &str, bool); 10] = [
     ("vocab_size", "vocab_size", false),
 ];
 
-/// Keys that change the forward pass in a way that is not computed here, unless they are absent or have one of the
-/// values beside them.
+/// Keys that change the forward pass in a way that is not computed here, unless they are absent or have one of
+/// these values.
 const UNSUPPORTED: [(&str, &[f64]); 10] = [
     ("expert_count", &[0.0]),
     ("attention.sliding_window", &[0.0]),
@@ -48,24 +47,36 @@ const UNSUPPORTED: [(&str, &[f64]); 10] = [
     ("rope.scale_linear", &[0.0, 1.0]),
 ];
 
+/// Wider heads are refused with the config; nothing as long as one of them is read before.
+const LARGEST_HEAD: u64 = 1 << 10;
+
 /// Divisors of the rotary frequencies, `[head_dim / 2]`.
 const FACTORS: &str = "rope_freqs.weight";
 
-/// Opens a GGUF file; a `tokenizer.json` beside it goes before the tokenizer in its metadata.
-pub(super) fn open(path: &Path) -> Result<(LlamaConfig, Tokenizer, Source, Tensors)> {
+/// Opens a GGUF file; a `tokenizer.json` next to it is used instead of the tokenizer in its metadata.
+pub(super) fn open(path: &Path) -> Result<(ConfigFields, Rest)> {
     let mut source = Source::open(path)?;
     let header = Header::read(&mut source)?;
     let mut tensors = tensors(&header)?;
-    let mut config = config(&header, &tensors)?;
-    if let Some(entry) = tensors.remove(FACTORS) {
-        config.rope_scaling = Some(factors(&header, &mut source, &entry, config.head_dim)?);
+    let mut fields = fields(&header, &tensors)?;
+    // Of another width there is no model: the config is refused.
+    if let Some(head_dim) = head_dim(&fields) {
+        refuse_partial_heads(&header, head_dim)?;
+        if let Some(entry) = tensors.remove(FACTORS) {
+            let factors = factors(&header, &mut source, &entry, head_dim / 2)?;
+            fields.insert("rope_scaling".to_owned(), json!({ "rope_type": ROPE_FACTORS, "factors": factors }));
+        }
     }
     for (name, entry) in &mut tensors {
-        entry.interleaved = interleaved(name, &config);
+        entry.interleaved = interleaved(name, &fields);
     }
-    let beside = path.with_file_name("tokenizer.json");
-    let tokenizer = if beside.exists() { Tokenizer::from_file(&beside)? } else { vocabulary::tokenizer(&header)? };
-    Ok((config, tokenizer, source, tensors))
+    let config = ConfigFields { fields, origin: header.origin().to_owned() };
+    let next_to_it = path.with_file_name("tokenizer.json");
+    let rest = move || {
+        let tokenizer = if next_to_it.exists() { Tokenizer::from_file(&next_to_it)? } else { vocabulary::tokenizer(&header)? };
+        Ok((tokenizer, vec![source], tensors))
+    };
+    Ok((config, Box::new(rest)))
 }
 
 /// The tensors under their Hugging Face names.
@@ -108,8 +119,8 @@ fn hugging_face(name: &str) -> Option<String> {
 }
 
 /// The config that the metadata and the presence of tensors amount to.
-fn config(header: &Header, tensors: &Tensors) -> Result<LlamaConfig> {
-    let architecture = header.text("general.architecture")?.unwrap_or("(none)");
+fn fields(header: &Header, tensors: &Tensors) -> Result<Map<String, Value>> {
+    let architecture = architecture(header)?;
     let class = match architecture {
         "llama" => "LlamaForCausalLM",
         "smollm3" => "SmolLM3ForCausalLM",
@@ -147,9 +158,21 @@ fn config(header: &Header, tensors: &Tensors) -> Result<LlamaConfig> {
             set(field, id.clone());
         }
     }
-    let config = LlamaConfig::from_fields(&fields, header.origin())?;
-    refuse_partial_heads(header, architecture, &config)?;
-    Ok(config)
+    Ok(fields)
+}
+
+fn architecture(header: &Header) -> Result<&str> {
+    Ok(header.text("general.architecture")?.unwrap_or("(none)"))
+}
+
+/// Width of a head, as the config will have it: given, or an equal share of the model's width. None where it is no sensible one.
+fn head_dim(fields: &Map<String, Value>) -> Option<usize> {
+    let number = |field: &str| fields.get(field).and_then(Value::as_u64);
+    let head_dim = match fields.contains_key("head_dim") {
+        true => number("head_dim"),
+        false => number("hidden_size")?.checked_div(number("num_attention_heads")?),
+    };
+    head_dim.filter(|width| (2..=LARGEST_HEAD).contains(width)).map(|width| width as usize)
 }
 
 fn refuse_unsupported(header: &Header, architecture: &str) -> Result<()> {
@@ -173,228 +196,43 @@ fn refuse_unsupported(header: &Header, architecture: &str) -> Result<()> {
 }
 
 /// Refuses heads that rotate only a part of their channels, or whose values have another width.
-fn refuse_partial_heads(header: &Header, architecture: &str, config: &LlamaConfig) -> Result<()> {
+fn refuse_partial_heads(header: &Header, head_dim: usize) -> Result<()> {
+    let architecture = architecture(header)?;
     for key in ["rope.dimension_count", "attention.value_length"] {
         let key = format!("{architecture}.{key}");
         if let Some(value) = header.scalar(&key)?
-            && value.as_u64() != Some(config.head_dim as u64)
+            && value.as_u64() != Some(head_dim as u64)
         {
-            let what = format!("{} is {value}, but heads are {} wide", quoted(&key), config.head_dim);
-            return Err(header.error(what));
+            return Err(header.error(format!("{} is {value}, but heads are {head_dim} wide", quoted(&key))));
         }
     }
     Ok(())
 }
 
-fn factors(header: &Header, source: &mut Source, entry: &Entry, head_dim: usize) -> Result<RopeScaling> {
-    let count = head_dim / 2;
+/// The divisors of `count` rotary frequencies.
+fn factors(header: &Header, source: &mut Source, entry: &Entry, count: usize) -> Result<Vec<f32>> {
     if entry.shape != [count] {
         let what = format!("tensor `{FACTORS}` has shape {:?}, expected [{count}]", entry.shape);
         return Err(header.error(what));
     }
     let factors = entry.stored.decode(&source.read(entry.start, entry.len)?, count);
     let factors = factors.map_err(|what| header.error(format!("tensor `{FACTORS}` {what}")))?;
-    if !factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
-        return Err(header.error(format!("tensor `{FACTORS}` holds values that are not above zero")));
+    match factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) {
+        true => Ok(factors),
+        false => Err(header.error(format!("tensor `{FACTORS}` holds values that are not above zero"))),
     }
-    Ok(RopeScaling::Factors(factors.into_iter().map(f64::from).collect()))
 }
 
 /// Heads of a tensor whose rows llama.cpp permutes.
-fn interleaved(name: &str, config: &LlamaConfig) -> Option<usize> {
+fn interleaved(name: &str, fields: &Map<String, Value>) -> Option<usize> {
     let (layer, _) = name.rsplit_once('.')?;
-    if layer.ends_with(".q_proj") {
-        Some(config.num_attention_heads)
-    } else if layer.ends_with(".k_proj") {
-        Some(config.num_key_value_heads)
-    } else {
-        None
-    }
+    let heads = match layer.rsplit_once('.')?.1 {
+        "q_proj" => "num_attention_heads",
+        "k_proj" => "num_key_value_heads",
+        _ => return None,
+    };
+    fields.get(heads)?.as_u64().and_then(|heads| usize::try_from(heads).ok())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::fixture::Gguf;
-    use crate::Result;
-    use crate::model::RopeScaling;
-    use crate::source::checkpoint::Checkpoint;
-    use crate::testing::{golden, real_smollm2, tiny_tokenizer};
-    use half::bf16;
-
-    fn llama() -> Gguf {
-        Gguf::llama("llama", |_, values| Some(values))
-    }
-
-    fn open(file: &Gguf) -> Result<Checkpoint> {
-        let folder = tempfile::tempdir().unwrap();
-        Checkpoint::open(&file.write(folder.path()))
-    }
-
-    fn read(checkpoint: &mut Checkpoint, name: &str) -> Vec<f32> {
-        let (name, shape) = checkpoint.config.tensors().into_iter().find(|(other, _)| other == name).unwrap();
-        checkpoint.read(&name, &shape).unwrap()
-    }
-
-    #[test]
-    fn a_gguf_and_the_safetensors_it_was_made_from_are_one_model() {
-        for (model, file) in [("gqa3-tied", "gqa3-tied.f32"), ("gqa4-untied-llama3", "gqa4-untied-llama3.f16")] {
-            let mut gguf = Checkpoint::open(&golden(&format!("tiny_gguf/{file}.gguf"))).unwrap();
-            let mut folder = Checkpoint::open(&golden(&format!("tiny/{model}"))).unwrap();
-            for (name, shape) in folder.config.tensors() {
-                assert_eq!(gguf.read(&name, &shape).unwrap(), folder.read(&name, &shape).unwrap(), "{model}: {name}");
-            }
-            // Llama 3's scaling is stored as factors; everything else is equal.
-            let scaling = gguf.config.rope_scaling.take();
-            assert_eq!(scaling.is_some(), folder.config.rope_scaling.take().is_some());
-            if let Some(RopeScaling::Factors(factors)) = scaling {
-                assert_eq!(factors.len(), folder.config.head_dim / 2);
-            }
-            assert_eq!(gguf.config, folder.config);
-            assert_eq!(gguf.tokenizer.encode("the 12 and <|endoftext|>"), folder.tokenizer.encode("the 12 and <|endoftext|>"));
-        }
-    }
-
-    #[test]
-    fn rows_of_queries_and_keys_and_their_biases_return_to_their_places() {
-        // Row r of a head of four is neighbour-paired in the file: 0 2 1 3.
-        let row_numbers = |name: &str, values: Vec<f32>| {
-            let interleaved = name.contains("attn_q") || name.contains("attn_k");
-            Some((0..values.len()).map(|i| if interleaved { (i / 8) as f32 } else { 0.0 }).collect())
-        };
-        let bias = |count: u8| (0..count).map(f32::from).collect::<Vec<_>>();
-        let file = Gguf::llama("llama", row_numbers)
-            .floats("blk.0.attn_q.bias", &[8], &bias(8))
-            .floats("blk.0.attn_k.bias", &[4], &bias(4))
-            .floats("blk.0.attn_v.bias", &[4], &bias(4))
-            .floats("blk.0.attn_output.bias", &[8], &bias(8));
-        let mut checkpoint = open(&file).unwrap();
-        assert!(checkpoint.config.attention_bias && !checkpoint.config.mlp_bias);
-        let mut layer = |name: &str| read(&mut checkpoint, &format!("model.layers.0.self_attn.{name}"));
-        assert_eq!(layer("q_proj.bias"), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
-        assert_eq!(layer("k_proj.bias"), [0.0, 2.0, 1.0, 3.0]);
-        assert_eq!(layer("v_proj.bias"), bias(4));
-        assert_eq!(layer("o_proj.bias"), bias(8));
-        let first_of_rows: Vec<f32> = layer("q_proj.weight").into_iter().step_by(8).collect();
-        assert_eq!(first_of_rows, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
-    }
-
-    #[test]
-    fn the_metadata_become_the_config() {
-        let file = llama().u32("tokenizer.ggml.bos_token_id", 0).u32("tokenizer.ggml.eos_token_id", 2).pair(
-            "llama.rope.freq_base",
-            6,
-            &5e5f32.to_le_bytes(),
-        );
-        let config = open(&file).unwrap().config;
-        assert_eq!((config.vocab_size, config.hidden_size, config.intermediate_size), (4, 8, 6));
-        assert_eq!((config.num_attention_heads, config.num_key_value_heads, config.head_dim), (2, 1, 4));
-        assert_eq!((config.rms_norm_eps, config.rope_theta, config.max_position_embeddings), (1e-5, 5e5, 16));
-        assert_eq!((config.bos_token_id, config.eos_token_ids.as_slice()), (Some(0), [2].as_slice()));
-        assert!(config.tie_word_embeddings && !config.attention_bias && config.rope_scaling.is_none());
-        let untied = open(&llama().floats("output.weight", &[8, 4], &[0.5; 32])).unwrap();
-        assert!(!untied.config.tie_word_embeddings);
-    }
-
-    #[test]
-    fn smollm3_leaves_every_fourth_layer_without_rope_and_has_llama_cpps_defaults() {
-        let checkpoint = open(&Gguf::llama("smollm3", |_, values| Some(values))).unwrap();
-        assert_eq!(checkpoint.config.architecture, "SmolLM3ForCausalLM");
-        assert_eq!((checkpoint.config.rope_layers, checkpoint.config.rope_theta), (vec![true], 10_000.0));
-        let mut file = Gguf::llama("smollm3", |_, values| Some(values)).u32("smollm3.block_count", 5);
-        for layer in 1..5 {
-            for tensor in llama().tensors.iter().filter(|tensor| tensor.name.starts_with("blk.0.")) {
-                let count = tensor.dimensions.iter().product::<u64>() as usize;
-                file = file.floats(&tensor.name.replace(".0.", &format!(".{layer}.")), &tensor.dimensions, &vec![0.0; count]);
-            }
-        }
-        assert_eq!(open(&file).unwrap().config.rope_layers, [true, true, true, false, true]);
-    }
-
-    #[test]
-    fn rope_factors_are_honoured_or_refused() {
-        let with = |factors: &[f32]| open(&llama().floats("rope_freqs.weight", &[factors.len() as u64], factors));
-        assert_eq!(with(&[1.0, 8.0]).unwrap().config.rope_scaling, Some(RopeScaling::Factors(vec![1.0, 8.0])));
-        for factors in [[0.0, 1.0], [-1.0, 1.0], [f32::NAN, 1.0], [f32::INFINITY, 1.0]] {
-            assert!(with(&factors).err().unwrap().to_string().contains("above zero"));
-        }
-        assert!(with(&[1.0; 3]).err().unwrap().to_string().contains("has shape [3], expected [2]"));
-        let unreadable = open(&llama().tensor("rope_freqs.weight", &[2], 28, &[0; 16]));
-        assert!(unreadable.err().unwrap().to_string().contains("`rope_freqs.weight` is stored as F64"));
-        let halves: Vec<u8> = [1.0, 4.0].into_iter().flat_map(|factor| bf16::from_f32(factor).to_le_bytes()).collect();
-        let stored = open(&llama().tensor("rope_freqs.weight", &[2], 30, &halves)).unwrap();
-        assert_eq!(stored.config.rope_scaling, Some(RopeScaling::Factors(vec![1.0, 4.0])));
-    }
-
-    #[test]
-    fn what_is_not_supported_is_refused_by_name() {
-        let number = |key: &str, value: f32| llama().pair(key, 6, &value.to_le_bytes());
-        let without = |dropped: &'static str| Gguf::llama("llama", move |name, values| (name != dropped).then_some(values));
-        let cases = [
-            (llama().text("general.architecture", "qwen2"), "architecture `qwen2` is not supported"),
-            (llama().u32("llama.expert_count", 8), "`llama.expert_count` is 8"),
-            (llama().u32("llama.attention.sliding_window", 4096), "`llama.attention.sliding_window` is 4096"),
-            (number("llama.logit_scale", 0.25), "`llama.logit_scale` is 0.25"),
-            (number("llama.rope.scaling.attn_factor", 0.5), "`llama.rope.scaling.attn_factor` is 0.5"),
-            (number("llama.rope.scaling.factor", 4.0), "`llama.rope.scaling.factor` is 4"),
-            (llama().text("llama.rope.scaling.type", "yarn"), "RoPE scaling `yarn`"),
-            (llama().u32("llama.rope.dimension_count", 2), "`llama.rope.dimension_count` is 2"),
-            (llama().u32("llama.attention.value_length", 8), "`llama.attention.value_length` is 8"),
-            (llama().u32("split.count", 2), "one of 2 parts"),
-            (llama().array("llama.attention.head_count_kv", 4, 1, &[1, 0, 0, 0]), "must be a single value"),
-            (llama().text("llama.embedding_length", "8"), "`hidden_size` must be a whole number"),
-            (number("llama.attention.layer_norm_rms_epsilon", f32::NAN), "`rms_norm_eps` must be a number"),
-            (llama().u32("llama.embedding_length", 16), "expected [4, 16], found [4, 8]"),
-            (llama().u32("llama.vocab_size", 5), "`model.embed_tokens.weight` expected [5, 8], found [4, 8]"),
-            (without("blk.0.ffn_up.weight"), "1 missing: `model.layers.0.mlp.up_proj.weight` [6, 8]"),
-            (llama().floats("blk.0.attn_q_norm.weight", &[4], &[1.0; 4]), "1 unused: `blk.0.attn_q_norm.weight` [4]"),
-            (without("output_norm.weight").tensor("output_norm.weight", &[8], 20, &[0; 32]), "stored as IQ4_NL"),
-            (without("output_norm.weight").tensor("output_norm.weight", &[8], 77, &[0; 32]), "stored as type 77"),
-            (llama().floats("model.norm.weight", &[8], &[1.0; 8]), "twice"),
-        ];
-        for (file, expected) in cases {
-            let text = open(&file).err().expect(expected).to_string();
-            assert!(text.contains(expected) && text.contains("model.gguf"), "{expected}: {text}");
-        }
-        let missing = Gguf { pairs: llama().pairs.into_iter().filter(|(key, _)| key != "llama.context_length").collect(), ..llama() };
-        assert!(open(&missing).err().unwrap().to_string().contains("`llama.context_length` is missing"));
-    }
-
-    #[test]
-    fn values_that_are_not_finite_are_counted() {
-        let file = Gguf::llama("llama", |name, mut values| {
-            if name == "blk.0.ffn_up.weight" {
-                (values[3], values[40]) = (f32::NAN, f32::NEG_INFINITY);
-            }
-            Some(values)
-        });
-        let folder = tempfile::tempdir().unwrap();
-        let mut checkpoint = Checkpoint::open(&file.write(folder.path())).unwrap();
-        let text = checkpoint.read("model.layers.0.mlp.up_proj.weight", &[6, 8]).unwrap_err().to_string();
-        assert!(text.contains("`model.layers.0.mlp.up_proj.weight`") && text.contains("2 values"), "{text}");
-    }
-
-    #[test]
-    fn a_tokenizer_json_beside_the_file_goes_first() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = llama().write(folder.path());
-        assert_eq!(Checkpoint::open(&path).unwrap().tokenizer.vocab_size(), 4);
-        std::fs::write(folder.path().join("tokenizer.json"), tiny_tokenizer().to_string()).unwrap();
-        // Its 262 tokens are more than the four rows of this model.
-        assert!(Checkpoint::open(&path).err().unwrap().to_string().contains("has 262 tokens"));
-    }
-
-    /// SHA-256 pinned by `scripts/fetch_smollm2.sh`; the config of the model's repository.
-    #[test]
-    fn the_real_gguf_is_smollm2() {
-        let Some(path) = real_smollm2("the_real_gguf_is_smollm2") else { return };
-        let mut checkpoint = Checkpoint::open(&path).unwrap();
-        assert_eq!(checkpoint.digest, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53");
-        let config = &checkpoint.config;
-        assert_eq!((config.vocab_size, config.hidden_size, config.num_hidden_layers), (49_152, 576, 30));
-        assert_eq!((config.num_attention_heads, config.num_key_value_heads, config.rope_theta), (9, 3, 1e5));
-        assert_eq!((config.bos_token_id, config.eos_token_ids.as_slice()), (Some(1), [2].as_slice()));
-        assert_eq!(config.parameters(), 134_515_008);
-        // A tensor of many chunks, larger than what one task decodes.
-        assert_eq!(read(&mut checkpoint, "model.embed_tokens.weight").len(), 49_152 * 576);
-    }
-}
+mod tests;

@@ -10,7 +10,8 @@ use burn::backend::autodiff::{
 };
 use burn::tensor::{Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor};
 
-use super::{Gumbel, Kernels, SoftEmbeddings, SoftPrompt, layer};
+use super::reference::layer;
+use super::{Gumbel, Kernels, Parallel, SoftEmbeddings, SoftPrompt};
 
 /// Turns what was saved and the output's gradient into gradients of N inputs.
 type Pull<B, S, const N: usize> = fn(S, FloatTensor<B>) -> [Option<FloatTensor<B>>; N];
@@ -82,6 +83,8 @@ fn inner<B: Backend, C: CheckpointStrategy>(prompt: &SoftPrompt<Autodiff<B, C>>)
     let [logits, temperature, embedding] = [logits, temperature, embedding].map(Tensor::inner);
     SoftPrompt { logits, temperature, embedding, mask: mask.map(Tensor::inner), noise, samples }
 }
+
+impl<B: Kernels, C: CheckpointStrategy> Parallel for Autodiff<B, C> {}
 
 impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
     /// Differentiable in Z and τ. The backward pass computes p again, so nothing V-wide but Z stays alive.

@@ -11,7 +11,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 /// Pools by the number of threads that are divided and the number of pools.
 type Divisions = BTreeMap<(usize, usize), Arc<Vec<ThreadPool>>>;
 
-/// Divisions that were asked for so far.
+/// Divisions that were made so far; pools are kept, because starting threads is slow.
 static DIVISIONS: Mutex<Divisions> = Mutex::new(BTreeMap::new());
 
 /// Groups of about `each` rows, a power of two of them, which threads divide well. It depends on nothing but the rows: so do results.
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_stand_in_the_order_of_the_jobs() {
+    fn results_are_in_the_order_of_the_jobs() {
         let jobs: Vec<_> = (0..100u64).map(|n| move || (0..n * 1000).fold(n, |a, b| a ^ b.wrapping_mul(n))).collect();
         let expected: Vec<u64> = jobs.clone().into_iter().map(|job| job()).collect();
         for at_once in [1, 2, usize::MAX] {

@@ -1,10 +1,10 @@
-//! Weights and activations may be half as wide as f32. What is summed, exponentiated or moved by an optimiser is not.
+//! Weights and activations may have half precision (f16, bf16). What is summed, exponentiated or optimised has f32.
 
 use burn::tensor::{DType, Tensor, backend::Backend};
 
 use super::CHUNK;
 
-/// The type of softmax, losses and variables beside a model of type `dtype`: f32 for the half-wide types, else the same.
+/// The type of softmax, losses and optimised variables for a model of type `dtype`: f32 where that has half precision, else the same.
 pub fn wide(dtype: DType) -> DType {
     match dtype {
         DType::F16 | DType::BF16 => DType::F32,
@@ -29,11 +29,11 @@ pub(super) fn product<B: Backend>(x: Tensor<B, 2>, matrix: &Tensor<B, 2>) -> Ten
 
 /// x·Wᵀ in the type of `x` `[R, D]`, whatever type `matrix` `[V, D]` is stored in.
 pub(super) fn product_transposed<B: Backend>(x: Tensor<B, 2>, matrix: &Tensor<B, 2>) -> Tensor<B, 2> {
-    beside(blocks(matrix, x.dtype()).map(|(_, rows)| x.clone().matmul(rows.transpose())).collect())
+    concat_columns(blocks(matrix, x.dtype()).map(|(_, rows)| x.clone().matmul(rows.transpose())).collect())
 }
 
-/// Matrices of R rows as one; a single one is not copied.
-pub fn beside<B: Backend>(mut parts: Vec<Tensor<B, 2>>) -> Tensor<B, 2> {
+/// Concatenates the columns of matrices of R rows; a single matrix is not copied.
+pub fn concat_columns<B: Backend>(mut parts: Vec<Tensor<B, 2>>) -> Tensor<B, 2> {
     if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 1) }
 }
 
@@ -73,10 +73,10 @@ mod tests {
         near(product_transposed(y.clone(), &stored), y.matmul(whole.transpose()), 1e-2);
     }
 
-    /// 300² is more than f16 holds.
+    /// 300² is more than f16 can hold.
     #[test]
     fn squares_of_f16_do_not_overflow() {
-        use super::super::layer::{rms_norm, rms_norm_backward};
+        use crate::ops::reference::layer::{rms_norm, rms_norm_backward};
         let (x, weight) = (Tensor::<Flex, 2>::full([1, 4], 300.0, (&Default::default(), DType::F16)), matrix("g", [1, 4], DType::F16));
         let norm = rms_norm(x.clone(), weight.clone().squeeze_dim(0), 1e-5);
         assert_eq!((norm.dtype(), host(norm)), (DType::F16, host(weight.clone())));

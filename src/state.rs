@@ -1,4 +1,4 @@
-//! What a method keeps between steps, as plain data.
+//! What a run goes on from: everything that the next step depends on, as plain data.
 
 use std::collections::BTreeMap;
 
@@ -30,6 +30,11 @@ impl State {
             .map_err(|error| Error::input(format!("the checkpoint does not belong to this method: {error}")))
     }
 
+    /// Adds a field to those of a struct.
+    pub fn put_field(&mut self, name: &str, value: &impl Serialize) {
+        self.fields[name] = serde_json::to_value(value).expect("plain data");
+    }
+
     /// Adds a tensor.
     pub fn put<B: Backend>(&mut self, name: &str, tensor: Tensor<B, 2>) {
         let shape = tensor.dims().to_vec();
@@ -41,7 +46,7 @@ impl State {
         match self.tensors.remove(name) {
             Some((found, values)) if found == shape => Ok(Tensor::from_data(TensorData::new(values, shape), device)),
             Some((found, _)) => Err(Error::input(format!("`{name}` in the checkpoint has shape {found:?}, but this run needs {shape:?}"))),
-            None => Err(Error::input(format!("the checkpoint lacks `{name}`; start the run anew without --resume"))),
+            None => Err(Error::input(format!("the checkpoint lacks `{name}`; start again without --resume"))),
         }
     }
 }

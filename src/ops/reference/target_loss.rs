@@ -2,18 +2,9 @@
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, activation::log_softmax, backend::Backend};
 
-use super::CHUNK;
-use super::width::{product, wide};
 use crate::objective::Objective;
-
-/// Losses of R rows and what the backward pass needs of them.
-#[derive(Debug, Clone)]
-pub struct TargetLoss<B: Backend> {
-    /// `[R]`.
-    pub losses: Tensor<B, 1>,
-    /// Gradient of each row's loss with respect to its hidden state, `[R, D]`, [`wide`] too.
-    pub hidden: Tensor<B, 2>,
-}
+use crate::ops::precision::{product, wide};
+use crate::ops::{CHUNK, TargetLoss};
 
 /// Margin of the target token over the best other one, and that other one: (`[R, 1]`, `[R, 1]`).
 fn runner_up<B: Backend>(logits: Tensor<B, 2>, targets: Tensor<B, 2, Int>) -> (Tensor<B, 2>, Tensor<B, 2, Int>) {
@@ -32,17 +23,42 @@ fn wide_logits<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>) -> Tensor<B
 
 /// ℓ_y − max_{v≠y} ℓ_v of every row; some rows at a time, so that no more than 64 MiB of logits are alive.
 pub fn margins<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
+    let parts = in_chunks(hidden, head, targets, |logits, targets| runner_up(logits, targets).0.squeeze_dim(1));
+    Tensor::cat(parts, 0)
+}
+
+/// The [`margins`] of every row, and −log softmax(ℓ)_y.
+pub fn margins_and_cross_entropies<B: Backend>(
+    hidden: Tensor<B, 2>,
+    head: Tensor<B, 2>,
+    targets: Tensor<B, 1, Int>,
+) -> (Tensor<B, 1>, Tensor<B, 1>) {
+    let both = |logits: Tensor<B, 2>, targets: Tensor<B, 2, Int>| {
+        let losses = log_softmax(logits.clone(), 1).gather(1, targets.clone()).neg();
+        (runner_up(logits, targets).0.squeeze_dim(1), losses.squeeze_dim(1))
+    };
+    let (margins, losses) = in_chunks(hidden, head, targets, both).into_iter().unzip();
+    (Tensor::cat(margins, 0), Tensor::cat(losses, 0))
+}
+
+/// What `of` makes of the logits of some rows at a time, and of their targets `[R, 1]`.
+fn in_chunks<B: Backend, T>(
+    hidden: Tensor<B, 2>,
+    head: Tensor<B, 2>,
+    targets: Tensor<B, 1, Int>,
+    of: impl Fn(Tensor<B, 2>, Tensor<B, 2, Int>) -> T,
+) -> Vec<T> {
     let (rows, head, targets) = (hidden.dims()[0], head.transpose(), targets.unsqueeze_dim::<2>(1));
     let size = (CHUNK / head.dims()[1]).clamp(1, rows);
     let parts = (0..rows).step_by(size).map(|first| {
         let count = size.min(rows - first);
         let logits = wide_logits(hidden.clone().narrow(0, first, count), head.clone());
-        runner_up(logits, targets.clone().narrow(0, first, count)).0.squeeze_dim(1)
+        of(logits, targets.clone().narrow(0, first, count))
     });
-    Tensor::cat(parts.collect(), 0)
+    parts.collect()
 }
 
-/// See [`super::Kernels::target_loss`].
+/// See [`crate::ops::Kernels::target_loss`].
 pub fn forward<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>, objective: Objective) -> TargetLoss<B> {
     let logits = wide_logits(hidden, head.clone().transpose());
     let dtype = logits.dtype();
@@ -61,20 +77,6 @@ pub fn forward<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Te
             let active = losses.clone().greater_elem(0.0).float().cast(losses.dtype());
             let hidden = (rows(runner.squeeze_dim(1)) - at_target) * active;
             TargetLoss { losses: losses.squeeze_dim(1), hidden }
-        }
-    }
-}
-
-/// The definition, for tests: Burn's own operations on the full logits, differentiable on any autodiff backend. `[R]`.
-pub fn reference<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>, objective: Objective) -> Tensor<B, 1> {
-    let logits = hidden.matmul(head.transpose());
-    let column: Tensor<B, 2, Int> = targets.unsqueeze_dim(1);
-    match objective.margin() {
-        None => log_softmax(logits, 1).gather(1, column).neg().squeeze_dim(1),
-        Some(margin) => {
-            let at_target = logits.clone().gather(1, column.clone());
-            let hidden = logits.scatter(1, column, at_target.zeros_like() - 1e30, IndexingUpdateOp::Add);
-            (hidden.max_dim(1) - at_target + margin).clamp_min(0.0).squeeze_dim(1)
         }
     }
 }

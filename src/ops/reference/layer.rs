@@ -1,10 +1,9 @@
-//! The blocks of a decoder layer and their backward passes in plain Burn: the definitions that every backend can use. Where x is
-//! half as wide as f32, squares and softmax are computed in f32.
+//! The blocks of a decoder layer and their backward passes. Where x has half precision, squares and softmax are computed in f32.
 
 use burn::tensor::activation::{sigmoid, silu, softmax};
 use burn::tensor::{Tensor, backend::Backend};
 
-use super::width::wide;
+use crate::ops::precision::wide;
 
 /// x / √(mean(x²) + ε) · weight for every row.
 pub fn rms_norm<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 1>, epsilon: f64) -> Tensor<B, 2> {
@@ -25,7 +24,7 @@ pub fn rms_norm_backward<B: Backend>(x: Tensor<B, 2>, weight: Tensor<B, 1>, epsi
 }
 
 /// Gradient of the weight, Σ over the rows of dy·x·r.
-pub(super) fn rms_norm_weight<B: Backend>(x: Tensor<B, 2>, epsilon: f64, output: Tensor<B, 2>) -> Tensor<B, 1> {
+pub(in crate::ops) fn rms_norm_weight<B: Backend>(x: Tensor<B, 2>, epsilon: f64, output: Tensor<B, 2>) -> Tensor<B, 1> {
     let root = (x.clone().powi_scalar(2).mean_dim(1) + epsilon).sqrt();
     (output * x / root).sum_dim(0).squeeze_dim(0)
 }
@@ -51,8 +50,7 @@ pub fn rotate<B: Backend>(x: Tensor<B, 2>, cos: Tensor<B, 2>, sin: Tensor<B, 2>,
     (x.reshape(samples) * cos + swapped.reshape(samples) * sin).reshape([rows, width])
 }
 
-/// softmax(q·kᵀ/√d + mask)·v without repeating keys or values: the query heads that share a key head stand under each other in one
-/// matrix.
+/// softmax(q·kᵀ/√d + mask)·v without repeating keys or values: the query heads that share a key head are stacked into one matrix.
 pub fn attention<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, mask: Tensor<B, 2>) -> Tensor<B, 2> {
     let [s, h, t, d] = q.dims();
     let weights = attention_weights(q, k, mask).cast(v.dtype());

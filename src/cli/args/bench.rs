@@ -1,0 +1,70 @@
+//! The parts of `bench` and their flags.
+
+use clap::{Args, Subcommand, value_parser};
+
+use super::setting::{Flags, Names, help};
+use crate::method::registry::MethodName;
+
+/// `bench`.
+#[derive(Subcommand, Debug, Clone)]
+pub enum Bench {
+    /// One step of a method, without taking scores
+    #[command(after_help = "Example:\n  dlmi bench step --method dlmi --prompt-tokens 80 --set all_tokens=true --json")]
+    Step(BenchOptions),
+    /// A batch of candidates that differ from a prompt at one position
+    Score {
+        /// What the kinds share.
+        #[command(flatten)]
+        options: BenchOptions,
+        /// Candidates of a batch
+        #[arg(long, value_name = "C", default_value_t = 64, value_parser = value_parser!(u32).range(1..=65_536))]
+        candidates: u32,
+    },
+    /// A greedy continuation
+    Generate(BenchOptions),
+    /// Opening the model and reading its weights
+    Load(BenchOptions),
+}
+
+/// What the kinds of `bench` share.
+#[derive(Args, Debug, Clone)]
+pub struct BenchOptions {
+    #[arg(long, value_name = "NAME", help = help("method"), value_parser = Names::of::<MethodName>())]
+    method: Option<String>,
+    #[arg(long, value_name = "N", help = help("prompt_tokens"), allow_negative_numbers = true)]
+    prompt_tokens: Option<String>,
+    #[arg(long, value_name = "N", help = help("samples"), allow_negative_numbers = true)]
+    samples: Option<String>,
+    /// Tokens of the target, or of the continuation (M)
+    #[arg(long, value_name = "M", default_value_t = 20, value_parser = value_parser!(u32).range(1..))]
+    pub target_tokens: u32,
+    /// Rounds to measure, after a first one
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = value_parser!(u32).range(1..=100_000))]
+    pub rounds: u32,
+}
+
+impl Bench {
+    /// What it is called.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Step(_) => "step",
+            Self::Score { .. } => "score",
+            Self::Generate(_) => "generate",
+            Self::Load(_) => "load",
+        }
+    }
+
+    /// What they share.
+    pub fn options(&self) -> &BenchOptions {
+        match self {
+            Self::Step(options) | Self::Score { options, .. } | Self::Generate(options) | Self::Load(options) => options,
+        }
+    }
+}
+
+impl BenchOptions {
+    pub(super) fn flags(&self, flags: &mut Flags) {
+        let Self { method, prompt_tokens, samples, .. } = self;
+        flags.text("method", method).text("prompt_tokens", prompt_tokens).text("samples", samples);
+    }
+}

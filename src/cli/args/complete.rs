@@ -1,0 +1,36 @@
+//! The flags of `complete`.
+
+use std::ffi::OsString;
+
+use clap::{Args, value_parser};
+
+use super::setting::{Flags, help};
+
+/// `complete`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  dlmi complete \"O Romeo, Romeo!\"
+  dlmi complete --ids 464,2068,7586 --tokens 5 --json")]
+pub struct Complete {
+    /// Text to continue; `-`: standard input
+    #[arg(required_unless_present = "ids", conflicts_with = "ids")]
+    pub prompt: Option<OsString>,
+    /// Token ids to continue, in place of a text
+    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',')]
+    pub ids: Option<Vec<u32>>,
+    /// Tokens to write
+    #[arg(long, value_name = "M", default_value_t = 20, value_parser = value_parser!(u32).range(1..))]
+    pub tokens: u32,
+    /// End at the end-of-sequence token, which otherwise is a token like others
+    #[arg(long)]
+    pub stop_at_eos: bool,
+    #[arg(long, help = help("bos"))]
+    bos: bool,
+}
+
+impl Complete {
+    pub(super) fn flags(&self, flags: &mut Flags) {
+        flags.switch("bos", self.bos);
+    }
+}

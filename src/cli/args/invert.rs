@@ -1,0 +1,70 @@
+//! The flags of `invert`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::setting::{Flags, Names, help};
+use crate::Result;
+use crate::method::registry::MethodName;
+
+/// `invert`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  dlmi invert
+  dlmi invert \"the king is dead\" --prompt-tokens 30
+  dlmi --model HuggingFaceTB/SmolLM2-135M-Instruct invert --file target.txt --out run1
+  dlmi --model HuggingFaceTB/SmolLM2-135M-Instruct invert --file target.txt --out run1 --resume --max-seconds 3600
+
+Exit code: 0 exact, 1 not exact, 2 bad input, 3 no such device, model or disk space, 130 interrupted.")]
+pub struct Invert {
+    /// Text that the model shall write, taken byte for byte; `-`: standard input; none: the bundled model's own example
+    #[arg(conflicts_with = "file")]
+    pub target: Option<OsString>,
+    #[arg(long, value_name = "NAME", help = help("method"), value_parser = Names::of::<MethodName>())]
+    method: Option<String>,
+    #[arg(long, value_name = "N", help = help("prompt_tokens"), allow_negative_numbers = true)]
+    prompt_tokens: Option<String>,
+    #[arg(long, value_name = "N", help = help("steps"), allow_negative_numbers = true)]
+    steps: Option<String>,
+    #[arg(long, value_name = "S", help = help("max_seconds"), allow_negative_numbers = true)]
+    max_seconds: Option<String>,
+    #[arg(long, value_name = "N", help = help("restarts"), allow_negative_numbers = true)]
+    restarts: Option<String>,
+    #[arg(long, value_name = "MIB", help = help("max_memory"), allow_negative_numbers = true)]
+    max_memory: Option<String>,
+    #[arg(long, value_name = "N", help = help("samples"), allow_negative_numbers = true)]
+    samples: Option<String>,
+    #[arg(long, value_name = "TEXT", help = help("prefix"))]
+    prefix: Option<OsString>,
+    #[arg(long, value_name = "TEXT", help = help("suffix"))]
+    suffix: Option<OsString>,
+    #[arg(long, help = help("allow_target_tokens"))]
+    allow_target_tokens: bool,
+    #[arg(long, help = help("allow_special"))]
+    allow_special: bool,
+    #[arg(long, help = help("bos"))]
+    bos: bool,
+    /// Read TARGET from a file (its last newline left out)
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Keep result, events (for TensorBoard too) and checkpoint in a folder
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Go on from the checkpoint in the folder of --out
+    #[arg(long, requires = "out")]
+    pub resume: bool,
+}
+
+impl Invert {
+    pub(super) fn flags(&self, flags: &mut Flags) -> Result<()> {
+        flags.text("method", &self.method).text("prompt_tokens", &self.prompt_tokens).text("steps", &self.steps);
+        flags.text("max_seconds", &self.max_seconds).text("restarts", &self.restarts).text("samples", &self.samples);
+        flags.text("max_memory", &self.max_memory).switch("bos", self.bos);
+        flags.switch("allow_target_tokens", self.allow_target_tokens).switch("allow_special", self.allow_special);
+        flags.os_text("prefix", &self.prefix)?;
+        flags.os_text("suffix", &self.suffix)
+    }
+}

@@ -1,0 +1,68 @@
+//! Texts from arguments, files and standard input.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Read;
+use std::path::PathBuf;
+
+use crate::files::utf8;
+use crate::{Error, Result};
+
+/// A text longer than any model's context; more is not worth reading.
+const LONGEST_TEXT: u64 = 64 << 20;
+
+/// The text of an argument or of a file; `-` as either is standard input. One newline at the end of a file or of
+/// standard input is left out; an argument is taken as it is.
+///
+/// # Errors
+/// What cannot be read, is longer than 64 MiB, or is not UTF-8.
+pub fn read_text(argument: Option<OsString>, file: Option<PathBuf>) -> Result<Option<String>> {
+    if argument.as_deref() == Some(OsStr::new("-")) || file.as_deref().is_some_and(|path| path.as_os_str() == "-") {
+        return read("standard input", std::io::stdin().lock()).map(Some);
+    }
+    match (argument, file) {
+        (Some(text), _) => utf8(text.into_encoded_bytes(), "the argument").map(Some),
+        (None, Some(path)) => {
+            let source = std::fs::File::open(&path).map_err(|error| Error::reading(&path, &error))?;
+            read(&format!("`{}`", path.display()), source).map(Some)
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+fn read(name: &str, source: impl Read) -> Result<String> {
+    let mut bytes = Vec::new();
+    let length = source.take(LONGEST_TEXT + 1).read_to_end(&mut bytes);
+    if length.map_err(|error| Error::input(format!("cannot read {name}: {error}")))? as u64 > LONGEST_TEXT {
+        return Err(Error::input(format!("{name} is longer than {} MiB, which no model's context holds", LONGEST_TEXT >> 20)));
+    }
+    let mut text = utf8(bytes, name)?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_come_as_they_are() {
+        let file = |bytes: &[u8]| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), bytes).unwrap();
+            read_text(None, Some(file.path().into())).map(Option::unwrap)
+        };
+        assert_eq!(read_text(None, None).unwrap(), None);
+        assert_eq!(read_text(Some(" a\n".into()), None).unwrap().unwrap(), " a\n");
+        assert_eq!(file(b"a\n\n").unwrap(), "a\n");
+        assert_eq!(file(b"a\r\n").unwrap(), "a");
+        assert_eq!(file(b"").unwrap(), "");
+        assert!(file(b"ab\xc3(").unwrap_err().to_string().ends_with("is not UTF-8 text: byte 2 (0xc3) starts no valid character"));
+        assert!(read_text(None, Some("/nonexistent".into())).unwrap_err().to_string().starts_with("cannot read `/nonexistent`"));
+        assert_eq!(read("standard input", std::io::repeat(b'a')).unwrap_err().exit_code(), 2);
+    }
+}

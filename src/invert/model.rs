@@ -1,0 +1,157 @@
+//! A model that was opened: what an inversion begins with.
+
+use std::time::Instant;
+
+use burn::tensor::backend::Backend;
+
+use super::record::{Inversion, ModelIdentity};
+use super::task::Task;
+use crate::backend::Dtype;
+use crate::model::{self, Checkpoint, Llama, LlamaConfig};
+use crate::problem::{Problem, Target};
+use crate::settings::{self, Layers, Options, Sources};
+use crate::source::Tokenizer;
+use crate::source::hub::{Observer, SILENT};
+use crate::subject::check_context;
+use crate::{Error, Result};
+
+/// Config and tokenizer of a model, and where its weights are: they are read when something is computed.
+pub struct Model {
+    checkpoint: Checkpoint,
+    spec: String,
+    opened: Instant,
+}
+
+impl Model {
+    /// Opens a bundled model (`bard`), a folder in Hugging Face layout, a `.gguf` or `.safetensors` file, or `org/name[@revision]` on the
+    /// hub.
+    ///
+    /// # Errors
+    /// There is no such model, or its files are not what they should be.
+    pub fn open(spec: &str) -> Result<Self> {
+        Self::open_with(spec, false, SILENT)
+    }
+
+    /// As [`Self::open`]; `offline` never asks the hub, `observer` is told how a download goes.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(spec: &str, offline: bool, observer: Observer) -> Result<Self> {
+        let opened = Instant::now();
+        Ok(Self { checkpoint: model::open(spec, offline, observer)?, spec: spec.to_owned(), opened })
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.checkpoint.config
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.checkpoint.tokenizer
+    }
+
+    /// How records name it.
+    pub fn identity(&self) -> ModelIdentity {
+        ModelIdentity {
+            spec: self.spec.clone(),
+            digest: self.checkpoint.digest.clone(),
+            architecture: self.config().architecture.clone(),
+            vocab_size: self.config().vocab_size,
+        }
+    }
+
+    /// What the presets that go with a model are chosen by.
+    pub fn shape(&self) -> settings::ModelIdentity {
+        settings::ModelIdentity {
+            digest: self.checkpoint.digest.clone(),
+            architecture: self.config().architecture.clone(),
+            hidden_size: self.config().hidden_size,
+            layers: self.config().num_hidden_layers,
+            vocab_size: self.config().vocab_size,
+        }
+    }
+
+    /// The default options with the preset of this model on top, as the command line has them.
+    ///
+    /// # Errors
+    /// None for presets that are built in.
+    pub fn options(&self) -> Result<Options> {
+        Ok(Layers::read(Sources::default())?.resolve(&self.shape())?.settings)
+    }
+
+    /// Seconds since it was opened.
+    pub fn seconds(&self) -> f64 {
+        self.opened.elapsed().as_secs_f64()
+    }
+
+    /// Reads the weights onto a device.
+    ///
+    /// # Errors
+    /// Files that changed meanwhile, and values that are not finite.
+    pub fn load<B: Backend>(&mut self, device: &B::Device, dtype: Dtype) -> Result<Llama<B>> {
+        let config = self.checkpoint.config.clone();
+        Llama::load(&config, &mut self.checkpoint, device, dtype.into())
+    }
+
+    /// The token that starts a text: `<|endoftext|>` where the tokenizer has it, else the config's BoS.
+    pub fn start_token(&self) -> Option<u32> {
+        self.tokenizer().token_id("<|endoftext|>").or(self.config().bos_token_id)
+    }
+
+    /// The token that `bos` puts before a prompt.
+    ///
+    /// # Errors
+    /// One is wanted, but the model names none.
+    pub fn bos(&self, wanted: bool) -> Result<Option<u32>> {
+        match (wanted, self.start_token()) {
+            (false, _) => Ok(None),
+            (true, Some(bos)) => Ok(Some(bos)),
+            (true, None) => Err(Error::option("bos", "this model names no token that starts a text; leave it out")),
+        }
+    }
+
+    /// What `options` ask to find for `target`.
+    ///
+    /// # Errors
+    /// A target that the tokenizer cannot write, holds an end-of-sequence token or, with the prompt, does not fit into the context; a
+    /// search vocabulary without a token.
+    pub fn problem(&self, target: &str, options: &Options) -> Result<Problem> {
+        let target = Target::from_text(target, self.tokenizer())?;
+        let ends = |id: &&u32| self.config().eos_token_ids.contains(id);
+        if let Some(end) = target.ids.iter().find(ends).filter(|_| !options.allow_special) {
+            return Err(Error::option(
+                "allow_special",
+                format!(
+                    "the target holds the end-of-sequence token `{}`, and who decodes with a stop there never sees what follows; leave it \
+                     out, or allow special tokens",
+                    self.tokenizer().decode(&[*end])
+                ),
+            ));
+        }
+        let prompt = options.prompt_options(self.bos(options.bos)?);
+        let problem = Problem::new(prompt, target, self.tokenizer(), self.config().vocab_size)?;
+        check_context(self.config(), problem.first().len(), problem.first().target.ids.len())?;
+        Ok(problem)
+    }
+
+    /// An inversion of `target` that is ready to run.
+    ///
+    /// # Errors
+    /// As [`Self::problem`], and a device that is not there.
+    pub fn task(&mut self, target: &str, options: &Options) -> Result<Task<'_>> {
+        let problem = self.problem(target, options)?;
+        Task::new(self, problem, options.clone())
+    }
+
+    /// Finds a prompt after which the model writes `target`.
+    ///
+    /// Inline, as is all that leads to [`crate::backend::dispatch`]: the kernels of every backend are then compiled into the program alone.
+    ///
+    /// # Errors
+    /// As [`Self::task`], and those of the run. That no prompt was found is none: see [`Inversion::exact`].
+    #[inline]
+    pub fn invert(&mut self, target: &str, options: &Options) -> Result<Inversion> {
+        self.task(target, options)?.run(&mut ())
+    }
+}

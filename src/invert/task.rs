@@ -1,0 +1,139 @@
+//! An inversion: a model, a problem, a method and a budget; who watches joins when it runs.
+
+use std::cell::RefCell;
+
+use serde_json::Value;
+
+use super::judge::Judge;
+use super::model::Model;
+use super::record::{Circumstances, Inversion};
+use super::run::{Observer, Snapshot, Trial};
+use crate::Result;
+use crate::backend::{self, Choice, Dtype, Job};
+use crate::method::Build;
+use crate::method::registry::MethodSettings;
+use crate::ops::TrackedBackend;
+use crate::problem::Problem;
+use crate::settings::Options;
+use crate::subject::Subject;
+
+/// Everything that an inversion needs. `M` says which method searches.
+pub struct Task<'a, M = MethodSettings> {
+    model: &'a mut Model,
+    problem: Problem,
+    method: M,
+    /// What the record calls the method.
+    name: String,
+    options: Options,
+    /// The presets that the options come from.
+    presets: Vec<String>,
+    device: Choice,
+    resume: Option<Snapshot>,
+}
+
+impl<'a> Task<'a> {
+    /// Chooses the device that `options` ask for, and the method.
+    ///
+    /// # Errors
+    /// There is no such device, or it does not compute rightly.
+    pub fn new(model: &'a mut Model, problem: Problem, options: Options) -> Result<Self> {
+        let device = backend::open(options.backend, options.device, options.dtype)?;
+        tracing::info!("running on {}: {}", device.device, device.reason);
+        let (method, name) = (options.method_settings().clone(), options.method.to_string());
+        Ok(Self { model, problem, method, name, options, presets: Vec::new(), device, resume: None })
+    }
+}
+
+impl<'a, M: Build> Task<'a, M> {
+    /// The same with another method, which the record calls `name`.
+    pub fn with_method<N: Build>(self, name: &str, method: N) -> Task<'a, N> {
+        let Self { model, problem, options, presets, device, resume, .. } = self;
+        Task { model, problem, method, name: name.to_owned(), options, presets, device, resume }
+    }
+
+    /// Names the presets that the options come from, for the record.
+    #[must_use]
+    pub fn with_presets(self, presets: Vec<String>) -> Self {
+        Self { presets, ..self }
+    }
+
+    /// Goes on from a snapshot, where there is one.
+    #[must_use]
+    pub fn with_snapshot(self, resume: Option<Snapshot>) -> Self {
+        Self { resume, ..self }
+    }
+
+    /// What is looked for.
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
+    /// What a run must have in common with the one it goes on from: all settings but the budgets.
+    pub fn identity(&self) -> Value {
+        let mut identity = self.options.to_json();
+        let map = identity.as_object_mut().expect("settings are an object");
+        for budget in ["steps", "max_seconds", "restarts", "max_memory", "device", "model"] {
+            map.remove(budget);
+        }
+        map.insert("backend".into(), self.device.device.backend.to_string().into());
+        map.insert("model_digest".into(), self.model.identity().digest.into());
+        map.insert("target_ids".into(), self.problem.first().target.ids.clone().into());
+        identity
+    }
+
+    /// Runs to the end, watched by `observer`.
+    ///
+    /// # Errors
+    /// Those of loading, of the method and of the observer.
+    #[inline]
+    pub fn run(self, observer: &mut dyn Observer) -> Result<Inversion> {
+        let device = self.device.device.clone();
+        backend::dispatch(&device, Watched { task: self, observer })
+    }
+
+    fn circumstances(&self) -> Circumstances {
+        Circumstances {
+            model: self.model.identity(),
+            backend: self.device.device.backend.to_string(),
+            device: self.device.device.name.clone(),
+            dtype: self.options.dtype.to_string(),
+            method: self.name.clone(),
+            preset: self.presets.clone(),
+            seed: self.options.seed,
+            bos: self.options.bos,
+            settings: self.options.to_json(),
+            bos_token: self.model.start_token(),
+            load_seconds: self.model.seconds(),
+        }
+    }
+}
+
+/// A task on its way to its device.
+struct Watched<'a, 'b, M> {
+    task: Task<'a, M>,
+    observer: &'b mut dyn Observer,
+}
+
+impl<M: Build> Job for Watched<'_, '_, M> {
+    type Output = Result<Inversion>;
+
+    fn run<B: TrackedBackend>(self, device: B::Device) -> Result<Inversion> {
+        let Watched { task, observer } = self;
+        let subject = Subject::<B>::new(task.model.load(&device, task.options.dtype)?, task.model.tokenizer().clone());
+        let (samples, feeding) = task.method.footprint();
+        let subject = subject.within(task.options.max_memory, &task.problem, samples, feeding)?;
+        let circumstances = task.circumstances();
+        let mut method = task.method.build::<B>();
+        let Task { model, problem, options, resume, .. } = task;
+        let judge = match subject.as_flex() {
+            Some(plain) => Judge::new(plain),
+            None => {
+                let model = RefCell::new(model);
+                Judge::lazy(move || model.borrow_mut().load(&Default::default(), Dtype::F32))
+            }
+        };
+        let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget: options.budget(), seed: options.seed };
+        let outcome = trial.run(method.as_mut(), resume, observer)?;
+        Inversion::new(outcome, &problem, &judge, circumstances, subject.tokenizer())
+    }
+}

@@ -1,0 +1,319 @@
+//! Every method, once: its name, what it is, its settings, and the budget that it has where nobody gives one.
+//!
+//! A new method is a file that says its settings, and a line of [`METHODS`]. One whose settings are of a new kind is a variant of
+//! [`MethodSettings`] as well.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use super::echo::Echo;
+use super::relaxed::{self, RelaxedMethod, TableRow, dlmi, gbda, reinforce, soda};
+use super::search::{self, Search, SearchMethod, random, snap};
+use super::{Build, Method};
+use crate::ops::TrackedBackend;
+use crate::setting::{self, Checked, Choice, Key, Written};
+use crate::subject::feeding::Feeding;
+
+/// All methods, in the order in which they are listed.
+pub const METHODS: &[Registered] = &[
+    Registered::new(
+        "dlmi",
+        "The paper's: a relaxed prompt, Gumbel-softmax with learned temperatures, teacher forcing",
+        DefaultBudget::steps(256),
+        || MethodSettings::Relaxed(dlmi::DLMI),
+    ),
+    Registered::new("dlmi-tf", "The same, the model fed its own output", DefaultBudget::steps(256), || {
+        MethodSettings::Relaxed(dlmi::DLMI_TF)
+    }),
+    Registered::new("gbda", "Gumbel-softmax with a fixed temperature, the model fed its own output", DefaultBudget::steps(256), || {
+        MethodSettings::Relaxed(gbda::GBDA)
+    }),
+    Registered::new(
+        "reinforce",
+        "Whole tokens drawn from the relaxed prompt, no gradient through the model",
+        DefaultBudget::steps(256),
+        || MethodSettings::Relaxed(reinforce::REINFORCE),
+    ),
+    Registered::new("soda", "A sharp softmax without noise, decaying logits", DefaultBudget::steps(256), || {
+        MethodSettings::Relaxed(soda::SODA)
+    }),
+    Registered::new(
+        "snap",
+        "Search on whole tokens led by the gradient: always holds a prompt that can be typed",
+        DefaultBudget::seconds(600.0),
+        || MethodSettings::Search(snap::SNAP),
+    ),
+    Registered::new("random", "Control: random swaps of single tokens", DefaultBudget::steps(256), || {
+        MethodSettings::Search(random::RANDOM)
+    }),
+    Registered::new("echo", "Control: the target itself as the prompt", DefaultBudget::steps(1), || MethodSettings::Echo),
+];
+
+/// The method of a run that names none.
+const DEFAULT: &str = "snap";
+
+/// A method as it is listed.
+#[derive(Debug)]
+pub struct Registered {
+    /// As typed.
+    pub name: &'static str,
+    /// One line about it.
+    pub about: &'static str,
+    /// How long it runs where nobody says.
+    pub budget: DefaultBudget,
+    defaults: fn() -> MethodSettings,
+}
+
+impl Registered {
+    const fn new(name: &'static str, about: &'static str, budget: DefaultBudget, defaults: fn() -> MethodSettings) -> Self {
+        Self { name, about, budget, defaults }
+    }
+
+    /// Its settings where nobody says otherwise.
+    pub fn defaults(&self) -> MethodSettings {
+        (self.defaults)()
+    }
+}
+
+/// A budget of steps or of seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DefaultBudget {
+    /// Steps of each start.
+    pub steps: Option<u64>,
+    /// Seconds in all.
+    pub seconds: Option<f64>,
+}
+
+impl DefaultBudget {
+    const fn steps(steps: u64) -> Self {
+        Self { steps: Some(steps), seconds: None }
+    }
+
+    const fn seconds(seconds: f64) -> Self {
+        Self { steps: None, seconds: Some(seconds) }
+    }
+}
+
+/// The name of a registered method.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MethodName(usize);
+
+impl MethodName {
+    /// The names of all methods, in the order of [`METHODS`].
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..METHODS.len()).map(Self)
+    }
+
+    /// What is listed under it.
+    pub fn registered(self) -> &'static Registered {
+        &METHODS[self.0]
+    }
+
+    /// Its place in [`METHODS`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+impl Choice for MethodName {
+    const ALL: &'static [(Self, &'static str, &'static str)] = &{
+        let mut all = [(Self(0), "", ""); METHODS.len()];
+        let mut i = 0;
+        while i < all.len() {
+            all[i] = (Self(i), METHODS[i].name, METHODS[i].about);
+            i += 1;
+        }
+        all
+    };
+}
+
+impl Default for MethodName {
+    fn default() -> Self {
+        setting::named(DEFAULT).expect("the default is registered")
+    }
+}
+
+impl fmt::Display for MethodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.registered().name)
+    }
+}
+
+impl fmt::Debug for MethodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.registered().name)
+    }
+}
+
+/// The settings of one method.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MethodSettings {
+    /// A relaxed method: its row of Table 1.
+    Relaxed(TableRow),
+    /// A search on whole tokens.
+    Search(Search),
+    /// The target as the prompt, which has no settings.
+    Echo,
+}
+
+impl MethodSettings {
+    /// Names of all settings of this kind, and a line about each. Not every method has all of them, see [`Self::get`].
+    pub fn keys(&self) -> Vec<(&'static str, &'static str)> {
+        fn listed<S>(keys: &[Key<S>]) -> Vec<(&'static str, &'static str)> {
+            keys.iter().map(|key| (key.name, key.doc)).collect()
+        }
+        match self {
+            Self::Relaxed(_) => listed(relaxed::KEYS),
+            Self::Search(_) => listed(search::KEYS),
+            Self::Echo => Vec::new(),
+        }
+    }
+
+    /// The value of a setting, `Null` for `none`; nothing where this method has no such setting.
+    pub fn get(&self, name: &str) -> Option<Value> {
+        match self {
+            Self::Relaxed(row) => setting::get(relaxed::KEYS, row, name),
+            Self::Search(search) => setting::get(search::KEYS, search, name),
+            Self::Echo => None,
+        }
+    }
+
+    /// Writes a setting; nothing where this method has no such setting.
+    pub fn set(&mut self, name: &str, written: &Written) -> Option<Checked<()>> {
+        match self {
+            Self::Relaxed(row) => setting::set(relaxed::KEYS, row, name, written),
+            Self::Search(search) => setting::set(search::KEYS, search, name, written),
+            Self::Echo => None,
+        }
+    }
+
+    /// Whether the settings agree with each other. The error is a sentence with the names of settings in backticks.
+    pub fn check(&self) -> Checked<()> {
+        match self {
+            Self::Relaxed(row) => row.check(),
+            Self::Search(search) => search.check(),
+            Self::Echo => Ok(()),
+        }
+    }
+
+    /// The row of Table 1, where the method has one.
+    pub fn row(&self) -> Option<TableRow> {
+        match self {
+            Self::Relaxed(row) => Some(*row),
+            Self::Search(_) | Self::Echo => None,
+        }
+    }
+}
+
+impl Build for MethodSettings {
+    fn build<B: TrackedBackend>(&self) -> Box<dyn Method<B>> {
+        match self {
+            Self::Relaxed(row) => Box::new(RelaxedMethod::new(*row)),
+            Self::Search(search) => Box::new(SearchMethod::new(*search)),
+            Self::Echo => Box::new(Echo::default()),
+        }
+    }
+
+    fn footprint(&self) -> (usize, Feeding) {
+        self.row().map_or((1, Feeding::Forced), |row| (row.samples, row.feeding))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::{Autodiff, Flex};
+    use burn::tensor::DType;
+
+    use super::*;
+    use crate::method::Clock;
+    use crate::model::Llama;
+    use crate::problem::{Problem, PromptOptions, Target};
+    use crate::setting::names;
+    use crate::subject::Subject;
+    use crate::testing::{one_at_a_time, tiny};
+
+    #[test]
+    fn methods_are_called_what_they_are_typed_as() {
+        assert_eq!(names::<MethodName>(), ["dlmi", "dlmi-tf", "gbda", "reinforce", "soda", "snap", "random", "echo"]);
+        for method in MethodName::all() {
+            assert_eq!(setting::named(method.registered().name), Some(method));
+        }
+        assert_eq!(MethodName::default().to_string(), "snap");
+    }
+
+    #[test]
+    fn defaults_agree_with_each_other_and_with_their_own_ranges() {
+        for method in MethodName::all() {
+            let defaults = method.registered().defaults();
+            assert_eq!(defaults.check(), Ok(()), "{method}");
+            for (name, doc) in defaults.keys() {
+                let Some(value) = defaults.get(name) else { continue };
+                let text = if value.is_null() { "none".to_owned() } else { value.to_string().replace('"', "") };
+                let mut again = defaults.clone();
+                assert_eq!(again.set(name, &Written::untyped(text)), Some(Ok(())), "{method}.{name}");
+                assert_eq!(again, defaults, "{method}.{name}");
+                assert!(doc.len() > 5 && !doc.contains('\n'), "{method}.{name}: {doc}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_writes_its_own_field_only() {
+        let samples = ["7", "0.5", "true", "false", "none", "uniform", "hard", "shared"];
+        for method in MethodName::all() {
+            let defaults = method.registered().defaults();
+            let (keys, mut written) = (defaults.keys(), 0);
+            for (name, _) in &keys {
+                for text in samples {
+                    let mut changed = defaults.clone();
+                    if changed.set(name, &Written::untyped(text)).is_none_or(|outcome| outcome.is_err()) || changed == defaults {
+                        continue;
+                    }
+                    written += 1;
+                    for (other, _) in keys.iter().filter(|(other, _)| other != name) {
+                        // A choice may bring settings of its own, or take them away.
+                        let (was, is) = (defaults.get(other), changed.get(other));
+                        assert!(was == is || was.is_none() || is.is_none(), "{method}: {name} = {text} writes {other}");
+                    }
+                }
+            }
+            assert_eq!(written == 0, keys.is_empty(), "{method}");
+        }
+    }
+
+    /// Objectives of some steps.
+    fn objectives(settings: &MethodSettings, dtype: DType) -> Vec<f32> {
+        let mut checkpoint = tiny();
+        let (config, tokenizer) = (checkpoint.config.clone(), checkpoint.tokenizer.clone());
+        let target = Target::from_text("he is", &tokenizer).unwrap();
+        let options = PromptOptions { tokens: 4, prefix: "on".into(), suffix: "it".into(), ..PromptOptions::default() };
+        let problem = Problem::new(options, target, &tokenizer, config.vocab_size).unwrap();
+        let model = Llama::load(&config, &mut checkpoint, &Default::default(), dtype).unwrap();
+        let subject = Subject::<Autodiff<Flex>>::new(model, tokenizer);
+        let mut method = settings.build::<Autodiff<Flex>>();
+        let clock = |step| Clock { seed: 3, restart: 0, step };
+        method.start(&subject, &problem, clock(0)).unwrap();
+        let steps = (0..4).map(|step| method.step(&subject, &problem, clock(step)).unwrap().objective).collect();
+        crate::invert::scores::scores(&*method, &subject, &problem, clock(4));
+        steps
+    }
+
+    /// Nothing meets a tensor of another type, and DLMI's first step costs what it does in f32 up to 1 %: the others decide in between.
+    #[test]
+    fn every_method_works_in_half_precision() {
+        let _guard = one_at_a_time();
+        for method in MethodName::all() {
+            let mut settings = method.registered().defaults();
+            // Where it has that setting.
+            let _ = settings.set("samples", &Written::untyped("2"));
+            let whole = objectives(&settings, DType::F32);
+            for dtype in [DType::F16, DType::BF16] {
+                let half = objectives(&settings, dtype);
+                assert!(half.iter().all(|x| x.is_finite()), "{method} in {dtype:?}: {half:?}");
+                let near = (half[0] - whole[0]).abs() <= 0.01 * whole[0].abs();
+                assert!(near || method.registered().name != "dlmi", "{method} in {dtype:?}: {half:?}, {whole:?}");
+            }
+        }
+    }
+}

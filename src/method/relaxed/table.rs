@@ -1,0 +1,153 @@
+//! A row of the paper's Table 1 as a value, with the constants that its Table 5 adds, and the settings that reach them.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::estimator::reinforce::Baseline;
+use crate::estimator::{EstimatorKind, GumbelSoftmax, Reinforce, Temperature};
+use crate::objective::{Objective, ObjectiveKind};
+use crate::optimiser::Adam;
+use crate::setting::{Choice, Key, Slot, choice, key, optional_real, optional_whole, positive, real, switch, whole};
+use crate::subject::feeding::Feeding;
+
+/// κ of a hinge where nothing else is said, as the search on whole tokens has it.
+pub const MARGIN: f64 = 0.3;
+
+/// A row of Table 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TableRow {
+    /// Soft Emb. and Grad. Est.: what is made of Z, and how the gradient is had.
+    pub estimator: EstimatorKind,
+    /// DL-τ: how τ is chosen.
+    pub temperature: Temperature,
+    /// TF: what the model is fed after the prompt.
+    pub feeding: Feeding,
+    /// What is minimised.
+    pub objective: ObjectiveKind,
+    /// κ of a hinge, in logits; the other objectives have none.
+    pub margin: f64,
+    /// Moves Z and Φ.
+    pub optimiser: Adam,
+    /// Where Z and Φ start.
+    pub initial: Initial,
+    /// S, prompts of a step.
+    pub samples: usize,
+}
+
+/// Where Z and Φ start: Z by normal draws, once or again and again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Initial {
+    /// Standard deviation of Z₀.
+    pub deviation: f64,
+    /// Steps after which Z is drawn again and its moments are forgotten.
+    pub redraw_every: Option<u64>,
+    /// Standard deviation of Z then.
+    pub redraw_deviation: f64,
+    /// Φ₀, where Φ is learned.
+    pub phi: InitialPhi,
+}
+
+impl Initial {
+    /// N(0, 1), once.
+    pub const GAUSSIAN: Self = Self { deviation: 1.0, redraw_every: None, redraw_deviation: 1.0, phi: InitialPhi::Normal };
+}
+
+/// Where Φ starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum InitialPhi {
+    /// N(0, 1): the paper's
+    #[default]
+    Normal,
+    /// Uniform in (0, 1): what the paper's authors ran
+    Uniform,
+}
+
+impl Choice for InitialPhi {
+    const ALL: &'static [(Self, &'static str, &'static str)] =
+        &[(Self::Normal, "normal", "N(0, 1): the paper's"), (Self::Uniform, "uniform", "Uniform in (0, 1): what the paper's authors ran")];
+}
+
+const MANY: u64 = 1_000_000_000;
+
+/// The settings of a row. Some belong to one kind of estimator, temperature, feeding or objective; such a key comes after the one that chooses.
+pub const KEYS: &[Key<TableRow>] = &[
+    key("samples", "Prompts that a step draws (S)", |row| row.estimator.is_random().then(|| whole(&mut row.samples, 1..=1024))),
+    key("objective", "What is minimised at the target's positions", |row| Some(choice(&mut row.objective))),
+    key("margin", "Logit gap at which a target position counts as solved", |row| {
+        (row.objective == ObjectiveKind::Hinge).then(|| real(&mut row.margin, 0.0..=1e3))
+    }),
+    key("tau", "The fixed temperature", |row| match &mut row.temperature {
+        Temperature::Fixed(tau) => Some(real(tau, 1e-6..=1e9)),
+        _ => None,
+    }),
+    key("tau0", "Scale of the learned temperature, tau = tau0 (1 + tanh phi)", |row| match &mut row.temperature {
+        Temperature::Learned { tau0, .. } => Some(positive(tau0)),
+        _ => None,
+    }),
+    key("per_position", "Learn one temperature per position, not one for all", |row| match &mut row.temperature {
+        Temperature::Learned { per_position, .. } => Some(switch(per_position)),
+        _ => None,
+    }),
+    key("initial_phi", "Where phi starts", |row| match row.temperature {
+        Temperature::Learned { .. } => Some(choice(&mut row.initial.phi)),
+        _ => None,
+    }),
+    key("largest_uniform", "Where uniform draws, rescaled, end before they become Gumbel noise, or `none`: as they are", |row| {
+        match &mut row.estimator {
+            EstimatorKind::GumbelSoftmax(GumbelSoftmax { largest_uniform }) => Some(optional_real(largest_uniform, 0.5..=1.0)),
+            _ => None,
+        }
+    }),
+    key("feedback", "How the model is fed what it writes", |row| match &mut row.feeding {
+        Feeding::Free(feedback) => Some(choice(feedback)),
+        Feeding::Forced => None,
+    }),
+    key("baseline", "What is subtracted from a sample's loss", |row| reinforce(row, |settings| choice(&mut settings.baseline))),
+    key("baseline_beta", "Beta of the moving average", |row| reinforce(row, |settings| real(&mut settings.beta, 0.0..=1.0))),
+    key("reward_scale", "What the gradient is multiplied by", |row| reinforce(row, |settings| positive(&mut settings.reward_scale))),
+    key("learning_rate", "Adam's learning rate", |row| Some(positive(&mut row.optimiser.learning_rate))),
+    key("beta1", "Adam's decay of the mean gradient", |row| Some(real(&mut row.optimiser.beta1, 0.0..=0.999_999))),
+    key("beta2", "Adam's decay of the mean squared gradient", |row| Some(real(&mut row.optimiser.beta2, 0.0..=0.999_999))),
+    key("epsilon", "What Adam adds to the root of the mean squared gradient", |row| Some(positive(&mut row.optimiser.epsilon))),
+    key("bias_correction", "Divide Adam's means by what their short history lacks", |row| Some(switch(&mut row.optimiser.bias_correction))),
+    key("decay", "What Z and phi are multiplied by after a step", |row| Some(real(&mut row.optimiser.decay, 0.0..=1.0))),
+    key("reset_every", "Steps after which Adam's means are forgotten, or `none`", |row| {
+        Some(optional_whole(&mut row.optimiser.reset_every, 1..=MANY))
+    }),
+    key("initial_deviation", "Standard deviation of Z at the start", |row| Some(real(&mut row.initial.deviation, 0.0..=1e6))),
+    key("redraw_every", "Steps after which Z is drawn again, or `none`", |row| {
+        Some(optional_whole(&mut row.initial.redraw_every, 1..=MANY))
+    }),
+    key("redraw_deviation", "Standard deviation of Z when it is drawn again", |row| {
+        row.initial.redraw_every.is_some().then(|| real(&mut row.initial.redraw_deviation, 0.0..=1e6))
+    }),
+];
+
+fn reinforce<'a>(row: &'a mut TableRow, slot: impl FnOnce(&'a mut Reinforce) -> Slot<'a>) -> Option<Slot<'a>> {
+    match &mut row.estimator {
+        EstimatorKind::Reinforce(settings) => Some(slot(settings)),
+        _ => None,
+    }
+}
+
+impl TableRow {
+    /// The objective, with its margin.
+    pub fn objective(&self) -> Objective {
+        self.objective.with(self.margin)
+    }
+
+    /// Refuses values that contradict each other.
+    ///
+    /// # Errors
+    /// A sentence that names both.
+    pub fn check(&self) -> Result<(), String> {
+        match self.estimator {
+            EstimatorKind::Reinforce(Reinforce { baseline: Baseline::LeaveOneOut, .. }) if self.samples < 2 => Err(format!(
+                "`baseline` leave-one-out compares a sample with the others: `samples` must be at least 2, not {}",
+                self.samples
+            )),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! A row of Table 1 in words.
+
+use super::TableRow;
+use crate::estimator::{EstimatorKind, Temperature};
+use crate::optimiser::Adam;
+use crate::setting::name;
+use crate::subject::feeding::Feeding;
+
+impl TableRow {
+    /// Columns and cells: first those of Table 1, then the rest of what makes the method that method, most of it in Table 5.
+    pub fn words(&self) -> [(&'static str, String); 8] {
+        let redrawn = self.initial.redraw_every.map(|steps| format!(", {} every {steps} steps", normal(self.initial.redraw_deviation)));
+        [
+            ("soft_embedding", if self.estimator.is_soft() { "yes" } else { "no" }.to_owned()),
+            ("gradient_estimator", estimator(self.estimator)),
+            ("learned_temperature", temperature(self.temperature)),
+            ("teacher_forcing", feeding(self.feeding)),
+            ("samples", self.samples.to_string()),
+            ("objective", name(&self.objective).to_owned()),
+            ("start", normal(self.initial.deviation) + &redrawn.unwrap_or_default()),
+            ("optimiser", optimiser(self.optimiser)),
+        ]
+    }
+}
+
+fn estimator(estimator: EstimatorKind) -> String {
+    match estimator {
+        EstimatorKind::GumbelSoftmax(_) => "Gumbel-softmax".to_owned(),
+        EstimatorKind::Softmax => "none".to_owned(),
+        EstimatorKind::Reinforce(it) => format!("REINFORCE, {} baseline, beta {}", name(&it.baseline), it.beta),
+    }
+}
+
+fn temperature(temperature: Temperature) -> String {
+    match temperature {
+        Temperature::None => "-".to_owned(),
+        Temperature::Fixed(tau) => format!("no, tau = {tau}"),
+        Temperature::Learned { tau0, per_position, .. } => {
+            format!("yes, tau0 = {tau0}, one {}", if per_position { "per position" } else { "for all" })
+        }
+    }
+}
+
+fn feeding(feeding: Feeding) -> String {
+    match feeding {
+        Feeding::Forced => "yes".to_owned(),
+        Feeding::Free(feedback) => format!("no, fed back {}", name(&feedback)),
+    }
+}
+
+fn normal(deviation: f64) -> String {
+    match deviation {
+        0.0 => "zeros".to_owned(),
+        1.0 => "N(0, 1)".to_owned(),
+        _ => format!("N(0, {deviation}^2)"),
+    }
+}
+
+fn optimiser(rule: Adam) -> String {
+    let Adam { learning_rate, beta1, beta2, bias_correction, decay, reset_every, .. } = rule;
+    let mut words = vec![format!("Adam {learning_rate} ({beta1}, {beta2})")];
+    words.extend((!bias_correction).then(|| "no bias correction".to_owned()));
+    words.extend((decay != 1.0).then(|| format!("decay {decay}")));
+    words.extend(reset_every.map(|every| format!("reset every {every}")));
+    words.join(", ")
+}

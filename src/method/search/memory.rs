@@ -1,0 +1,80 @@
+//! What is known of the candidates at an unchanged prompt, so that none is scored twice there.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Scored;
+
+/// What is known of a candidate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum Known {
+    /// Everything.
+    Whole(Scored),
+    /// It was dropped on the way: its objective is at least this.
+    AtLeast(f32),
+}
+
+impl Known {
+    /// Of a candidate scored to the end.
+    pub fn whole(candidate: Scored) -> Self {
+        if candidate.value.is_finite() { Self::Whole(candidate) } else { Self::at_least(candidate.value) }
+    }
+
+    /// Of a dropped one. What is no number is as bad as can be: saved states have no other numbers.
+    pub fn at_least(value: f32) -> Self {
+        Self::AtLeast(if value.is_finite() { value } else { f32::MAX })
+    }
+
+    /// Whether a candidate may be below `bound` and is not known well enough to tell. It was dropped under a lower bound then.
+    fn is_open(&self, bound: f32) -> bool {
+        matches!(self, Self::AtLeast(least) if *least < bound)
+    }
+}
+
+/// Candidates by their free tokens.
+#[derive(Debug, Default)]
+pub(super) struct Memory(HashMap<Vec<u32>, Known>);
+
+/// The same as a list.
+pub(super) type Entries = Vec<(Vec<u32>, Known)>;
+
+impl Memory {
+    /// From a list.
+    pub fn of(entries: Entries) -> Self {
+        Self(entries.into_iter().collect())
+    }
+
+    /// As a list, in order.
+    pub fn entries(&self) -> Entries {
+        let mut entries: Entries = self.0.iter().map(|(free, known)| (free.clone(), known.clone())).collect();
+        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        entries
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub fn insert(&mut self, free: Vec<u32>, known: Known) {
+        self.0.insert(free, known);
+    }
+
+    /// Whether a candidate has been seen at this prompt.
+    pub fn holds(&self, free: &[u32]) -> bool {
+        self.0.contains_key(free)
+    }
+
+    /// Whether a candidate must be scored to tell if it is below `bound`.
+    pub fn is_open(&self, free: &[u32], bound: f32) -> bool {
+        self.0.get(free).is_none_or(|known| known.is_open(bound))
+    }
+
+    /// A candidate of which everything is known.
+    pub fn whole(&self, free: &[u32]) -> Option<&Scored> {
+        match self.0.get(free)? {
+            Known::Whole(scored) => Some(scored),
+            Known::AtLeast(_) => None,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Where the tokens of candidates come from: any allowed one, or the head of a ranking by the gradient.
+
+use rayon::prelude::*;
+
+use super::State;
+use crate::noise::Draws;
+use crate::objective::Objective;
+use crate::ops::TrackedBackend;
+use crate::problem::Problem;
+use crate::subject::Subject;
+use crate::tensor::host;
+
+/// Which tokens a candidate is given.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Proposal {
+    /// Any allowed token.
+    Uniform,
+    /// Biased to the head of a ranking by predicted change over squared distance: rank top·u² for a uniform u.
+    Gradient {
+        /// Tokens of the ranking that may be drawn, for each position.
+        top: usize,
+        /// Share of the earlier rankings in the current one.
+        momentum: f64,
+    },
+}
+
+/// The tokens that each position may be given in a step.
+pub(super) struct Tokens<'a> {
+    allowed: &'a [bool],
+    /// The best of each position, best first; nothing where any allowed token will do.
+    heads: Vec<Vec<u32>>,
+}
+
+impl<'a> Tokens<'a> {
+    /// Any allowed token.
+    pub fn any(allowed: &'a [bool]) -> Self {
+        Self { allowed, heads: Vec::new() }
+    }
+
+    /// Another token than `own` for a position, unless the draw misses.
+    pub fn draw(&self, position: usize, own: u32, draws: &mut Draws) -> Option<u32> {
+        let token = match self.heads.get(position).map(Vec::as_slice) {
+            Some([]) => return None,
+            Some(head) => head[(head.len() as f32 * draws.uniform().powi(2)) as usize],
+            None => draws.below(self.allowed.len()) as u32,
+        };
+        (token != own && self.allowed[token as usize]).then_some(token)
+    }
+}
+
+/// Swap scores `[N, V]`, lowest first.
+#[derive(Debug, Default)]
+pub(super) struct Ranking {
+    /// Averaged over the steps; empty before the first.
+    average: Vec<f32>,
+    /// Those of the current prompt alone, until it changes.
+    current: Option<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    scores: Vec<f32>,
+    gradient_norm: f32,
+}
+
+impl Ranking {
+    /// Mixes the scores of the prompt `free` into the average. Its gradient is pulled once, however many steps it stays unchanged.
+    pub fn mix<B: TrackedBackend>(&mut self, momentum: f32, free: &[u32], subject: &Subject<B>, problem: &Problem, objective: Objective) {
+        let current = self.current.get_or_insert_with(|| scores(free, subject, problem, objective));
+        if self.average.is_empty() {
+            self.average = current.scores.clone();
+        } else {
+            let mix = |(old, new): (&mut f32, &f32)| *old = momentum * *old + (1.0 - momentum) * new;
+            self.average.par_iter_mut().zip(&current.scores).for_each(mix);
+        }
+    }
+
+    /// The `top` best allowed tokens of every position of the prompt `free`.
+    pub fn heads<'a>(&self, top: usize, free: &[u32], allowed: &'a [bool]) -> Tokens<'a> {
+        let rows = self.average.par_chunks_exact(allowed.len()).zip(free);
+        Tokens { allowed, heads: rows.map(|(row, &own)| head_of(row, allowed, own, top)).collect() }
+    }
+
+    /// Length of the gradient at the current prompt, where it was pulled.
+    pub fn gradient_norm(&self) -> Option<f32> {
+        self.current.as_ref().map(|current| current.gradient_norm)
+    }
+
+    /// The prompt has changed.
+    pub fn prompt_changed(&mut self) {
+        self.current = None;
+    }
+
+    /// Puts everything but the gradient's length into `state`; rows are `n` positions.
+    pub fn save(&self, n: usize, state: &mut State) {
+        let scores = [("average", Some(&self.average)), ("current", self.current.as_ref().map(|current| &current.scores))];
+        for (name, scores) in scores.into_iter().filter_map(|(name, scores)| Some((name, scores.filter(|scores| !scores.is_empty())?))) {
+            state.tensors.insert(name.into(), (vec![n, scores.len() / n], scores.clone()));
+        }
+    }
+
+    /// From a saved state.
+    pub fn restored(state: &mut State, gradient_norm: Option<f32>) -> Self {
+        let mut take = |name| state.tensors.remove(name).map(|(_, scores)| scores);
+        let current = take("current").map(|scores| Current { scores, gradient_norm: gradient_norm.unwrap_or(f32::NAN) });
+        Self { average: take("average").unwrap_or_default(), current }
+    }
+}
+
+/// The change that the gradient at a prompt predicts of every swap, over the squared distance: g·(E_v − E_x) / ‖E_v − E_x‖².
+fn scores<B: TrackedBackend>(free: &[u32], subject: &Subject<B>, problem: &Problem, objective: Objective) -> Current {
+    let (_, gradient) = subject.gradient(free, problem, objective);
+    let gradient_norm = host(gradient.clone()).iter().map(|x| x * x).sum::<f32>().sqrt();
+    let distance = subject.squared_distance(free, gradient.dtype());
+    let scores = host(subject.predicted_change(free, gradient) / distance.clamp_min(1e-3));
+    Current { scores, gradient_norm }
+}
+
+/// The `top` allowed tokens with the lowest scores, best first, without the one that stands there already.
+fn head_of(row: &[f32], allowed: &[bool], own: u32, top: usize) -> Vec<u32> {
+    let by_score = |a: &u32, b: &u32| row[*a as usize].total_cmp(&row[*b as usize]).then(a.cmp(b));
+    let mut ids: Vec<u32> = (0..row.len() as u32).filter(|&id| allowed[id as usize] && id != own).collect();
+    let top = top.min(ids.len());
+    if top < ids.len() {
+        ids.select_nth_unstable_by(top, by_score);
+        ids.truncate(top);
+    }
+    ids.sort_unstable_by(by_score);
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_head_of_a_ranking_is_its_best(
+            row in proptest::collection::vec(-10f32..10.0, 1..60),
+            banned in proptest::collection::vec(any::<bool>(), 60),
+            own in 0u32..60,
+            top in 1usize..70,
+        ) {
+            let allowed: Vec<bool> = banned[..row.len()].iter().map(|banned| !banned).collect();
+            let head = head_of(&row, &allowed, own, top);
+            let mut all: Vec<u32> = (0..row.len() as u32).filter(|&id| allowed[id as usize] && id != own).collect();
+            all.sort_by(|a, b| row[*a as usize].total_cmp(&row[*b as usize]).then(a.cmp(b)));
+            all.truncate(top);
+            prop_assert_eq!(head, all);
+        }
+    }
+}

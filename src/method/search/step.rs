@@ -1,0 +1,183 @@
+//! One step of a search, and its start from a random prompt.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::memory::Known;
+use super::proposal::{Proposal, Tokens};
+use super::{Clock, Progress, RunState, Scored, SearchMethod, value};
+use crate::noise::{Draws, Purpose, Stream};
+use crate::ops::TrackedBackend;
+use crate::problem::Problem;
+use crate::subject::Subject;
+use crate::{Error, Result};
+
+/// Draws for each candidate of a batch at most: many of them miss.
+const TRIES: usize = 6;
+
+impl SearchMethod {
+    pub(super) fn search_step<B: TrackedBackend>(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<Progress> {
+        if self.at.pace.stalled && self.search.schedule.restarts() {
+            self.start_from_random(subject, problem, clock, self.at.restarts + 1)?;
+        }
+        let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, clock.step, Purpose::SearchDraws, 0));
+        let bound = self.search.acceptance.bound(self.at.current.value, draws.uniform());
+        let tokens = self.tokens(subject, problem);
+        let gradient_norm = self.ranking.gradient_norm();
+        let batch = self.propose(&tokens, problem, &mut draws);
+        if let Some(best) = self.best_below(bound, &batch, &self.parts(problem), subject, problem) {
+            self.take(best);
+        }
+        if self.search.schedule.wait(&mut self.at.pace) {
+            self.go_to(self.at.best.clone());
+        }
+        Ok(Progress {
+            objective: self.at.current.value,
+            gradient_norm,
+            temperature: None,
+            entropy: None,
+            stalled: self.at.pace.stalled && !self.search.schedule.restarts(),
+        })
+    }
+
+    /// Goes on from a random prompt, the one with this number, and from nothing else.
+    pub(super) fn start_from_random<B: TrackedBackend>(
+        &mut self,
+        subject: &Subject<B>,
+        problem: &Problem,
+        clock: Clock,
+        number: u32,
+    ) -> Result<()> {
+        let free = random_prompt(problem, clock, number)?;
+        let objective = self.search.objective();
+        let scores = subject.target_scores(std::slice::from_ref(&free), problem, objective).remove(0);
+        let current = Scored { value: value(objective, &scores, problem), free, scores };
+        let state = RunState { best: current.clone(), current, pace: self.search.schedule.fresh(), restarts: number };
+        *self = Self { at: state, ..Self::new(self.search) };
+        Ok(())
+    }
+
+    /// The tokens that each position may be given, this step's gradient mixed in.
+    fn tokens<'a, B: TrackedBackend>(&mut self, subject: &Subject<B>, problem: &'a Problem) -> Tokens<'a> {
+        let (free, allowed) = (&self.at.current.free, problem.prompt.allowed());
+        match self.search.proposal {
+            Proposal::Uniform => Tokens::any(allowed),
+            Proposal::Gradient { top, momentum } => {
+                self.ranking.mix(momentum as f32, free, subject, problem, self.search.objective());
+                self.ranking.heads(top, free, allowed)
+            }
+        }
+    }
+
+    /// Distinct candidates that can be typed and keep the ban, up to the size of a batch.
+    pub(super) fn propose(&self, tokens: &Tokens, problem: &Problem, draws: &mut Draws) -> Vec<Vec<u32>> {
+        let size = self.at.pace.batch;
+        let mut seen = HashSet::new();
+        let mut batch = Vec::with_capacity(size);
+        for _ in 0..size * TRIES {
+            if batch.len() == size {
+                break;
+            }
+            let candidate = self.search.moves.candidate(&self.at.current.free, tokens, draws);
+            let Some(candidate) = candidate.filter(|candidate| seen.insert(candidate.clone())) else { continue };
+            if self.memory.holds(&candidate) || problem.admits(&candidate) {
+                batch.push(candidate);
+            }
+        }
+        batch
+    }
+
+    /// The best of a batch if its objective is below `bound`; one that leads to the targets before all others, however narrowly it does,
+    /// unless the current prompt does so too. Only what is not known from an earlier step at this prompt is scored.
+    pub(super) fn best_below<B: TrackedBackend>(
+        &mut self,
+        bound: f32,
+        batch: &[Vec<u32>],
+        parts: &[usize],
+        subject: &Subject<B>,
+        problem: &Problem,
+    ) -> Option<Scored> {
+        let open: Vec<Vec<u32>> = batch.iter().filter(|free| self.memory.is_open(free, bound)).cloned().collect();
+        self.score(bound, &open, parts, subject, problem);
+        let solved = self.at.current.leads();
+        let leads = |candidate: &Scored| !solved && candidate.leads();
+        let known = batch.iter().filter_map(|free| self.memory.whole(free));
+        let taken = known.filter(|candidate| leads(candidate) || candidate.value < bound);
+        taken.min_by(|a, b| leads(b).cmp(&leads(a)).then(a.value.total_cmp(&b.value))).cloned()
+    }
+
+    /// Scores candidates along the target positions, in parts, and remembers what is known of them. One that reaches `bound` before the
+    /// last part, and does not lead to the targets, is dropped there: no position's loss is negative.
+    fn score<B: TrackedBackend>(&mut self, bound: f32, candidates: &[Vec<u32>], parts: &[usize], subject: &Subject<B>, problem: &Problem) {
+        let (objective, solved) = (self.search.objective(), self.at.current.leads());
+        let mut scoring = subject.candidates(&self.at.current.free, candidates, problem, objective);
+        let mut kept: Vec<Scored> = candidates.iter().map(|free| Scored { free: free.clone(), ..Scored::default() }).collect();
+        for (number, &part) in parts.iter().enumerate() {
+            for (candidate, next) in kept.iter_mut().zip(scoring.score(part)) {
+                candidate.scores.extend(next);
+                candidate.value = value(objective, &candidate.scores, problem);
+            }
+            if number + 1 == parts.len() {
+                break;
+            }
+            let keep: Vec<bool> = kept.iter().map(|candidate| candidate.value < bound || (!solved && candidate.leads())).collect();
+            scoring.retain(&keep);
+            let (still, dropped) = kept.into_iter().zip(keep).partition::<Vec<_>, _>(|(_, keep)| *keep);
+            dropped.into_iter().for_each(|(candidate, _)| self.memory.insert(candidate.free, Known::at_least(candidate.value)));
+            kept = still.into_iter().map(|(candidate, _)| candidate).collect();
+        }
+        kept.into_iter().for_each(|candidate| self.memory.insert(candidate.free.clone(), Known::whole(candidate)));
+    }
+
+    /// The target positions in parts, at the end of each of which candidates are dropped: at the end of every example, and where the
+    /// current prompt has nearly all of its loss behind it, because what does worse there does not catch up; a late cut saves less than
+    /// another pass costs.
+    pub(super) fn parts(&self, problem: &Problem) -> Vec<usize> {
+        let (objective, current) = (self.search.objective(), &self.at.current);
+        let lengths = problem.examples.iter().map(|example| example.target.ids.len());
+        let weight = |positions: usize| objective.weight(positions) as f32 / problem.examples.len() as f32;
+        let weights = lengths.clone().flat_map(|positions| std::iter::repeat_n(weight(positions), positions));
+        let sums = current.scores.losses.iter().zip(weights).scan(0.0, |sum, (loss, weight)| {
+            *sum += loss * weight;
+            Some(*sum)
+        });
+        let late = problem.target_tokens() * 7 / 10;
+        let cut = sums.take(late).position(|sum| sum >= 0.9 * current.value).map(|last| last + 1);
+        let ends = lengths.scan(0, |end, positions| {
+            *end += positions;
+            Some(*end)
+        });
+        let ends: BTreeSet<usize> = ends.chain(cut).collect();
+        ends.iter().scan(0, |start, &end| Some(end - std::mem::replace(start, end))).collect()
+    }
+
+    /// Makes a candidate the current prompt.
+    fn take(&mut self, candidate: Scored) {
+        if candidate.value < self.at.best.value {
+            self.at.best = candidate.clone();
+            self.at.pace = self.search.schedule.fresh();
+        }
+        self.go_to(candidate);
+    }
+
+    /// Goes on from a prompt; what is known at the current one is forgotten if it is another.
+    fn go_to(&mut self, prompt: Scored) {
+        if prompt.free != self.at.current.free {
+            self.memory.clear();
+            self.ranking.prompt_changed();
+        }
+        self.at.current = prompt;
+    }
+}
+
+/// A random readable prompt that survives decode → encode; tokens that cannot stand beside their neighbours are drawn again.
+pub(super) fn random_prompt(problem: &Problem, clock: Clock, number: u32) -> Result<Vec<u32>> {
+    let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, 0, Purpose::InitialPrompt, number));
+    let readable = problem.prompt.readable();
+    for _ in 0..1000 {
+        let free: Vec<u32> = (0..problem.prompt.tokens()).map(|_| readable[draws.below(readable.len())]).collect();
+        if problem.admits(&free) {
+            return Ok(free);
+        }
+    }
+    Err(Error::input("no random prompt survives decoding and encoding with this prefix and suffix; end the prefix with a whole word"))
+}

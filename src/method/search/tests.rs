@@ -1,0 +1,308 @@
+//! The search on a tiny random model: what it keeps, that it finds what can be found, and that it does no work twice.
+
+use burn::tensor::DType;
+
+use super::random::RANDOM;
+use super::snap::SNAP;
+use super::step::random_prompt;
+use super::*;
+use crate::invert::judge::Judge;
+use crate::invert::{Budget, Stopped, Trial};
+use crate::method::search::proposal::Tokens;
+use crate::model::Llama;
+use crate::noise::{Draws, Purpose, Stream};
+use crate::problem::prompt::PromptOptions;
+use crate::problem::{Context, Target};
+use crate::setting::Written;
+use crate::subject::Cost;
+use crate::testing::{each_tracked_cpu_backend, largest_difference, tiny};
+
+fn snap() -> Search {
+    let growth = Some(Growth { patience: 5, batch_max: 16, restart_when_stalled: false });
+    Search { proposal: Proposal::Gradient { top: 64, momentum: 0.6 }, schedule: Schedule { batch: 8, growth }, ..SNAP }
+}
+
+fn subject<B: TrackedBackend>() -> Subject<B> {
+    let mut checkpoint = tiny();
+    let config = checkpoint.config.clone();
+    let model = Llama::load(&config, &mut checkpoint, &B::Device::default(), DType::F32).unwrap();
+    Subject::new(model, checkpoint.tokenizer)
+}
+
+/// A target that some prompt of two tokens leads to.
+fn problem<B: TrackedBackend>(subject: &Subject<B>, m: usize) -> Problem {
+    let source = subject.tokenizer().encode("he to");
+    let ids = subject.free(subject.embed(&[source]), m).remove(0);
+    let target = Target { text: subject.tokenizer().decode(&ids), ids };
+    let options = PromptOptions { tokens: 4, prefix: "a ".into(), ..PromptOptions::default() };
+    Problem::new(options, target, subject.tokenizer(), subject.vocab_size()).unwrap()
+}
+
+fn judge() -> Judge<'static> {
+    let mut checkpoint = tiny();
+    let config = checkpoint.config.clone();
+    Judge::new(Llama::load(&config, &mut checkpoint, &Default::default(), DType::F32).unwrap())
+}
+
+fn clock(seed: u32, step: u32) -> Clock {
+    Clock { seed, restart: 0, step }
+}
+
+/// A search that was started.
+fn started<B: TrackedBackend>(search: Search, seed: u32, subject: &Subject<B>, problem: &Problem) -> SearchMethod {
+    let mut method = SearchMethod::new(search);
+    Method::<B>::start(&mut method, subject, problem, clock(seed, 0)).unwrap();
+    method
+}
+
+/// Some neighbours of a search's prompt.
+fn neighbours(method: &mut SearchMethod, seed: u32, count: usize, problem: &Problem) -> Vec<Vec<u32>> {
+    let mut draws = Draws::new(Stream::new(seed, 0, 0, Purpose::SearchDraws, 0));
+    method.at.pace.batch = count;
+    method.propose(&Tokens::any(problem.prompt.allowed()), problem, &mut draws)
+}
+
+/// After every step: the prompt can be typed, keeps the ban, and its margins are those of the model.
+fn what_is_held_can_be_typed<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let problem = problem(&subject, 3);
+    let mut method = started(snap(), 3, &subject, &problem);
+    for step in 0..12 {
+        let progress = method.step(&subject, &problem, clock(3, step)).unwrap();
+        let held = Method::<B>::hard_prompt(&method, &subject, &problem);
+        assert!(problem.round_trips(&held.free), "{:?}", held.free);
+        assert!(problem.is_valid(&held.free, &problem.typed_ids(&held.free)));
+        let margins = subject.margins(&[problem.first().search_ids(&held.free)], &problem.first().target.ids).remove(0);
+        let difference = largest_difference(&margins, held.margins.as_ref().unwrap());
+        assert!(difference < 1e-4, "{difference}");
+        assert!((progress.objective - Objective::hinge(0.3, &margins)).abs() < 1e-3);
+    }
+}
+
+/// Scores behind a shared trunk, and dropped half-way, are those of whole prompts.
+fn sharing_and_dropping_change_nothing<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let problem = problem(&subject, 5);
+    let mut method = started(snap(), 4, &subject, &problem);
+    let batch = neighbours(&mut method, 4, 12, &problem);
+    let whole: Vec<Vec<u32>> = batch.iter().map(|free| problem.first().search_ids(free)).collect();
+    let expected = subject.margins(&whole, &problem.first().target.ids);
+    let before = subject.cost();
+    let objective = snap().objective();
+    let found = subject.candidates(&method.at.current.free, &batch, &problem, objective).score(5);
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!(largest_difference(&found.margins, expected) < 1e-4);
+    }
+    assert!(subject.cost().forward_tokens - before.forward_tokens < before.forward_tokens);
+
+    let hinges: Vec<f32> = expected.iter().map(|margins| Objective::hinge(0.3, margins)).collect();
+    let lowest = hinges.iter().copied().fold(f32::INFINITY, f32::min);
+    let best = method.best_below(lowest + 0.01, &batch, &[2, 1, 2], &subject, &problem).unwrap();
+    assert!((best.value - lowest).abs() < 1e-3);
+    assert_eq!(best.free, batch[hinges.iter().position(|hinge| *hinge == lowest).unwrap()]);
+    method.memory.clear();
+    assert!(method.best_below(lowest - 0.01, &batch, &[3, 2], &subject, &problem).is_none());
+}
+
+/// Whatever the bound, the objective and the kind of move: the best candidate of those scored to the end is never dropped before.
+fn dropping_early_never_drops_the_best<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let problem = problem(&subject, 5);
+    for objective in [ObjectiveKind::Hinge, ObjectiveKind::CrossEntropy, ObjectiveKind::LogProbDifference] {
+        for (seed, moves) in [(1, Moves::Swap(1)), (2, Moves::Swap(2)), (3, Moves::Shift), (4, Moves::Exchange)] {
+            let search = Search { objective, moves, ..snap() };
+            let mut method = started(search, seed, &subject, &problem);
+            let batch = neighbours(&mut method, seed, 10, &problem);
+            let whole = method.best_below(f32::MAX, &batch, &[5], &subject, &problem).unwrap();
+            for above in [1e-3, 0.5] {
+                method.memory.clear();
+                let before = subject.cost();
+                let found = method.best_below(whole.value + above, &batch, &[1, 1, 1, 1, 1], &subject, &problem).unwrap();
+                assert_eq!(found.free, whole.free, "{objective:?} {moves:?}");
+                assert!((found.value - whole.value).abs() < 1e-4);
+                let rows = subject.cost().head_rows - before.head_rows;
+                assert!(above > 0.1 || rows < 5 * batch.len() as u64, "{objective:?} {moves:?}: nothing was dropped");
+            }
+        }
+    }
+}
+
+fn finds_and_confirms<B: TrackedBackend>() {
+    let (subject, judge) = (subject::<B>(), judge());
+    let problem = problem(&subject, 1);
+    for objective in [ObjectiveKind::Hinge, ObjectiveKind::CrossEntropy] {
+        let mut method = SearchMethod::new(Search { objective, ..snap() });
+        let budget = Budget { steps: Some(300), seconds: None, restarts: 0, eval_every: 10, early_stop: true };
+        let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget, seed: 1 };
+        let outcome = trial.run(&mut method, None, &mut ()).unwrap();
+        assert_eq!(outcome.stopped, Stopped::Exact);
+        assert!(outcome.verdict.exact && outcome.best.valid);
+        assert_eq!(outcome.verdict.confirmations[0].completion, problem.first().target.ids);
+        assert!(outcome.run.cost.forward_tokens > 0 && outcome.run.cost.backward_tokens > 0);
+    }
+}
+
+/// Where it is told to, a stalled search goes on from another random prompt, and is not called stalled.
+fn a_stalled_search_restarts<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let problem = problem(&subject, 3);
+    let growth = Some(Growth { patience: 2, batch_max: 2, restart_when_stalled: true });
+    let mut method = started(Search { schedule: Schedule { batch: 2, growth }, ..snap() }, 2, &subject, &problem);
+    let first = method.at.current.free.clone();
+    let restarted = (0..200).find(|&step| {
+        let progress = method.step(&subject, &problem, clock(2, step)).unwrap();
+        assert!(!progress.stalled);
+        method.at.restarts == 1
+    });
+    assert!(restarted.is_some());
+    let again = random_prompt(&problem, clock(2, 0), 1).unwrap();
+    assert_ne!(first, again);
+    let changed = again.iter().zip(&method.at.current.free).filter(|(a, b)| a != b).count();
+    assert!(changed <= 1, "one step from the new prompt");
+    assert!(problem.round_trips(&again));
+}
+
+/// Random swaps never make the prompt worse.
+fn the_control_only_improves<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let problem = problem(&subject, 3);
+    let search = Search { schedule: Schedule { batch: 8, growth: None }, ..RANDOM };
+    let mut method = started(search, 9, &subject, &problem);
+    let mut last = f32::INFINITY;
+    for step in 0..10 {
+        let progress = method.step(&subject, &problem, clock(9, step)).unwrap();
+        assert!(progress.objective <= last && progress.gradient_norm.is_none());
+        last = progress.objective;
+    }
+}
+
+/// What the model was asked between two states of the account.
+fn spent(before: Cost, after: Cost) -> (u64, u64, u64) {
+    let Cost { forward_tokens, backward_tokens, head_rows } = after;
+    (forward_tokens - before.forward_tokens, backward_tokens - before.backward_tokens, head_rows - before.head_rows)
+}
+
+/// The same draws again at an unchanged prompt ask the model for nothing, also after a resume; other draws ask for what is new to them.
+fn nothing_is_scored_twice_at_an_unchanged_prompt<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let problem = problem(&subject, 5);
+    for (acceptance, cut) in [(Acceptance::Better, false), (SNAP.acceptance, false), (Acceptance::Better, true)] {
+        let mut method = started(Search { acceptance, ..snap() }, 5, &subject, &problem);
+        // So good that nothing is taken: with its loss at the end of the target, or at its beginning, where candidates are dropped.
+        method.at.current.value = -1e6;
+        if !cut {
+            method.at.current.scores.losses = vec![f32::MIN, 0.0, 0.0, 0.0, 0.0];
+        }
+        method.at.best = method.at.current.clone();
+        let step = |method: &mut SearchMethod, step| {
+            let before = subject.cost();
+            let progress = method.step(&subject, &problem, clock(5, step)).unwrap();
+            (progress, spent(before, subject.cost()))
+        };
+        let (first, cost) = step(&mut method, 0);
+        assert!(cost.0 > 0 && cost.1 > 0 && cost.2 > 0, "{cost:?}");
+        assert_eq!(method.memory.entries().len(), 8);
+        // With the same share of an average that does not change, the ranking is the same, but for rounding.
+        let (again, cost) = step(&mut method, 0);
+        assert_eq!((again, cost), (first, (0, 0, 0)));
+        let mut resumed = SearchMethod::new(method.search);
+        let state = Method::<B>::state(&method);
+        Method::<B>::restore(&mut resumed, state, &subject, &problem).unwrap();
+        assert_eq!(step(&mut resumed, 0), (first, (0, 0, 0)));
+        let (_, (forward, backward, _)) = step(&mut resumed, 1);
+        assert!(forward > 0 && backward == 0);
+        assert!((9..=16).contains(&resumed.memory.entries().len()));
+    }
+}
+
+/// It goes the same way as a search that forgets everything after each step, for less.
+fn memory_changes_the_cost_alone<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let problem = problem(&subject, 3);
+    let search = Search { proposal: Proposal::Gradient { top: 6, momentum: 0.6 }, ..snap() };
+    let run = |forgets: bool| {
+        let mut method = started(search, 7, &subject, &problem);
+        let before = subject.cost();
+        let prompts: Vec<Vec<u32>> = (0..60)
+            .map(|step| {
+                if forgets {
+                    method.memory.clear();
+                    method.ranking.prompt_changed();
+                }
+                method.step(&subject, &problem, clock(7, step)).unwrap();
+                method.at.current.free.clone()
+            })
+            .collect();
+        (prompts, spent(before, subject.cost()))
+    };
+    let ((remembered, cost), (forgotten, more)) = (run(false), run(true));
+    assert_eq!(remembered, forgotten);
+    assert!(cost.0 < more.0 && cost.1 < more.1 && cost.2 < more.2, "{cost:?} {more:?}");
+    let stayed = remembered.windows(2).filter(|pair| pair[0] == pair[1]).count() as u64;
+    assert!(more.1 - cost.1 >= (stayed - 1) * more.1 / 60, "a gradient for each prompt, not for each step");
+}
+
+/// A search over several examples minimises their mean, and stops where all of them are solved.
+fn several_examples_share_a_prompt<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let target = |m| problem(&subject, m).examples.remove(0).target;
+    let examples = vec![
+        (Context { before: "so ".into(), between: String::new() }, target(2)),
+        (Context { before: String::new(), between: "it".into() }, target(3)),
+    ];
+    let options = PromptOptions { tokens: 4, ..PromptOptions::default() };
+    let both = Problem::with_examples(options, examples, subject.tokenizer(), subject.vocab_size()).unwrap();
+    for objective in [ObjectiveKind::Hinge, ObjectiveKind::CrossEntropy] {
+        let mut method = started(Search { objective, ..snap() }, 3, &subject, &both);
+        for step in 0..8 {
+            method.step(&subject, &both, clock(3, step)).unwrap();
+            let (current, mut sum) = (&method.at.current, 0.0);
+            assert!(both.round_trips(&current.free));
+            assert_eq!(current.scores.margins.len(), 5);
+            for example in &both.examples {
+                let one = Problem { examples: vec![example.clone()], ..both.clone() };
+                let objective = method.search.objective();
+                sum += value(objective, &subject.target_scores(&[&current.free], &one, objective)[0], &one);
+            }
+            assert!((current.value - sum / 2.0).abs() < 1e-4, "{objective:?}: {} {sum}", current.value);
+        }
+        assert!(method.parts(&both).iter().sum::<usize>() == 5 && method.parts(&both).len() >= 2);
+    }
+}
+
+each_tracked_cpu_backend!(
+    what_is_held_can_be_typed,
+    sharing_and_dropping_change_nothing,
+    dropping_early_never_drops_the_best,
+    finds_and_confirms,
+    a_stalled_search_restarts,
+    the_control_only_improves,
+    nothing_is_scored_twice_at_an_unchanged_prompt,
+    memory_changes_the_cost_alone,
+    several_examples_share_a_prompt,
+);
+
+#[test]
+fn a_search_has_the_settings_that_it_needs() {
+    let names = |search: &Search| KEYS.iter().filter(|key| key.applies(search)).map(|key| key.name).collect::<Vec<_>>();
+    let all: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+    assert_eq!(names(&SNAP), all);
+    assert_eq!(names(&RANDOM), ["objective", "margin", "batch"]);
+    let by_cross_entropy = Search { objective: ObjectiveKind::CrossEntropy, ..SNAP };
+    assert_eq!(names(&by_cross_entropy), all.iter().copied().filter(|name| *name != "margin").collect::<Vec<_>>());
+    let samples = ["7", "0.5", "true", "cross-entropy"];
+    for key in KEYS {
+        let changes = |text: &&&str| {
+            let mut changed = SNAP;
+            matches!(key.set(&mut changed, &Written::untyped(**text)), Some(Ok(()))) && key.get(&changed) != key.get(&SNAP)
+        };
+        assert!(samples.iter().any(|text| changes(&text)), "nothing changes {}", key.name);
+    }
+}
+
+#[test]
+fn a_batch_does_not_begin_above_its_largest() {
+    assert_eq!((SNAP.check(), RANDOM.check()), (Ok(()), Ok(())));
+    let search = Search { schedule: Schedule { batch: 97, ..SNAP.schedule }, ..SNAP };
+    assert_eq!(search.check().unwrap_err(), "`batch` is 97 but `batch_max` is 96: it must be at least `batch`");
+}

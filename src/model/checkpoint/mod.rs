@@ -1,0 +1,93 @@
+//! A model whose parts fit together: config, tokenizer and, on demand, weights.
+
+use std::path::Path;
+
+use super::{LlamaConfig, WeightSource, layout};
+use crate::error::{Error, Result, quoted};
+use crate::source::checkpoint::{ModelFiles, Weights};
+use crate::source::hub::Observer;
+use crate::source::tokenizer::Tokenizer;
+use crate::source::{self, Digests};
+
+/// Opens the model that `spec` names: bundled, a folder, a file, or on the hub; `observer` is told
+/// how a download goes, `offline` forbids one.
+///
+/// # Errors
+/// Those of [`source::open`] and of [`Checkpoint::open`].
+pub fn open(spec: &str, offline: bool, observer: Observer) -> Result<Checkpoint> {
+    Checkpoint::of(source::open(spec, offline, observer)?, &Digests::of_user())
+}
+
+/// A model on disk or in the program: its architecture, its tokenizer and, on demand, its weights.
+pub struct Checkpoint {
+    /// The architecture, checked against the weights.
+    pub config: LlamaConfig,
+    /// The tokenizer; it has no more tokens than the embedding matrix has rows.
+    pub tokenizer: Tokenizer,
+    /// SHA-256 of the weight file in hexadecimal; of shards, one after another in the order of their names
+    /// (`cat model-*.safetensors | sha256sum`).
+    pub digest: String,
+    /// The path as given, or the name of an embedded model.
+    pub origin: String,
+    weights: Weights,
+}
+
+impl Checkpoint {
+    /// Opens a folder in Hugging Face layout, a `.gguf` file, or a `.safetensors` file with `config.json` and
+    /// `tokenizer.json` next to it.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the file and what is wrong with it, before memory is taken for any tensor.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::of(ModelFiles::open(path)?, &Digests::of_user())
+    }
+
+    /// A model embedded in the program: the texts of `config.json` and `tokenizer.json`, the bytes of
+    /// `model.safetensors`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_bytes(config: &str, tokenizer: &str, weights: &'static [u8]) -> Result<Self> {
+        Self::of(ModelFiles::embedded(config, tokenizer, weights)?, &Digests::of_user())
+    }
+
+    /// Checks the config, then that tokenizer and weights are those of such a model, then hashes the weights, unless
+    /// their digest is among `digests`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn of(files: ModelFiles, digests: &Digests) -> Result<Self> {
+        let config = LlamaConfig::from_fields(&files.config)?;
+        let origin = files.origin.clone();
+        let (tokenizer, mut weights) = files.read()?;
+        if tokenizer.vocab_size() > config.vocab_size {
+            return Err(Error::input(format!(
+                "the tokenizer of {} has {} tokens, but the model has embeddings for {}; they belong to different models",
+                quoted(&origin),
+                tokenizer.vocab_size(),
+                config.vocab_size
+            )));
+        }
+        layout::drop_ignored(&mut weights, &config);
+        layout::compare(&weights, &config)?;
+        let digest = weights.digest(digests)?;
+        Ok(Self { config, tokenizer, digest, origin, weights })
+    }
+
+    /// Values of one tensor in Hugging Face orientation, row-major.
+    ///
+    /// # Errors
+    /// Those of [`Weights::read`].
+    pub fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.weights.read(name, shape)
+    }
+}
+
+impl WeightSource for Checkpoint {
+    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Checkpoint::read(self, name, shape)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! What is never called exact, by any verb, and what a result must say beside it.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::*;
+
+/// The program on a model in a folder.
+fn on(model: &TempDir, arguments: &[&str]) -> Value {
+    let ran = run(dlmi([Path::new("--model"), model.path()]).args(["--backend", "flex", "--json"]).args(arguments));
+    assert!(matches!(ran.code, Some(0 | 1)), "{ran:?}");
+    ran.json()
+}
+
+/// The tiny model, its last norm so large that logits overflow.
+fn overflowing() -> TempDir {
+    let model = tiny_copy();
+    // f16: the largest finite number, in every place; then the embeddings too.
+    let largest = |bytes: &mut [u8]| bytes.chunks_exact_mut(2).for_each(|value| value.copy_from_slice(&0x7bff_u16.to_le_bytes()));
+    edit_header(model.path().join("model.safetensors"), |_| {});
+    edit_tensor(model.path().join("model.safetensors"), "model.norm.weight", largest);
+    for layer in ["0", "1"] {
+        for part in ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "self_attn.v_proj", "self_attn.o_proj"] {
+            edit_tensor(model.path().join("model.safetensors"), &format!("model.layers.{layer}.{part}.weight"), largest);
+        }
+    }
+    model
+}
+
+#[test]
+fn logits_that_are_no_numbers_are_never_exact() {
+    let model = overflowing();
+    let written = on(&model, &["complete", "he", "--tokens", "1"]);
+    let target = listed(&written["completion_ids"]);
+    let score = on(&model, &["score", "he", "--target-ids", &target]);
+    assert_eq!(
+        (&score["exact"], &score["min_margin"], &score["completion_ids"]),
+        (&json!(false), &Value::Null, &written["completion_ids"])
+    );
+    assert!(score["notes"][0].as_str().unwrap().contains("overflow"), "{score}");
+    let text = written["completion_text"].as_str().unwrap();
+    for method in ["snap", "dlmi", "echo"] {
+        let arguments = ["invert", text, "--allow-special", "--allow-target-tokens", "--method", method];
+        let found = on(&model, &[&arguments[..], &["--prompt-tokens", "3", "--steps", "3"]].concat());
+        assert_eq!((&found["exact"], &found["min_margin"]), (&json!(false), &Value::Null), "{method}: {found}");
+        assert_ne!(found["stopped"], "exact", "{method}");
+    }
+}
+
+/// Two tokens with the same embedding row have the same logit: nobody knows which of them a decoder writes.
+#[test]
+fn a_tie_is_never_exact() {
+    let model = tiny_copy();
+    let written = on(&model, &["complete", "in the sand", "--tokens", "1"]);
+    let (id, twin) = (ids(&written["completion_ids"])[0] as usize, 287);
+    let width = 48 * 2;
+    edit_tensor(model.path().join("model.safetensors"), "model.embed_tokens.weight", |bytes| {
+        let row = bytes[id * width..][..width].to_vec();
+        bytes[twin * width..][..width].copy_from_slice(&row);
+    });
+    let target = id.to_string();
+    let score = on(&model, &["score", "in the sand", "--target-ids", &target]);
+    assert_eq!((&score["completion_ids"], &score["min_margin"]), (&json!([id]), &json!(0.0)));
+    assert_eq!(score["exact"], false);
+    assert!(score["notes"][0].as_str().unwrap().contains("tie"), "{score}");
+    let text = written["completion_text"].as_str().unwrap();
+    let found = on(&model, &["invert", text, "--prompt-tokens", "4", "--steps", "40"]);
+    assert!(found["exact"] == false || found["min_margin"].as_f64().unwrap() > 0.0, "{found}");
+}
+
+#[test]
+fn an_end_of_sequence_token_inside_a_target_is_refused_with_a_word() {
+    let target = "the<|endoftext|>end";
+    refuses(&mut tiny(["invert", target, "--steps", "1"]), 2, &["--allow-special", "`<|endoftext|>`", "stop"]);
+    let allowed = inversion(&mut tiny(["invert", target, "--steps", "1", "--prompt-tokens", "3", "--allow-special"]));
+    assert_eq!(allowed["target_text"], target);
+}
+
+#[test]
+fn a_result_says_what_its_printed_text_does_not_show() {
+    let readable = |flags: &[&str]| run(tiny(["invert", "he is", "--steps", "2", "--prompt-tokens", "3"]).args(flags)).out;
+    assert!(!readable(&[]).contains("note "), "{}", readable(&[]));
+    assert!(readable(&["--bos"]).contains("beginning-of-sequence"), "{}", readable(&["--bos"]));
+    let suffixed = ["--suffix", " his"];
+    assert!(readable(&["--suffix", " is"]).contains("note ") || readable(&suffixed).is_empty(), "{}", readable(&["--suffix", " is"]));
+    let echo = readable(&["--method", "echo", "--allow-target-tokens"]);
+    assert!(echo.contains("repeats much of the target"), "{echo}");
+    let json = inversion(&mut tiny(["invert", "he is", "--steps", "2", "--prompt-tokens", "3", "--bos"]));
+    assert!(json["notes"][0].as_str().unwrap().contains("beginning-of-sequence"), "{json}");
+}
+
+/// Scores say which prompt and which step they are of.
+#[test]
+fn scores_name_their_prompt_and_step() {
+    let found = inversion(&mut tiny(["invert", OUT_OF_REACH, "--method", "dlmi", "--steps", "5", "--prompt-tokens", "4"]));
+    assert_eq!((&found["lcs"]["step"], &found["best"]["prompt_ids"]), (&json!(5), &found["prompt_ids"]));
+    assert_eq!(ids(&found["lcs"]["prompt_ids"]).len(), 4);
+    assert!(found["best"]["step"].as_u64().unwrap() <= 5);
+}
