@@ -41,9 +41,17 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match ui::guarded(|| run(&cli, policy)) {
         Ok(code) => code,
         Err(error) => {
-            ui::print_error(policy, &error);
+            ui::print_error(policy, &with_flag(&error));
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// An error about an option by the flag that sets it, where there is one.
+fn with_flag(error: &Error) -> String {
+    match error {
+        Error::Option { option, message } if args::has_flag(option) => format!("--{}: {message}", option.replace('_', "-")),
+        other => other.to_string(),
     }
 }
 
@@ -51,7 +59,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => drop(error.print()),
-        _ => ui::print_error(Policy::new(Color::Auto, false), &Error::input(sentence(&error.render().to_string()))),
+        _ => ui::print_error(Policy::new(Color::Auto, false), &sentence(&error.render().to_string())),
     }
     ExitCode::from(error.exit_code() as u8)
 }

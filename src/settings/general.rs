@@ -7,7 +7,8 @@ use crate::backend::{BackendName, Dtype};
 use crate::budget::Budget;
 use crate::method::registry::{MethodName, MethodSettings};
 use crate::problem::PromptOptions;
-use crate::setting::{self, Checked, Key, Written, choice, key, optional_positive, optional_whole, switch, text, whole};
+use crate::setting::{self, Checked, Key, Written, choice, key, named, names, optional_positive, optional_whole, switch, text, whole};
+use crate::{Error, Result};
 
 /// The resolved settings of a run; what each field means stands in its line of [`KEYS`].
 #[derive(Debug, Clone, PartialEq)]
@@ -38,11 +39,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
+        let method = MethodName::default();
+        let budget = method.registered().budget;
         Self {
-            method: MethodName::default(),
+            method,
             prompt_tokens: 20,
-            steps: None,
-            max_seconds: None,
+            steps: budget.steps,
+            max_seconds: budget.seconds,
             early_stop: true,
             restarts: 0,
             eval_every: 32,
@@ -95,6 +98,28 @@ pub const KEYS: &[Key<Options>] = &[
 ];
 
 impl Options {
+    /// The defaults of a method, its budget among them.
+    ///
+    /// # Errors
+    /// There is no method of this name.
+    pub fn for_method(name: &str) -> Result<Self> {
+        let method: MethodName = named(name)
+            .ok_or_else(|| Error::option("method", format!("there is none called `{name}`; they are {}", names::<MethodName>().join(", "))))?;
+        let budget = method.registered().budget;
+        Ok(Self { method, steps: budget.steps, max_seconds: budget.seconds, ..Self::default() })
+    }
+
+    /// Writes a setting by its name, `seed` or `snap.batch`, as `--set` does.
+    ///
+    /// # Errors
+    /// There is no such setting, or the value is not for it.
+    pub fn assign(&mut self, name: &str, value: &str) -> Result<()> {
+        let unknown = || Error::input(format!("`{name}` is not a setting; did you mean `{}`?", Setting::nearest(name)));
+        let setting = Setting::find(name).ok_or_else(unknown)?;
+        let written = self.set(setting, &Written::untyped(value)).ok_or_else(unknown)?;
+        written.map_err(|wrong| Error::input(format!("`{name}` {wrong}")))
+    }
+
     /// The section of the method in use.
     pub fn method_settings(&self) -> &MethodSettings {
         self.section(self.method)

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// From the roof to the ground: a module may use those that come after it.
-const FLOORS: [&str; 22] = [
+const FLOORS: [&str; 24] = [
     "main",
     "cli",
     "ui",
-    "settings",
     "bench",
     "invert",
+    "settings",
     "method",
     "estimator",
     "subject",
@@ -20,6 +20,8 @@ const FLOORS: [&str; 22] = [
     "optimiser",
     "ops",
     "source",
+    "state",
+    "budget",
     "setting",
     "objective",
     "metrics",

@@ -177,8 +177,8 @@ fn write_result(out: &mut impl io::Write, text: &str) -> Result<bool> {
 }
 
 /// Prints an error on stderr.
-pub fn print_error(policy: Policy, error: &Error) {
-    let line = format!("{} {}\n", paint(policy.color_err, Paint::Bad, "error:"), visible(&error.to_string()));
+pub fn print_error(policy: Policy, error: &str) {
+    let line = format!("{} {}\n", paint(policy.color_err, Paint::Bad, "error:"), visible(error));
     to_stderr(&line);
 }
 

@@ -123,6 +123,13 @@ pub fn command() -> Command {
     with_global(Verb::augment_subcommands(command).about("Which prompt makes this language model say exactly that?"))
 }
 
+/// Whether a setting has a flag of its own, of some verb.
+pub fn has_flag(setting: &str) -> bool {
+    let flag = setting.replace('_', "-");
+    let of = |command: &Command| command.get_arguments().any(|argument| argument.get_long() == Some(&flag));
+    command().get_subcommands().any(of)
+}
+
 /// Adds the global options at every level. (clap's own global arguments forget what a list got before the verb when
 /// it gets more after it.)
 fn with_global(mut command: Command) -> Command {
