@@ -6,8 +6,8 @@ usage: floor.py TARGETS [--model SPEC] [--tokenizer FILE] [--prompt-tokens 20] [
 TARGETS is a file of JSON Lines with "id" and "text" (`dlmi targets` prints such lines), or the text of one target. A prompt is N tokens drawn
 with equal chances from those tokens of FILE (a tokenizer.json with byte-level BPE) that are a space and a word of at least three ASCII
 letters; prompts that are tokenised to anything but these tokens are drawn again. The target's own words are not left out.
-Prints for each target the mean of `hard_forced` and `hard_free` over COUNT prompts of its own, with a 95 % bootstrap interval of the mean, and how
-many prompts were exact; for several targets also the mean over all of them (resampled by target, then by prompt).
+Prints for each target the mean of `hard_forced` and `hard_free` over COUNT prompts of its own, with a 95 % bootstrap interval of the mean, the best
+prompt's score, and how many prompts were exact; for several targets also the mean over all of them (resampled by target, then by prompt).
 """
 import argparse
 import json
@@ -73,7 +73,8 @@ def row(name, scored, draws):
     for i in range(len(SCORES)):
         groups = [[prompt[i] for prompt in prompts] for prompts in scored]
         low, high = interval(groups, draws)
-        cells.append(f"{mean([mean(group) for group in groups]):.2f} [{low:.2f}, {high:.2f}]")
+        best = max(max(group) for group in groups)
+        cells.append(f"{mean([mean(group) for group in groups]):.2f} [{low:.2f}, {high:.2f}], best {best:.2f}")
     exact = [prompt[-1] for prompts in scored for prompt in prompts]
     return "| " + " | ".join([*cells, f"{sum(exact)} of {len(exact)}"]) + " |"
 
