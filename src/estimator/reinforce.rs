@@ -1,4 +1,4 @@
-//! REINFORCE (Williams 1992): ∇_Z E[L] = E[(L − b)·∇_Z log p_Z(x)], x of whole tokens; the paper's eq. 5. Unbiased, of high variance.
+//! REINFORCE (Williams 1992): `∇_Z E[L] = E[(L − b)·∇_Z log p_Z(x)]`, x of whole tokens; the paper's eq. 5. Unbiased, of high variance.
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation::softmax, backend::Backend};
 use serde::Deserialize;

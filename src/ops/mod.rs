@@ -40,7 +40,7 @@ pub struct TargetLoss<B: Backend> {
     pub hidden: Tensor<B, 2>,
 }
 
-/// The blocks, on a backend without gradients. The defaults are plain Burn ([`reference`]).
+/// The blocks, on a backend without gradients. The defaults are plain Burn ([`mod@reference`]).
 pub trait Kernels: Backend + Parallel {
     /// Soft embeddings of all samples, in the type of Z whatever that of W_E; see [`SoftPrompt`].
     fn soft_embedding(prompt: &SoftPrompt<Self>) -> SoftEmbeddings<Self> {
