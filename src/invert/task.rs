@@ -95,7 +95,7 @@ impl<'a, M: Build> Task<'a, M> {
         let mut identity = self.options.to_json();
         let map = identity.as_object_mut().expect("settings are an object");
         for budget in ["steps", "max_seconds", "restarts", "max_memory", "device", "model"] {
-            map.remove(budget);
+            map.shift_remove(budget);
         }
         map.insert("backend".into(), self.device.device.backend.to_string().into());
         map.insert("model_digest".into(), self.model.identity().digest.into());

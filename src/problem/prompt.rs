@@ -51,7 +51,7 @@ impl Prompt {
         if readable.is_empty() {
             return Err(Error::option(
                 "allow_target_tokens",
-                "no token of the vocabulary may stand in the prompt; allow those of the target, or special ones",
+                "no token of the vocabulary may stand in the prompt; allow those of the target, or special ones (allow_special)",
             ));
         }
         let ban = (!options.allow_everything && !options.allow_target_tokens).then(|| Ban::new(targets));

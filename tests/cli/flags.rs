@@ -157,7 +157,7 @@ fn special_tokens_are_used_only_where_they_may() {
         command.args(["--backend", "flex", "invert", "ab", "--steps", "3", "--prompt-tokens", "2"]).args(flags);
         command
     };
-    refuses(&mut command(&[]), 2, &["--allow-target-tokens", "--allow-special"]);
+    refuses(&mut command(&[]), 2, &["--allow-target-tokens", "allow_special"]);
     for method in ["snap", "dlmi", "random"] {
         let record = inversion(&mut command(&["--allow-special", "--method", method]));
         assert_eq!(record["prompt_text"], "<|endoftext|><|endoftext|>", "{method}");

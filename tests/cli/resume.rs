@@ -284,5 +284,5 @@ fn a_checkpoint_that_is_none_is_refused() {
     refused(|header| header["__metadata__"]["schema"] = "dlmi.checkpoint/9".into(), "dlmi.checkpoint/9");
     refused(|header| header["__metadata__"]["event"] = "{}".into(), "checkpoint.safetensors");
     refused(|header| header["__metadata__"]["fields"] = "{}".into(), "checkpoint");
-    refused(|header| header["__metadata__"]["standing"] = "[]".into(), "checkpoint.safetensors");
+    refused(|header| header["__metadata__"]["run"] = "[]".into(), "checkpoint.safetensors");
 }
