@@ -55,7 +55,7 @@ impl LlamaConfig {
 /// Removes what old files carry along and no model reads: rotary frequencies, and a head where the embeddings are the head.
 pub(super) fn drop_ignored(weights: &mut Weights, config: &LlamaConfig) {
     let second_head = config.tie_word_embeddings && weights.get(HEAD).is_some();
-    weights.retain(|name| !name.ends_with(".rotary_emb.inv_freq") && !(second_head && name == HEAD));
+    weights.retain(|name| !(name.ends_with(".rotary_emb.inv_freq") || second_head && name == HEAD));
     if second_head {
         tracing::warn!("{}: `{HEAD}` is ignored, the config ties the head to the embeddings", quoted(weights.origin()));
     }
