@@ -251,7 +251,7 @@ step() {
   if ! dlmi "$share" --model "$step_model" --backend "$1" --dtype "$2" --json bench step --method "$3" --prompt-tokens "$4" --rounds "$rounds" \
     --set all_tokens=true; then
     row step "$1" "$2" "$3" "$4" "$failure"
-    return
+    return 1
   fi
   keep step
   ours=$(field seconds_median)
@@ -287,6 +287,7 @@ score() {
     row score "$1" "$2" "$3" "$(spread)" "$(field candidates_per_second)" "$(products)"
   else
     row score "$1" "$2" "$3" "$failure"
+    return 1
   fi
 }
 
@@ -315,11 +316,12 @@ shown() { echo "\`$(printf '%s' "$1" | tr '\n|' ' /' | cut -c 1-40)\`"; }
 
 # In the order of their worth -----------------------------------------------------------------------------------------------------------
 
+# Where the smaller fails or takes too long, the larger is not tried.
 basics() {
   local n batch
   parity "$1" f32
-  for n in 10 80; do step "$1" f32 dlmi "$n"; done
-  for batch in $batches; do score "$1" f32 "$batch"; done
+  for n in 10 80; do step "$1" f32 dlmi "$n" || break; done
+  for batch in $batches; do score "$1" f32 "$batch" || break; done
 }
 
 half_precision() {
