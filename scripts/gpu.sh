@@ -32,6 +32,14 @@ rm -f "$out/report.md" "$out/raw.jsonl" "$out/log.txt"
 
 left() { echo $((LIMIT - SECONDS)); }
 
+# `late SECONDS WHAT…`: whether fewer are left than it needs at least; then it is listed at the end of the report.
+missed=''
+late() {
+  [ "$(left)" -lt "$1" ] || return 1
+  shift
+  missed="$missed${missed:+; }$*"
+}
+
 # `attempt SHARE COMMAND…`: runs it for at most SHARE seconds of what is left; its last line of stdout is in `answer`, and what went wrong in
 # `failure`.
 attempt() {
@@ -49,7 +57,7 @@ attempt() {
     0 | 1) if [ -n "$answer" ]; then return 0; fi ;; # 1 is a search that found nothing exact
     124 | 137) failure="no answer within $share s"; return 1 ;;
   esac
-  failure=$(grep -v '^ *$' "$work/err" | tail -n 1 | tr '|' '/' | cut -c 1-200)
+  failure=$(grep -v '^ *$' "$work/err" | tail -n 1 | sed 's/^[a-z: ]*error: //' | tr '|' '/' | cut -c 1-200)
   failure=${failure:-exit code $code}
   return 1
 }
@@ -104,7 +112,7 @@ render() {
     table step "A step, $rounds rounds ($step_title)" backend type method N 'seconds (least, most)' 'GFLOP/s, products alone' 'first losses' 'peer in PyTorch' ratio
     table score "Scoring candidates, N = 20, M = 20 ($model_title)" backend type batch 'seconds (least, most)' 'candidates a second' 'GFLOP/s, products alone'
     table snap "A search with \`snap\`, $SNAP s at most ($model_title)" backend target exact steps 'seconds' 'matched prefix'
-    printf '\n%s s in all.\n' "$SECONDS"
+    printf '\n%s s in all.%s\n' "$SECONDS" "${missed:+ No time was left for: $missed.}"
   } >"$out/report.md"
 }
 
@@ -137,13 +145,12 @@ look() {
   if dlmi 90 doctor --json; then
     keep doctor
     doctor=$answer
+    dlmi 90 doctor
+    tee "$work/doctor.txt" <"$work/out"
   else
-    echo "doctor: $failure; every backend is tried"
+    echo "doctor: $failure; every backend is tried" | tee "$work/doctor.txt"
     doctor=$(printf '{"row":0,"backend":"%s","kind":"unknown","name":"","health":{"state":"sound"},"dtypes":["f32","f16","bf16"]},' cuda wgpu)
   fi
-  dlmi 90 doctor >/dev/null
-  cat "$work/out"
-  cp "$work/out" "$work/doctor.txt"
   software=no
   devices "$doctor" | grep '"backend":"\(cuda\|wgpu\)".*"state":"sound"' | grep -qv '"kind":"software"' || software=yes
   backends=()
@@ -156,7 +163,7 @@ look() {
 head_of_report() {
   local name
   name=$({ sound cuda; sound wgpu; } | sed -n 's/.*"name":"\([^"]*\)".*/\1/p' | head -n 1)
-  printf '## %s\n\n%s; CPU %s, %s threads.\n\n```\n' "${name:-No GPU}" "$nvidia" \
+  printf '## %s\n\n%s; CPU %s, %s threads.\n\n```\n' "${name:-No GPU that passed}" "$nvidia" \
     "$(sed -n 's/^model name.*: //p' /proc/cpuinfo 2>/dev/null | head -n 1)" "$(nproc)"
   cat "$work/doctor.txt"
   printf '```\n'
@@ -178,9 +185,12 @@ choose_models() {
     model=$step_model model_title=$step_title
     find_peer
   else
-    echo "no random model: $failure"
+    echo "no random weights: $failure"
   fi
-  if [ -n "$gguf" ]; then model=$gguf model_title=$(basename "$gguf" .gguf); fi
+  if [ -n "$gguf" ]; then
+    model=$gguf model_title=$(basename "$gguf" .gguf)
+    if [ "$step_model" = bard ]; then step_model=$model step_title=$model_title; fi
+  fi
 }
 
 find_peer() {
@@ -196,6 +206,7 @@ find_peer() {
 
 # `parity BACKEND TYPE`
 parity() {
+  if late 10 parity "$@"; then return; fi
   if dlmi "$share" --model "$model" --backend "$1" --dtype "$2" --json bench parity --prompt-tokens 20 --target-tokens 32 --rounds 3; then
     keep parity
     row parity "$1" "$2" "$(field positions)" "$(field largest_difference)" "$(field relative_difference)" "$(field same_argmax)" \
@@ -207,6 +218,7 @@ parity() {
 
 # `tokens BACKEND TYPE`: by the verb that users call.
 tokens() {
+  if late 10 tokens "$@"; then return; fi
   local ids=5,100,237,374,411,548,685,722 expected got
   dlmi "$share" --model "$model" --backend flex --json complete --ids "$ids" --tokens 32 || { row tokens flex f32 "$failure"; return; }
   expected=$(field completion_ids)
@@ -234,11 +246,12 @@ products() { echo "$(field achieved_gflops), $(field ceiling_gflops)"; }
 
 # `step BACKEND TYPE METHOD N`
 step() {
+  if late 10 step "$@"; then return; fi
   local ours cells ratio=''
   if ! dlmi "$share" --model "$step_model" --backend "$1" --dtype "$2" --json bench step --method "$3" --prompt-tokens "$4" --rounds "$rounds" \
     --set all_tokens=true; then
     row step "$1" "$2" "$3" "$4" "$failure"
-    return
+    return 1
   fi
   keep step
   ours=$(field seconds_median)
@@ -268,23 +281,29 @@ ask_peer() {
 
 # `score BACKEND TYPE BATCH`
 score() {
+  if late 10 score "$@"; then return; fi
   if dlmi "$share" --model "$model" --backend "$1" --dtype "$2" --json bench score --candidates "$3" --prompt-tokens 20 --rounds "$rounds"; then
     keep score
     row score "$1" "$2" "$3" "$(spread)" "$(field candidates_per_second)" "$(products)"
   else
     row score "$1" "$2" "$3" "$failure"
+    return 1
   fi
 }
 
 # `continuation LINE`: the text of a line of SmolLM2's own continuations.
-continuation() { printf '%b' "$(sed -n "$1"'s/.*"text": "\(.*\)", "ids".*/\1/p' "$here/../tests/golden/smollm2/continuations.jsonl")"; }
+continuation() {
+  local text
+  text=$(sed -n "$1"'s/.*"text": "\(.*\)", "ids".*/\1/p' "$here/../tests/golden/smollm2/continuations.jsonl")
+  printf '%b' "${text//\\\"/\"}"
+}
 
 # `snap BACKEND TARGET`
 snap() {
+  if late 25 snap "$1" "$(shown "$2")"; then return; fi
   local seconds=$(($(left) - 15)) of=$model
   if [ "$seconds" -gt "$SNAP" ]; then seconds=$SNAP; fi
   if [ -z "$gguf" ]; then of=bard; fi
-  if [ "$seconds" -lt 10 ]; then row snap "$1" "$(shown "$2")" 'no time left'; return; fi
   if dlmi $((seconds + 15)) --model "$of" --backend "$1" --json invert --method snap --max-seconds "$seconds" -- "$2"; then
     keep snap
     row snap "$1" "$(shown "$2")" "$(field exact)" "$(field steps)" "$(field seconds)" "$(field matched_prefix)"
@@ -293,15 +312,16 @@ snap() {
   fi
 }
 
-shown() { echo "\`$(tr '\n|' ' /' <<<"$1" | cut -c 1-40)\`"; }
+shown() { echo "\`$(printf '%s' "$1" | tr '\n|' ' /' | cut -c 1-40)\`"; }
 
 # In the order of their worth -----------------------------------------------------------------------------------------------------------
 
+# Where the smaller fails or takes too long, the larger is not tried.
 basics() {
   local n batch
   parity "$1" f32
-  for n in 10 80; do step "$1" f32 dlmi "$n"; done
-  for batch in $batches; do score "$1" f32 "$batch"; done
+  for n in 10 80; do step "$1" f32 dlmi "$n" || break; done
+  for batch in $batches; do score "$1" f32 "$batch" || break; done
 }
 
 half_precision() {
