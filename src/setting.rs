@@ -54,8 +54,11 @@ fn find<'a, S>(keys: &'a [Key<S>], name: &str) -> Option<&'a Key<S>> {
 /// Where the value of a setting is kept: what stands there, and how to write another.
 pub struct Slot<'a> {
     value: Value,
-    set: Box<dyn FnOnce(&Written) -> Checked<()> + 'a>,
+    set: Box<Set<'a>>,
 }
+
+/// Writes a value that somebody wrote, if it is one.
+type Set<'a> = dyn FnOnce(&Written) -> Checked<()> + 'a;
 
 /// Outcome of a check: the error is the end of a sentence that begins with the name, "must be …, not …".
 pub type Checked<T> = Result<T, String>;

@@ -6,7 +6,7 @@ use burn::backend::Flex;
 use burn::tensor::activation::log_softmax;
 use serde::{Deserialize, Serialize};
 
-use super::scores::Scores;
+use super::scores::{Scores, Written};
 use crate::Result;
 use crate::method::HardPrompt;
 use crate::metrics::{matched_prefix, perplexity};
@@ -173,8 +173,8 @@ impl<'a> Judge<'a> {
         let model = self.model()?;
         let forced: Vec<Vec<u32>> = examples.iter().map(|(prompt, target)| forced(model, prompt, target)).collect();
         let written = forced.iter().zip(&verdict.confirmations).zip(examples);
-        let written: Vec<(&[u32], &[u32], &[u32])> =
-            written.map(|((forced, found), (_, target))| (&**forced, &*found.completion, *target)).collect();
+        let written: Vec<Written> =
+            written.map(|((forced, found), (_, target))| Written { forced, free: &found.completion, target }).collect();
         Ok(Scores::hard(&written))
     }
 }

@@ -28,17 +28,28 @@ pub struct Scores {
     pub hard_free_accuracy: f64,
 }
 
+/// What the model wrote behind a hard prompt in one example, fed the target's tokens or its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Written<'a> {
+    /// The argmax at every target position, the target's own tokens fed.
+    pub forced: &'a [u32],
+    /// What it wrote by itself.
+    pub free: &'a [u32],
+    /// y.
+    pub target: &'a [u32],
+}
+
 impl Scores {
-    /// Those of a hard prompt by what the model wrote, `(forced, free, target)` for each example.
-    pub fn hard(written: &[(&[u32], &[u32], &[u32])]) -> Self {
-        let mean = |score: &dyn Fn(&(&[u32], &[u32], &[u32])) -> f64| written.iter().map(score).sum::<f64>() / written.len() as f64;
+    /// Those of a hard prompt by what the model wrote in each example.
+    pub fn hard(written: &[Written]) -> Self {
+        let mean = |score: fn(&Written) -> f64| written.iter().map(score).sum::<f64>() / written.len() as f64;
         Self {
             relaxed_forced: None,
             relaxed_free: None,
-            hard_forced: mean(&|(forced, _, target)| lcs_ratio(forced, target)),
-            hard_free: mean(&|(_, free, target)| lcs_ratio(free, target)),
-            hard_forced_accuracy: mean(&|(forced, _, target)| token_accuracy(forced, target)),
-            hard_free_accuracy: mean(&|(_, free, target)| token_accuracy(free, target)),
+            hard_forced: mean(|it| lcs_ratio(it.forced, it.target)),
+            hard_free: mean(|it| lcs_ratio(it.free, it.target)),
+            hard_forced_accuracy: mean(|it| token_accuracy(it.forced, it.target)),
+            hard_free_accuracy: mean(|it| token_accuracy(it.free, it.target)),
         }
     }
 }
@@ -54,9 +65,9 @@ pub fn scores<B: TrackedBackend>(method: &dyn Method<B>, subject: &Subject<B>, p
     let free = method.hard_prompt(subject, problem).free;
     let hard = |example: &Example| both(subject.embed(&[example.search_ids(&free)]), &example.target.ids);
     let hard: Vec<_> = problem.examples.iter().map(hard).collect();
-    let written = hard.iter().zip(&problem.examples);
-    let written: Vec<(&[u32], &[u32], &[u32])> =
-        written.map(|((forced, free), example)| (&*forced[0], &*free[0], &*example.target.ids)).collect();
+    let pairs = hard.iter().zip(&problem.examples);
+    let written: Vec<Written> =
+        pairs.map(|((forced, free), example)| Written { forced: &forced[0], free: &free[0], target: &example.target.ids }).collect();
     let spread = |of: &dyn Fn(usize) -> Vec<f64>| {
         let each: Vec<Vec<f64>> = (0..problem.examples.len()).map(of).collect();
         let mean = |sample: usize| each.iter().map(|example| example[sample]).sum::<f64>() / each.len() as f64;

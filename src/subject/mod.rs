@@ -39,6 +39,9 @@ pub struct Cost {
 type Plain<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
 type Matrix<B> = Tensor<Plain<B>, 2>;
 
+/// Fixed tokens, and their keys and values.
+type Prefix<B> = (Vec<u32>, Cache<Plain<B>>);
+
 /// The frozen model with its tokenizer.
 pub struct Subject<B: TrackedBackend> {
     plain: Llama<Plain<B>>,
@@ -46,7 +49,7 @@ pub struct Subject<B: TrackedBackend> {
     /// ‖E_v‖², `[1, V]`, once it was asked for.
     norms: OnceCell<Tensor<Plain<B>, 2>>,
     /// Keys and values of the fixed tokens before the free ones, of every example of the problem at hand.
-    prefixes: RefCell<Vec<(Vec<u32>, Cache<Plain<B>>)>>,
+    prefixes: RefCell<Vec<Prefix<B>>>,
     /// Rows of a pass that may be alive at once.
     max_rows: usize,
     cost: Cell<Cost>,
