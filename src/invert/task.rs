@@ -8,7 +8,7 @@ use super::judge::Judge;
 use super::model::Model;
 use super::record::{Circumstances, Inversion};
 use super::run::{Observer, Snapshot, Trial};
-use crate::Result;
+use crate::{Error, Result};
 use crate::backend::{self, Choice, Dtype, Job};
 use crate::method::Build;
 use crate::method::registry::MethodSettings;
@@ -57,8 +57,9 @@ impl<'a> Task<'a> {
     /// Chooses the device that `options` ask for, and the method.
     ///
     /// # Errors
-    /// There is no such device, or it does not compute rightly.
+    /// Options that contradict each other; there is no such device, or it does not compute rightly.
     pub fn new(model: &'a mut Model, problem: Problem, options: Options) -> Result<Self> {
+        options.method_settings().check().map_err(Error::input)?;
         let device = backend::open(options.backend, options.device, options.dtype)?;
         tracing::info!("running on {}: {}", device.device, device.reason);
         let (method, name) = (options.method_settings().clone(), options.method.to_string());
