@@ -8,7 +8,6 @@ use super::judge::Judge;
 use super::model::Model;
 use super::record::{Circumstances, Inversion};
 use super::run::{Observer, Snapshot, Trial};
-use crate::{Error, Result};
 use crate::backend::{self, Choice, Dtype, Job};
 use crate::method::Build;
 use crate::method::registry::MethodSettings;
@@ -16,6 +15,7 @@ use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::settings::Options;
 use crate::subject::Subject;
+use crate::{Error, Result};
 
 impl Model {
     /// An inversion of `target` that is ready to run.

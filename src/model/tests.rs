@@ -146,26 +146,6 @@ fn half_precision() {
 const F16: f32 = 1e-2;
 const BF16: f32 = 6e-2;
 
-#[cfg(feature = "wgpu")]
-#[test]
-fn half_precision_on_vulkan() {
-    if crate::testing::has_vulkan("half_precision_on_vulkan") {
-        half::<burn::backend::Vulkan>(DType::F16, F16);
-    }
-}
-
-/// The same on Vulkan, which may be a software renderer.
-#[cfg(feature = "wgpu")]
-#[test]
-fn tiny_models_on_vulkan() {
-    if !crate::testing::has_vulkan("tiny_models_on_vulkan") {
-        return;
-    }
-    for name in TINY {
-        compare::<burn::backend::Vulkan>(&format!("tiny/{name}"), &format!("tiny/{name}/expected.safetensors"), 1e-2);
-    }
-}
-
 mod backward {
     use super::*;
 

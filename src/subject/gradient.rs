@@ -337,12 +337,4 @@ mod tests {
         near::<Flex>(DType::F16, F16);
         near::<Flex>(DType::BF16, BF16);
     }
-
-    #[cfg(feature = "wgpu")]
-    #[test]
-    fn half_precision_gradients_on_vulkan() {
-        if crate::testing::has_vulkan("half_precision_gradients_on_vulkan") {
-            near::<burn::backend::Vulkan>(DType::F16, F16);
-        }
-    }
 }

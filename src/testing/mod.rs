@@ -28,14 +28,6 @@ pub fn real_smollm2(test: &str) -> Option<PathBuf> {
     (path.exists() || skipped(test, "the real SmolLM2 is absent")).then_some(path)
 }
 
-/// Whether Vulkan can be used here, be it in software.
-#[cfg(feature = "wgpu")]
-pub fn has_vulkan(test: &str) -> bool {
-    use crate::backend::{BackendName, Inventory};
-    let found = Inventory::probe().devices.iter().any(|device| device.backend == BackendName::Wgpu);
-    found || skipped(test, "there is no Vulkan driver")
-}
-
 /// Says loudly that a test did not run; under `CI=true` that is a failure.
 fn skipped(test: &str, why: &str) -> bool {
     assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{test}: {why}");

@@ -104,7 +104,7 @@ fn vulkan_completes_and_inverts() {
         }
         // SODA starts from zeros: which of its nearly equal logits leads is a matter of rounding.
         if method != "soda" {
-            assert_eq!(records[0]["search_ids"], records[1]["search_ids"], "{method}: argmax Z after the same noise");
+            assert_eq!(records[0]["lcs"]["prompt_ids"], records[1]["lcs"]["prompt_ids"], "{method}: argmax Z after the same noise");
         }
     }
 }
@@ -133,4 +133,46 @@ fn a_device_that_is_not_there_is_a_reason() {
             assert!(!line.starts_with("sound"), "{device}: {line}");
         }
     }
+}
+
+/// Logits and greedy tokens of tiny models on Vulkan beside those of flex, which are transformers': grouped queries, biases, wide heads,
+/// layers without RoPE; in f16 too, within what rounding makes of such models.
+#[cfg(feature = "wgpu")]
+#[test]
+fn vulkan_computes_the_logits_of_flex() {
+    if !has_vulkan("vulkan_computes_the_logits_of_flex") {
+        return;
+    }
+    let bounds =
+        [("gqa4-untied-llama3", "f32"), ("biases", "f32"), ("head-dim-llama3", "f32"), ("smollm3-interval", "f32"), ("gqa3-tied", "f16")];
+    for (name, dtype) in bounds {
+        let model = format!("{}/tests/golden/tiny/{name}", env!("CARGO_MANIFEST_DIR"));
+        let mut command = dlmi(["-q", "--json", "--backend", "wgpu", "--dtype", dtype, "--model", &model]);
+        let found = answer(command.args(["bench", "parity", "--prompt-tokens", "12", "--target-tokens", "12", "--rounds", "1"]));
+        let figure = |name: &str| found[name].as_f64().unwrap_or_else(|| panic!("{name} in {found}"));
+        match dtype {
+            "f32" => assert!(figure("largest_difference") < 1e-2 && figure("greedy_agreement") == 1.0, "{name}: {found}"),
+            _ => assert!((1e-6..1e-2).contains(&figure("relative_difference")), "{name}: {found}"),
+        }
+    }
+}
+
+/// A step of DLMI in f16 on Vulkan: its loss and the length of its gradient are those of flex in f32, up to f16's rounding.
+#[cfg(feature = "wgpu")]
+#[test]
+fn a_step_in_half_precision_on_vulkan_is_near() {
+    if !has_vulkan("a_step_in_half_precision_on_vulkan_is_near") {
+        return;
+    }
+    let step = |flags: &[&str]| {
+        let folder = folder();
+        let mut command = dlmi(["-q", "--json", "--model", TINY]);
+        let invert = ["invert", "he is", "--method", "dlmi", "--prompt-tokens", "3", "--steps", "1", "--out"];
+        assert_eq!(run(command.args(flags).args(invert).arg(folder.path())).code, Some(1));
+        let event = events(folder.path()).remove(0);
+        ["objective", "gradient_norm"].map(|name| event[name].as_f64().unwrap())
+    };
+    let (half, whole) = (step(&["--backend", "wgpu", "--dtype", "f16"]), step(&["--backend", "flex"]));
+    let off = |i: usize| (half[i] / whole[i] - 1.0).abs();
+    assert!(off(0) < 1e-2 && off(1) < 5e-2, "{half:?} {whole:?}");
 }
