@@ -21,20 +21,16 @@ impl<B: TrackedBackend> Method<B> for InTurn {
         tries[1..].iter_mut().for_each(|free| free[position] = readable[draws.below(readable.len())]);
         tries.retain(|free| problem.admits(free) || *free == self.0);
         let hinges = subject.all_margins(&tries, problem).into_iter().map(|margins| Objective::hinge(0.3, &margins));
-        let best = tries.into_iter().zip(hinges).min_by(|a, b| a.1.total_cmp(&b.1));
-        let (free, objective) = best.expect("the prompt itself is among them");
-        self.0 = free;
-        Ok(Progress { objective, ..Progress::default() })
+        let best = tries.into_iter().zip(hinges).min_by(|a, b| a.1.total_cmp(&b.1)).expect("the prompt itself is among them");
+        self.0 = best.0;
+        Ok(Progress { objective: best.1, ..Progress::default() })
     }
-
     fn hard_prompt(&self, _: &Subject<B>, _: &Problem) -> HardPrompt {
         HardPrompt { free: self.0.clone(), margins: None }
     }
-
     fn state(&self) -> State {
         State::new(&self.0)
     }
-
     fn restore(&mut self, state: State, _: &Subject<B>, _: &Problem) -> Result<()> {
         state.fields().map(|free| self.0 = free)
     }

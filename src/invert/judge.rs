@@ -47,10 +47,10 @@ impl Judged {
 }
 
 /// Judges a hard prompt on its re-tokenised ids. Costs one forward pass where the method does not know the margins.
-pub fn judge<B: TrackedBackend>(held: HardPrompt, subject: &Subject<B>, problem: &Problem, step: u64) -> Judged {
-    let typed = problem.typed_ids(&held.free);
-    let as_searched = problem.examples.iter().zip(&typed).all(|(example, typed)| *typed == example.search_ids(&held.free));
-    let margins = match held.margins {
+pub fn judge<B: TrackedBackend>(prompt: HardPrompt, subject: &Subject<B>, problem: &Problem, step: u64) -> Judged {
+    let typed = problem.typed_ids(&prompt.free);
+    let as_searched = problem.examples.iter().zip(&typed).all(|(example, typed)| *typed == example.search_ids(&prompt.free));
+    let margins = match prompt.margins {
         Some(margins) if as_searched => margins,
         _ => typed_margins(&typed, subject, problem),
     };
@@ -62,9 +62,9 @@ pub fn judge<B: TrackedBackend>(held: HardPrompt, subject: &Subject<B>, problem:
     });
     Judged {
         matched_prefix: matched.sum(),
-        valid: problem.is_valid(&held.free, &typed),
+        valid: problem.is_valid(&prompt.free, &typed),
         shortfall: margins.iter().map(|margin| (-margin).max(0.0)).sum(),
-        free: held.free,
+        free: prompt.free,
         typed,
         step,
     }

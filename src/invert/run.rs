@@ -253,12 +253,12 @@ impl<B: TrackedBackend> Run<'_, B> {
 
     /// Judges the hard prompt at hand, unless it is the one that was judged last.
     fn judge(&mut self) {
-        let held = self.method.hard_prompt(self.trial.subject, self.trial.problem);
-        if self.at.best.is_some() && held.free == self.at.judged {
+        let prompt = self.method.hard_prompt(self.trial.subject, self.trial.problem);
+        if self.at.best.is_some() && prompt.free == self.at.judged {
             return;
         }
-        self.at.judged.clone_from(&held.free);
-        let judged = judge(held, self.trial.subject, self.trial.problem, self.at.step);
+        self.at.judged.clone_from(&prompt.free);
+        let judged = judge(prompt, self.trial.subject, self.trial.problem, self.at.step);
         if self.at.best.as_ref().is_none_or(|best| judged.beats(best)) {
             self.at.best = Some(judged);
         }

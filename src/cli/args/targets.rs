@@ -50,7 +50,7 @@ pub struct Targets {
     /// Where the prompts of --from are kept, apart from their targets: no method reads them
     #[arg(long, value_name = "FILE", requires = "from")]
     pub prompts_out: Option<PathBuf>,
-    /// Label the targets of a file (`-`: standard input) anew with this model's ranks and probabilities
+    /// Label the targets of a file (`-`: standard input) with this model's ranks and probabilities
     #[arg(long, value_name = "FILE", conflicts_with_all = ["k", "per_k", "sigma", "tokens"])]
     pub label: Option<PathBuf>,
     #[arg(long, value_name = "N", help = help("prompt_tokens"), allow_negative_numbers = true)]
