@@ -91,7 +91,7 @@ fn versions(parent: &Path) -> Vec<PathBuf> {
     };
     let entries = std::fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut found: Vec<_> = entries.filter_map(|path| Some((number(&path)?, path))).collect();
-    found.sort_by(|a, b| b.0.cmp(&a.0));
+    found.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
     found.into_iter().map(|(_, path)| path).collect()
 }
 

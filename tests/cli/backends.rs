@@ -8,7 +8,7 @@ use serde_json::Value;
 #[cfg(feature = "wgpu")]
 use crate::methods::TABLE_1;
 #[cfg(feature = "wgpu")]
-use crate::support::{Ran, TINY, dlmi, refuses, run};
+use crate::support::{Ran, TINY, answer, dlmi, events, folder, refuses, run};
 
 /// What the child says about a device and a type.
 fn verdict(device: &str) -> String {
