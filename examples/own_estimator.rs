@@ -1,7 +1,7 @@
 //! An estimator of one's own in the loop of DLMI: Gumbel-softmax, and no position's gradient is longer than 1.
 //! `cargo run --release --no-default-features --example own_estimator`
 
-use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::{Tensor, backend::AutodiffBackend};
 use dlmi::estimator::{Estimate, Estimator, GumbelSoftmax, Noise, Relaxation};
 use dlmi::method::relaxed::{RelaxedMethod, dlmi::DLMI};
 use dlmi::method::{Build, Method};
@@ -18,6 +18,10 @@ impl<B: TrackedBackend> Estimator<B> for Clipped {
         let Estimate { loss, dz, dphi } = self.0.estimate(at, noise);
         let length = dz.clone().powi_scalar(2).sum_dim(1).sqrt();
         Estimate { loss, dz: dz / length.clamp_min(1.0), dphi }
+    }
+
+    fn soft_prompts(&self, at: &Relaxation<B>, noise: &Noise<Plain<B>>) -> Option<Tensor<Plain<B>, 2>> {
+        self.0.soft_prompts(at, noise)
     }
 }
 
@@ -50,5 +54,5 @@ fn main() -> Result<()> {
 fn an_estimator_of_ones_own_moves_the_prompt() {
     let found = invert("I'll not be a king.", 3).unwrap();
     assert_eq!((found.steps, found.method.as_str()), (3, "clipped-dlmi"));
-    assert!(found.lcs.scores.hard_forced >= 0.0 && found.cost.backward_tokens > 0);
+    assert!(found.lcs.scores.relaxed_forced.is_some() && found.cost.backward_tokens > 0);
 }

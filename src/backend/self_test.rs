@@ -4,6 +4,7 @@
 use std::io::Read;
 use std::panic::{PanicHookInfo, catch_unwind, set_hook};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Tensor, TensorData};
@@ -24,6 +25,11 @@ const TOLERANCE: f32 = 1e-2;
 
 /// Has a child process compute on `device` in `dtype` and compare with flex in f32. Takes seconds.
 pub fn self_test(device: &DeviceInfo, dtype: Dtype) -> Health {
+    if !STARTED.load(Ordering::Relaxed) {
+        return Health::Broken(
+            "this program does not call `dlmi::backend::on_start` first in `main`, so no child of it can test a GPU".into(),
+        );
+    }
     match std::env::current_exe() {
         Ok(program) => test_with(Command::new(program), device, dtype, LIMIT),
         Err(error) => Health::Broken(format!("the program cannot find itself: {error}")),
@@ -33,9 +39,13 @@ pub fn self_test(device: &DeviceInfo, dtype: Dtype) -> Health {
 // `child` and `judge` are inline so that every backend's kernels are compiled with the binary that calls them, and
 // not also with this library and its tests.
 
+/// Set once [`child`] was asked: only then does a child of this program end before its `main` goes on.
+static STARTED: AtomicBool = AtomicBool::new(false);
+
 /// Does the test and returns the exit code, if this process is a child of [`self_test`].
 #[inline]
 pub(super) fn child() -> Option<ExitCode> {
+    started();
     let order = std::env::var(ORDER).ok()?;
     // The first panic is the cause, whichever thread it is on; what follows from it only confuses.
     set_hook(Box::new(|panic| say(&panic_message(panic))));
@@ -50,6 +60,10 @@ pub(super) fn child() -> Option<ExitCode> {
         }
         Err(_) => ExitCode::FAILURE,
     })
+}
+
+fn started() {
+    STARTED.store(true, Ordering::Relaxed);
 }
 
 fn say(message: &str) {

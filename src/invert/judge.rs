@@ -63,11 +63,16 @@ pub fn judge<B: TrackedBackend>(prompt: HardPrompt, subject: &Subject<B>, proble
     Judged {
         matched_prefix: matched.sum(),
         valid: problem.is_valid(&prompt.free, &typed),
-        shortfall: margins.iter().map(|margin| (-margin).max(0.0)).sum(),
+        shortfall: margins.iter().map(lack).sum::<f32>().min(f32::MAX),
         free: prompt.free,
         typed,
         step,
     }
+}
+
+/// What a target token lacks to be the argmax, in logits. Where it is no number, as much as there can be.
+fn lack(margin: &f32) -> f32 {
+    if margin.is_nan() { f32::MAX } else { (-margin).max(0.0) }
 }
 
 /// How far each target token is ahead behind the typed prompts, the examples' one after another; −∞ behind a prompt without tokens.

@@ -8,7 +8,8 @@ use super::judge::{Judge, Judged, Verdict};
 use super::run::{Outcome, Stopped};
 use super::scores::Scores;
 use crate::metrics::{Spread, overlap, overlap_text, target_hit_ratio};
-use crate::problem::Problem;
+use crate::problem::ban::Ban;
+use crate::problem::{Problem, Target};
 use crate::source::Tokenizer;
 use crate::subject::Cost;
 
@@ -238,20 +239,18 @@ impl Overlaps {
 /// From here on an overlap is worth a word.
 const HIGH_OVERLAP: f64 = 0.5;
 
-/// What a reader of the result must know beside it.
+/// What a printed prompt does not show.
+pub(crate) const BOS_NOTE: &str = "a beginning-of-sequence token stands before the prompt, which the printed text does not show";
+
+/// What a reader of the result must also know.
 fn notes(problem: &Problem, verdict: &Verdict, overlaps: &Overlaps) -> Vec<String> {
-    let mut notes = Vec::new();
     let options = problem.prompt.options();
-    if options.bos.is_some() {
-        notes.push("a beginning-of-sequence token stands before the prompt, which the printed text does not show".to_owned());
-    }
+    let targets: Vec<&Target> = problem.examples.iter().map(|example| &example.target).collect();
+    let ban = Ban::new(&targets);
+    let mut notes: Vec<String> = options.bos.map(|_| BOS_NOTE.to_owned()).into_iter().collect();
     let fixed = [("prefix", &options.prefix), ("suffix", &options.suffix)];
-    notes.extend(
-        fixed
-            .into_iter()
-            .filter(|(_, text)| !problem.prompt.keeps_ban(text))
-            .map(|(name, _)| format!("the {name} holds words of the target, which no rule forbids there")),
-    );
+    let holding = fixed.into_iter().filter(|(_, text)| !ban.allows(text));
+    notes.extend(holding.map(|(name, _)| format!("the {name} holds words of the target, which no rule forbids there")));
     notes.extend(overlaps.note());
     notes.extend(verdict.note());
     notes

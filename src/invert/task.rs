@@ -8,14 +8,14 @@ use super::judge::Judge;
 use super::model::Model;
 use super::record::{Circumstances, Inversion};
 use super::run::{Observer, Snapshot, Trial};
+use crate::Result;
 use crate::backend::{self, Choice, Dtype, Job};
 use crate::method::Build;
 use crate::method::registry::MethodSettings;
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::settings::Options;
-use crate::subject::Subject;
-use crate::{Error, Result};
+use crate::subject::{Subject, check_context};
 
 impl Model {
     /// An inversion of `target` that is ready to run.
@@ -58,8 +58,12 @@ impl<'a> Task<'a> {
     ///
     /// # Errors
     /// Options that contradict each other; there is no such device, or it does not compute rightly.
-    pub fn new(model: &'a mut Model, problem: Problem, options: Options) -> Result<Self> {
-        options.method_settings().check().map_err(Error::input)?;
+    pub fn new(model: &'a mut Model, problem: Problem, mut options: Options) -> Result<Self> {
+        options.check()?;
+        options.model = model.identity().spec;
+        for example in &problem.examples {
+            check_context(model.config(), example.len(), example.target.ids.len())?;
+        }
         let device = backend::open(options.backend, options.device, options.dtype)?;
         tracing::info!("running on {}: {}", device.device, device.reason);
         let (method, name) = (options.method_settings().clone(), options.method.to_string());
@@ -100,7 +104,12 @@ impl<'a, M: Build> Task<'a, M> {
         }
         map.insert("backend".into(), self.device.device.backend.to_string().into());
         map.insert("model_digest".into(), self.model.identity().digest.into());
+        map.insert("method".into(), self.name.clone().into());
         map.insert("target_ids".into(), self.problem.first().target.ids.clone().into());
+        if self.problem.examples.len() > 1 {
+            let ids = self.problem.examples.iter().map(|example| (example.head(), example.tail(), &example.target.ids));
+            map.insert("examples".into(), serde_json::json!(ids.collect::<Vec<_>>()));
+        }
         identity
     }
 

@@ -85,7 +85,9 @@ pub const KEYS: &[Key<Options>] = &[
     key("suffix", "Fixed text after the free tokens", |s| Some(text(&mut s.suffix))),
     key("allow_target_tokens", "Let the prompt hold tokens and words of the target", |s| Some(switch(&mut s.allow_target_tokens))),
     key("allow_special", "Let the prompt hold special tokens", |s| Some(switch(&mut s.allow_special))),
-    key("all_tokens", "Search the whole vocabulary: special, unused and broken tokens too", |s| Some(switch(&mut s.all_tokens))),
+    key("all_tokens", "Search the whole vocabulary and ban nothing: special, unused and broken tokens too", |s| {
+        Some(switch(&mut s.all_tokens))
+    }),
     key("bos", "Put the beginning-of-sequence token before the prompt", |s| Some(switch(&mut s.bos))),
     key("seed", "Seed of all randomness", |s| Some(whole(&mut s.seed, 0..=u32::MAX as u64))),
     key("backend", "What computes", |s| Some(choice(&mut s.backend))),
@@ -110,7 +112,8 @@ impl Options {
         Ok(Self { method, steps: budget.steps, max_seconds: budget.seconds, ..Self::default() })
     }
 
-    /// Writes a setting by its name, `seed` or `snap.batch`, as `--set` does.
+    /// Writes a setting by its name, `seed` or `snap.batch`. It changes that one alone: a method's own budget comes with
+    /// [`Self::for_method`].
     ///
     /// # Errors
     /// There is no such setting, or the value is not for it.
@@ -119,6 +122,25 @@ impl Options {
         let setting = Setting::find(name).ok_or_else(unknown)?;
         let written = self.set(setting, &Written::untyped(value)).ok_or_else(unknown)?;
         written.map_err(|wrong| Error::input(format!("`{name}` {wrong}")))
+    }
+
+    /// Refuses values that are out of range or contradict each other.
+    ///
+    /// # Errors
+    /// The first such setting of the general ones and of the method in use.
+    pub fn check(&self) -> Result<()> {
+        let mut checked = self.clone();
+        for setting in Setting::general().chain(Setting::of(self.method)) {
+            let text = match self.get(setting) {
+                None => continue,
+                Some(Value::Null) => "none".to_owned(),
+                Some(Value::String(text)) => text,
+                Some(other) => other.to_string(),
+            };
+            let outcome = checked.set(setting, &Written::untyped(text)).unwrap_or(Ok(()));
+            outcome.map_err(|wrong| Error::input(format!("`{setting}` {wrong}")))?;
+        }
+        self.method_settings().check().map_err(Error::input)
     }
 
     /// The section of the method in use.

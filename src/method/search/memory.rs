@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Scored;
 
+/// Candidates remembered before a step at most.
+const MAX_ENTRIES: usize = 4096;
+
 /// What is known of a candidate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Known {
@@ -50,6 +53,13 @@ impl Memory {
         let mut entries: Entries = self.0.iter().map(|(free, known)| (free.clone(), known.clone())).collect();
         entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         entries
+    }
+
+    /// Forgets all before another batch where there is much: a run state must stay small.
+    pub fn make_room(&mut self) {
+        if self.0.len() > MAX_ENTRIES {
+            self.clear();
+        }
     }
 
     pub fn clear(&mut self) {

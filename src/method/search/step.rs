@@ -96,6 +96,7 @@ impl SearchMethod {
         subject: &Subject<B>,
         problem: &Problem,
     ) -> Option<Scored> {
+        self.memory.make_room();
         let open: Vec<Vec<u32>> = batch.iter().filter(|free| self.memory.is_open(free, bound)).cloned().collect();
         self.score(bound, &open, parts, subject, problem);
         let solved = self.at.current.leads();
