@@ -151,7 +151,8 @@ fn vulkan_computes_the_logits_of_flex() {
         let found = answer(command.args(["bench", "parity", "--prompt-tokens", "12", "--target-tokens", "12", "--rounds", "1"]));
         let figure = |name: &str| found[name].as_f64().unwrap_or_else(|| panic!("{name} in {found}"));
         match dtype {
-            "f32" => assert!(figure("largest_difference") < 1e-2 && figure("greedy_agreement") == 1.0, "{name}: {found}"),
+            // Only near ties may be lost.
+            "f32" => assert!(figure("largest_difference") < 1e-2 && figure("widest_lost_margin") < 2e-2, "{name}: {found}"),
             _ => assert!((1e-6..1e-2).contains(&figure("relative_difference")), "{name}: {found}"),
         }
     }
