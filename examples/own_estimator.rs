@@ -53,6 +53,6 @@ fn main() -> Result<()> {
 #[test]
 fn an_estimator_of_ones_own_moves_the_prompt() {
     let found = invert("I'll not be a king.", 3).unwrap();
-    assert_eq!((found.steps, found.method.as_str()), (3, "clipped-dlmi"));
+    assert_eq!((found.steps, found.circumstances.method.as_str()), (3, "clipped-dlmi"));
     assert!(found.lcs.scores.relaxed_forced.is_some() && found.cost.backward_tokens > 0);
 }

@@ -80,7 +80,7 @@ field() {
 # `keep SECTION`: `answer` as a raw line.
 keep() { echo "{\"section\":\"$1\",\"at_seconds\":$SECONDS,\"result\":$answer}" >>"$out/raw.jsonl"; }
 
-# `row SECTION CELL…`: a line of the section's table, and of the terminal; then the report is written anew.
+# `row SECTION CELL…`: a line of the section's table, and of the terminal; then the report is written again.
 row() {
   local section=$1 line
   shift

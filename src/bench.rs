@@ -1,14 +1,16 @@
 //! What a step, a scored candidate or a written token costs on this machine, beside what its matrix products alone would cost; and how
 //! far another backend or type is from the CPU in f32.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use burn::backend::Flex;
+use burn::backend::{Autodiff, Flex};
 use serde::Serialize;
 
 use crate::Result;
+use crate::method::registry::{MethodName, MethodSettings};
 use crate::method::relaxed::TableRow;
-use crate::method::{Clock, Method};
+use crate::method::{Build, Clock, Method, Progress};
 use crate::model::{Llama, LlamaConfig, greedy};
 use crate::noise::{Draws, Purpose, Stream};
 use crate::objective::Objective;
@@ -232,6 +234,44 @@ fn written<B: Kernels>(model: &Llama<B>, prompt: &[u32], tokens: usize) -> Vec<u
 /// The logits at every position of `ids`, `[T, V]`.
 fn all_logits<B: Kernels>(model: &Llama<B>, ids: &[u32]) -> Vec<f32> {
     host(model.logits(model.hidden(model.embed(ids_tensor(&[ids], &model.device())), ids.len())))
+}
+
+/// How far a relaxed method's first step is from the same step on flex in f32: |difference| over flex's value.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct StepParity {
+    /// Of the objective.
+    pub objective: f32,
+    /// Of the length of the gradient of Z and Φ.
+    pub gradient_norm: f32,
+}
+
+/// The first step of every relaxed method on both, in its own settings but for two samples, with the same noise.
+///
+/// # Errors
+/// Those of the methods.
+pub fn first_steps<B: TrackedBackend>(
+    subject: &Subject<B>,
+    plain: &Subject<Autodiff<Flex>>,
+    problem: &Problem,
+    seed: u32,
+) -> Result<BTreeMap<&'static str, StepParity>> {
+    let mut all = BTreeMap::new();
+    for method in MethodName::all() {
+        let MethodSettings::Relaxed(row) = method.registered().defaults() else { continue };
+        let row = TableRow { samples: row.samples.min(2), ..row };
+        let (got, expected) = (first_step(subject, row, problem, seed)?, first_step(plain, row, problem, seed)?);
+        let off = |figure: fn(&Progress) -> f32| (figure(&got) / figure(&expected) - 1.0).abs();
+        let gradient_norm = off(|progress| progress.gradient_norm.unwrap_or(f32::NAN));
+        all.insert(method.registered().name, StepParity { objective: off(|progress| progress.objective), gradient_norm });
+    }
+    Ok(all)
+}
+
+fn first_step<B: TrackedBackend>(subject: &Subject<B>, row: TableRow, problem: &Problem, seed: u32) -> Result<Progress> {
+    let clock = Clock { seed, restart: 0, step: 0 };
+    let mut method = MethodSettings::Relaxed(row).build::<B>();
+    method.start(subject, problem, clock)?;
+    method.step(subject, problem, clock)
 }
 
 /// Times `rounds` calls of `round`, which is told its number, after a first one with number 0. What it returns is dropped outside

@@ -84,13 +84,6 @@ pub fn real(field: &mut f64, range: RangeInclusive<f64>) -> Slot<'_> {
     slot(field, move |written| written.real(&range))
 }
 
-/// A number within `range`, kept in f32.
-pub fn real32(field: &mut f32, range: RangeInclusive<f64>) -> Slot<'_> {
-    // As short as in f32: 0.3, not 0.30000001192092896.
-    let value = field.to_string().parse::<f64>().map_or(Value::Null, Value::from);
-    Slot { value, set: Box::new(move |written| written.real(&range).map(|number| *field = number as f32)) }
-}
-
 /// A number within `range`, or `none`.
 pub fn optional_real(field: &mut Option<f64>, range: RangeInclusive<f64>) -> Slot<'_> {
     slot(field, move |written| written.optional(|written| written.real(&range)))

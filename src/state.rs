@@ -46,7 +46,7 @@ impl State {
         match self.tensors.remove(name) {
             Some((found, values)) if found == shape => Ok(Tensor::from_data(TensorData::new(values, shape), device)),
             Some((found, _)) => Err(Error::input(format!("`{name}` in the checkpoint has shape {found:?}, but this run needs {shape:?}"))),
-            None => Err(Error::input(format!("the checkpoint lacks `{name}`; start again without --resume"))),
+            None => Err(Error::input(format!("the checkpoint lacks `{name}`; start from the beginning"))),
         }
     }
 }

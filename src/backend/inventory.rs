@@ -292,7 +292,7 @@ impl Inventory {
 fn pick(device: &DeviceInfo, reason: String) -> Result<Choice> {
     if let Health::Broken(why) = &device.health {
         return Err(Error::environment(format!(
-            "{device} fails its self-test: {why}; update its driver, or choose another device with `--backend` or `--device`"
+            "{device} fails its self-test: {why}; update its driver, or choose another `backend` or `device`"
         )));
     }
     Ok(Choice { device: device.clone(), reason })

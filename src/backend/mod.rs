@@ -180,7 +180,7 @@ pub fn open(requested: BackendName, row: Option<usize>, dtype: Dtype) -> Result<
             )));
         }
         if device.kind == DeviceKind::Software {
-            tracing::warn!("{device} is a software renderer: slower than `--backend flex`");
+            tracing::warn!("{device} is a software renderer: slower than the backend flex");
         }
         return Ok(choice);
     }

@@ -63,19 +63,22 @@ impl Job for Measurement {
                 json!(bench::generate(&model, &tokens(&self.session, self.session.settings().prompt_tokens), m, rounds)?)
             }
             Bench::Parity(_) => {
-                let dtype = self.session.settings().dtype;
-                let model = self.session.model.load::<B::InnerBackend>(&device, dtype)?;
-                let plain = self.session.model.load(&Default::default(), Dtype::F32)?;
-                json!(bench::parity(&model, &plain, self.session.settings().prompt_tokens, m, rounds, seed))
+                let problem = problem(&self.session, m)?;
+                let subject = self.subject::<B>(&device, self.session.settings().dtype)?;
+                let plain = self.subject(&Default::default(), Dtype::F32)?;
+                let n = self.session.settings().prompt_tokens;
+                let mut measured = json!(bench::parity(subject.model(), plain.model(), n, m, rounds, seed));
+                measured["first_steps"] = json!(bench::first_steps(&subject, &plain, &problem, seed)?);
+                measured
             }
             Bench::Score { candidates, .. } => {
                 let problem = problem(&self.session, m)?;
-                let subject = self.subject::<B>(&device)?;
+                let subject = self.subject::<B>(&device, self.session.settings().dtype)?;
                 json!(bench::score(&subject, &problem, seed, rounds, candidates as usize)?)
             }
             Bench::Step(_) => {
                 let problem = problem(&self.session, m)?;
-                let subject = self.subject::<B>(&device)?;
+                let subject = self.subject::<B>(&device, self.session.settings().dtype)?;
                 let settings = self.session.settings();
                 let method = settings.method_settings();
                 json!(bench::step(&subject, &mut *method.build::<B>(), &problem, seed, rounds, method.row())?)
@@ -86,8 +89,7 @@ impl Job for Measurement {
 }
 
 impl Measurement {
-    fn subject<B: TrackedBackend>(&mut self, device: &B::Device) -> Result<Subject<B>> {
-        let dtype = self.session.settings().dtype;
+    fn subject<B: TrackedBackend>(&mut self, device: &B::Device, dtype: Dtype) -> Result<Subject<B>> {
         Ok(Subject::new(self.session.model.load(device, dtype)?, self.session.model.tokenizer().clone()))
     }
 

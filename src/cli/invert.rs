@@ -146,7 +146,7 @@ fn how_far(inversion: &Inversion) -> String {
 }
 
 fn advice(inversion: &Inversion) -> &'static str {
-    match (inversion.method.as_str(), inversion.stopped) {
+    match (inversion.circumstances.method.as_str(), inversion.stopped) {
         (_, Stopped::Signal) => "the same command again, with --out DIR and --resume to go on where it stopped",
         (_, Stopped::Diverged) => "a smaller learning_rate",
         ("snap", _) => "more tokens (--prompt-tokens), more time (--max-seconds), another --seed, or a larger model (--model)",

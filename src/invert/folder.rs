@@ -38,10 +38,10 @@ impl Folder {
         let checkpoint = path.join("checkpoint.safetensors");
         let holds_run = ["checkpoint.safetensors", "result.json", "events.jsonl"].iter().any(|name| path.join(name).exists());
         if holds_run && !resume {
-            return Err(Error::input(format!(
-                "`{}` already holds a run; add --resume to go on with it, or name another folder",
-                path.display()
-            )));
+            return Err(Error::option(
+                "resume",
+                format!("`{}` already holds a run; go on with it, or name another folder", path.display()),
+            ));
         }
         let (snapshot, last) = checkpoint.exists().then(|| read(&checkpoint, &identity)).transpose()?.unzip();
         let seconds = snapshot.as_ref().map_or(0.0, |snapshot| snapshot.run.seconds);

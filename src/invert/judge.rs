@@ -1,6 +1,7 @@
 //! The only place where anything is called `exact`, and what a hard prompt is worth along the way.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
+use std::time::Instant;
 
 use burn::backend::Flex;
 use burn::tensor::activation::log_softmax;
@@ -88,6 +89,7 @@ fn typed_margins<B: TrackedBackend>(typed: &[Vec<u32>], subject: &Subject<B>, pr
 pub struct Judge<'a> {
     model: OnceCell<Llama<Flex>>,
     load: Option<Load<'a>>,
+    load_seconds: Cell<f64>,
 }
 
 /// Loads the plain copy of a model.
@@ -136,20 +138,27 @@ impl Verdict {
 impl<'a> Judge<'a> {
     /// Judges with this model.
     pub fn new(model: Llama<Flex>) -> Self {
-        Self { model: OnceCell::from(model), load: None }
+        Self { model: OnceCell::from(model), load: None, load_seconds: Cell::default() }
     }
 
     /// Judges with what `load` loads when it is first needed.
     pub fn lazy(load: impl Fn() -> Result<Llama<Flex>> + 'a) -> Self {
-        Self { model: OnceCell::new(), load: Some(Box::new(load)) }
+        Self { model: OnceCell::new(), load: Some(Box::new(load)), load_seconds: Cell::default() }
     }
 
     fn model(&self) -> Result<&Llama<Flex>> {
         if let (None, Some(load)) = (self.model.get(), &self.load) {
+            let began = Instant::now();
             let loaded = load()?;
+            self.load_seconds.set(began.elapsed().as_secs_f64());
             return Ok(self.model.get_or_init(|| loaded));
         }
         Ok(self.model.get().expect("a judge has a model or knows where to load it"))
+    }
+
+    /// Seconds that loading took, where that was put off: no search, though it falls into one.
+    pub fn load_seconds(&self) -> f64 {
+        self.load_seconds.get()
     }
 
     /// Whether typed prompts that are `valid` lead to their targets, `(prompt, target)` for each example: the one definition of exact.

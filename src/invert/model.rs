@@ -11,7 +11,6 @@ use crate::problem::{Problem, Target};
 use crate::settings::{self, Layers, Options, Sources};
 use crate::source::Tokenizer;
 use crate::source::hub::{Observer, SILENT};
-use crate::subject::check_context;
 use crate::{Error, Result};
 
 /// Config and tokenizer of a model, and where its weights are: they are read when something is computed.
@@ -113,8 +112,7 @@ impl Model {
     /// What `options` ask to find for `target`.
     ///
     /// # Errors
-    /// A target that the tokenizer cannot write, holds an end-of-sequence token or, with the prompt, does not fit into the context; a
-    /// search vocabulary without a token.
+    /// A target that the tokenizer cannot write, or that holds an end-of-sequence token; a search vocabulary without a token.
     pub fn problem(&self, target: &str, options: &Options) -> Result<Problem> {
         let target = Target::from_text(target, self.tokenizer())?;
         let ends = |id: &&u32| self.config().eos_token_ids.contains(id);
@@ -129,8 +127,6 @@ impl Model {
             ));
         }
         let prompt = options.prompt_options(self.bos(options.bos)?);
-        let problem = Problem::new(prompt, target, self.tokenizer(), self.config().vocab_size)?;
-        check_context(self.config(), problem.first().len(), problem.first().target.ids.len())?;
-        Ok(problem)
+        Problem::new(prompt, target, self.tokenizer(), self.config().vocab_size)
     }
 }

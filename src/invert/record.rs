@@ -8,8 +8,7 @@ use super::judge::{Judge, Judged, Verdict};
 use super::run::{Outcome, Stopped};
 use super::scores::Scores;
 use crate::metrics::{Spread, overlap, overlap_text, target_hit_ratio};
-use crate::problem::ban::Ban;
-use crate::problem::{Problem, Target};
+use crate::problem::Problem;
 use crate::source::Tokenizer;
 use crate::subject::Cost;
 
@@ -26,8 +25,8 @@ pub struct ModelIdentity {
     pub vocab_size: usize,
 }
 
-/// What a record needs to know beside the outcome.
-#[derive(Debug, Clone)]
+/// What was run, and on what.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Circumstances {
     /// The model.
     pub model: ModelIdentity,
@@ -47,10 +46,11 @@ pub struct Circumstances {
     pub bos: bool,
     /// All settings, resolved.
     pub settings: Value,
-    /// Start token of `target_perplexity_bos`.
-    pub bos_token: Option<u32>,
     /// Seconds to load the model.
     pub load_seconds: f64,
+    /// Start token of `target_perplexity_bos`.
+    #[serde(skip)]
+    pub bos_token: Option<u32>,
 }
 
 /// Scores of one prompt at one step.
@@ -96,48 +96,91 @@ impl Serialize for ScoredPrompt {
     }
 }
 
-/// One JSON object.
+/// One example of a problem that has several.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-#[allow(missing_docs)]
-pub struct Inversion {
-    pub schema: &'static str,
-    pub version: &'static str,
-    pub model: ModelIdentity,
-    pub backend: String,
-    pub device: String,
-    pub dtype: String,
-    pub method: String,
-    pub preset: Vec<String>,
-    pub seed: u32,
-    pub bos: bool,
-    pub settings: Value,
+pub struct ExampleResult {
+    /// y as text.
     pub target_text: String,
+    /// y.
     pub target_ids: Vec<u32>,
+    /// What is typed, the example's own context included.
     pub prompt_text: String,
+    /// The ids that the model sees.
     pub prompt_ids: Vec<u32>,
-    pub search_ids: Vec<u32>,
-    pub free_text: String,
+    /// What the model wrote.
     pub completion_text: String,
+    /// Its ids.
     pub completion_ids: Vec<u32>,
+    /// It is the target, each token the only best one.
     pub exact: bool,
+}
+
+/// The result of an inversion, one JSON object. Where a problem has several examples, the fields about targets, prompts and completions
+/// are of the first, and `exact`, `min_margin`, the scores and `matched_prefix` of all.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Inversion {
+    /// `dlmi.inversion/1`.
+    pub schema: &'static str,
+    /// Of this program.
+    pub version: &'static str,
+    /// What was run, and on what.
+    #[serde(flatten)]
+    pub circumstances: Circumstances,
+    /// y as text.
+    pub target_text: String,
+    /// y.
+    pub target_ids: Vec<u32>,
+    /// What a user types.
+    pub prompt_text: String,
+    /// The ids that the model sees when it is typed.
+    pub prompt_ids: Vec<u32>,
+    /// The ids as searched.
+    pub search_ids: Vec<u32>,
+    /// The text of the free part alone.
+    pub free_text: String,
+    /// What the plain path wrote.
+    pub completion_text: String,
+    /// Its ids, M of them.
+    pub completion_ids: Vec<u32>,
+    /// The model writes exactly the target, see [`super::judge`].
+    pub exact: bool,
+    /// `prompt_ids` are `search_ids`.
     pub round_trips: bool,
+    /// Smallest lead of a written token, in logits; none where a logit was no number.
     pub min_margin: Option<f32>,
+    /// Scores of the step that was the last, as the paper plots them.
     pub lcs: ScoredPrompt,
+    /// Scores of the prompt that is reported.
     pub best: ScoredPrompt,
+    /// What a reader of the result must also know, in sentences.
     pub notes: Vec<String>,
+    /// Share of the prompt's positions that hold a token of the target.
     pub overlap: f64,
+    /// Share of the target's distinct tokens that occur in the prompt.
     pub target_hit_ratio: f64,
+    /// Longest common run of letters and digits over those of the target.
     pub overlap_text: f64,
+    /// Of the prompt, from its second token on.
     pub prompt_perplexity: Option<f64>,
+    /// Of the target behind the prompt.
     pub target_perplexity: Option<f64>,
+    /// Of the target behind the start token.
     pub target_perplexity_bos: Option<f64>,
+    /// Steps in all.
     pub steps: u64,
+    /// Restarts in all.
     pub restarts: u32,
-    pub load_seconds: f64,
+    /// Seconds of search.
     pub seconds: f64,
+    /// Seconds of search when the exact prompt was found.
     pub seconds_to_exact: Option<f64>,
+    /// Work done.
     pub cost: Cost,
+    /// Why the run ended.
     pub stopped: Stopped,
+    /// Every example, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub examples: Vec<ExampleResult>,
 }
 
 impl Inversion {
@@ -145,11 +188,17 @@ impl Inversion {
     ///
     /// # Errors
     /// Those of loading the plain copy.
-    pub fn new(outcome: Outcome, problem: &Problem, judge: &Judge, at: Circumstances, tokenizer: &Tokenizer) -> crate::Result<Self> {
+    pub fn new(
+        outcome: Outcome,
+        problem: &Problem,
+        judge: &Judge,
+        circumstances: Circumstances,
+        tokenizer: &Tokenizer,
+    ) -> crate::Result<Self> {
         let Outcome { stopped, run, best, verdict, scores, seconds_to_exact } = outcome;
         let (prompt, example) = (&problem.prompt, problem.first());
         let (target, search_ids, prompt_ids) = (&example.target, example.search_ids(&best.free), best.typed[0].clone());
-        let perplexities = judge.perplexities(&prompt_ids, &target.ids, at.bos_token)?;
+        let perplexities = judge.perplexities(&prompt_ids, &target.ids, circumstances.bos_token)?;
         let completion_ids = verdict.confirmations[0].completion.clone();
         let (prompt_text, free_text) = (example.text(&best.free), prompt.free_text(&best.free));
         let examples: Vec<(&[u32], &[u32])> =
@@ -162,13 +211,14 @@ impl Inversion {
             round_trips: prompt_ids == search_ids,
             min_margin: verdict.min_margin.is_finite().then_some(verdict.min_margin),
             lcs: ScoredPrompt { step: run.step, prompt_ids: example.search_ids(&run.judged), scores, judged: None },
+            notes: notes(problem, &verdict, &overlaps),
+            examples: example_results(problem, &best, &verdict, tokenizer),
             best: ScoredPrompt {
                 step: best.step,
                 prompt_ids: prompt_ids.clone(),
                 scores: judge.scores(&examples, &verdict)?,
                 judged: Some(Judged { matched_prefix: verdict.matched_prefix(problem), ..best }),
             },
-            notes: notes(problem, &verdict, &overlaps),
             overlap: overlaps.overlap,
             target_hit_ratio: overlaps.target_hit_ratio,
             overlap_text: overlaps.overlap_text,
@@ -185,22 +235,31 @@ impl Inversion {
             search_ids,
             steps: run.step,
             restarts: run.restart,
-            load_seconds: at.load_seconds,
             seconds: run.seconds,
             seconds_to_exact,
             cost: run.cost,
             stopped,
-            model: at.model,
-            backend: at.backend,
-            device: at.device,
-            dtype: at.dtype,
-            method: at.method,
-            preset: at.preset,
-            seed: at.seed,
-            bos: at.bos,
-            settings: at.settings,
+            circumstances: Circumstances { load_seconds: circumstances.load_seconds + judge.load_seconds(), ..circumstances },
         })
     }
+}
+
+/// What became of each example, where there are several.
+fn example_results(problem: &Problem, best: &Judged, verdict: &Verdict, tokenizer: &Tokenizer) -> Vec<ExampleResult> {
+    if problem.examples.len() < 2 {
+        return Vec::new();
+    }
+    let each = problem.examples.iter().zip(&best.typed).zip(&verdict.confirmations);
+    each.map(|((example, typed), found)| ExampleResult {
+        target_text: example.target.text.clone(),
+        target_ids: example.target.ids.clone(),
+        prompt_text: example.text(&best.free),
+        prompt_ids: typed.clone(),
+        completion_text: tokenizer.decode(&found.completion),
+        completion_ids: found.completion.clone(),
+        exact: best.valid && found.exact,
+    })
+    .collect()
 }
 
 /// What prompt and target have in common.
@@ -245,11 +304,9 @@ pub(crate) const BOS_NOTE: &str = "a beginning-of-sequence token stands before t
 /// What a reader of the result must also know.
 fn notes(problem: &Problem, verdict: &Verdict, overlaps: &Overlaps) -> Vec<String> {
     let options = problem.prompt.options();
-    let targets: Vec<&Target> = problem.examples.iter().map(|example| &example.target).collect();
-    let ban = Ban::new(&targets);
     let mut notes: Vec<String> = options.bos.map(|_| BOS_NOTE.to_owned()).into_iter().collect();
     let fixed = [("prefix", &options.prefix), ("suffix", &options.suffix)];
-    let holding = fixed.into_iter().filter(|(_, text)| !ban.allows(text));
+    let holding = fixed.into_iter().filter(|(_, text)| problem.prompt.repeats_target(text));
     notes.extend(holding.map(|(name, _)| format!("the {name} holds words of the target, which no rule forbids there")));
     notes.extend(overlaps.note());
     notes.extend(verdict.note());

@@ -141,7 +141,8 @@ impl<B: TrackedBackend> Trial<'_, B> {
     /// # Errors
     /// Those of the method, the judge and the observer, and a snapshot that does not fit the method.
     pub fn run(&self, method: &mut dyn Method<B>, resume: Option<Snapshot>, observer: &mut dyn Observer) -> Result<Outcome> {
-        let mut run = Run { trial: self, method, began: Instant::now(), seconds_before: 0.0, at: RunState::default(), scored: None };
+        let mut run =
+            Run { trial: self, method, began: Instant::now(), seconds_before: 0.0, at: RunState::default(), scored: None, exact: None };
         self.subject.prepare(self.problem);
         match resume {
             Some(snapshot) => run.resume(snapshot)?,
@@ -161,6 +162,8 @@ struct Run<'a, B: TrackedBackend> {
     at: RunState,
     /// The four scores when they were last taken, and after how many steps.
     scored: Option<(u64, Scores)>,
+    /// What the plain path said of the best prompt when it found it exact.
+    exact: Option<Verdict>,
 }
 
 impl<B: TrackedBackend> Run<'_, B> {
@@ -177,7 +180,7 @@ impl<B: TrackedBackend> Run<'_, B> {
     }
 
     fn seconds(&self) -> f64 {
-        self.seconds_before + self.began.elapsed().as_secs_f64()
+        self.seconds_before + self.began.elapsed().as_secs_f64() - self.trial.judge.load_seconds()
     }
 
     fn until_done(&mut self, observer: &mut dyn Observer) -> Result<(Stopped, Option<f64>)> {
@@ -271,12 +274,15 @@ impl<B: TrackedBackend> Run<'_, B> {
             return Ok(false);
         };
         let verdict = self.verdict(best)?;
-        if !verdict.exact {
+        let exact = verdict.exact;
+        if exact {
+            self.exact = Some(verdict);
+        } else {
             // A target that is written by a tie counts as one that is not.
             let matched = verdict.matched_prefix(self.trial.problem).min(self.trial.problem.target_tokens() - 1);
             self.at.best.as_mut().expect("it was there").matched_prefix = matched;
         }
-        Ok(verdict.exact)
+        Ok(exact)
     }
 
     /// What the plain path says of a judged prompt, charged.
@@ -330,7 +336,7 @@ impl<B: TrackedBackend> Run<'_, B> {
         let scores = self.scores();
         let best = self.at.best.clone().expect("a prompt was judged");
         observer.end(&best, scores)?;
-        let verdict = self.verdict(&best)?;
+        let verdict = self.exact.take().map_or_else(|| self.verdict(&best), Ok)?;
         Ok(Outcome { stopped, run: self.state(), best, verdict, scores, seconds_to_exact })
     }
 }

@@ -57,7 +57,8 @@ impl<'a> Task<'a> {
     /// Chooses the device that `options` ask for, and the method.
     ///
     /// # Errors
-    /// Options that contradict each other; there is no such device, or it does not compute rightly.
+    /// Options that contradict each other; prompt and target do not fit into the context; there is no such device, or it does not
+    /// compute rightly.
     pub fn new(model: &'a mut Model, problem: Problem, mut options: Options) -> Result<Self> {
         options.check()?;
         options.model = model.identity().spec;

@@ -32,8 +32,8 @@ pub struct Prompt {
     options: PromptOptions,
     allowed: Vec<bool>,
     readable: Vec<u32>,
-    /// On the text, where there is one.
-    ban: Option<Ban>,
+    /// On the text; the options say whether it is in force.
+    ban: Ban,
     tokenizer: Tokenizer,
 }
 
@@ -54,8 +54,7 @@ impl Prompt {
                 "no token of the vocabulary may stand in the prompt; allow those of the target, or special ones (allow_special)",
             ));
         }
-        let ban = (!options.allow_everything && !options.allow_target_tokens).then(|| Ban::new(targets));
-        Ok(Self { options, allowed, readable, ban, tokenizer: tokenizer.clone() })
+        Ok(Self { options, allowed, readable, ban: Ban::new(targets), tokenizer: tokenizer.clone() })
     }
 
     /// What it was made from.
@@ -88,9 +87,14 @@ impl Prompt {
         self.tokenizer.decode(free)
     }
 
-    /// Whether a text keeps the ban on the target's words, where there is one.
+    /// Whether a text keeps the ban on the target's words, where it is in force.
     pub fn keeps_ban(&self, text: &str) -> bool {
-        self.ban.as_ref().is_none_or(|ban| ban.allows(text))
+        self.options.allow_everything || self.options.allow_target_tokens || !self.repeats_target(text)
+    }
+
+    /// Whether a text holds words of a target, allowed or not.
+    pub fn repeats_target(&self, text: &str) -> bool {
+        !self.ban.allows(text)
     }
 
     /// Whether all of these tokens are of the search vocabulary.

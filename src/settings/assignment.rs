@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
 
+use super::access::nearest_setting;
 use super::names::{Setting, nearest};
 use crate::method::registry::MethodName;
 use crate::setting::{Kind, Written, names};
@@ -113,7 +114,7 @@ impl Assignment {
 }
 
 fn unknown(name: &str, origin: &Origin) -> Error {
-    let near = Setting::nearest(name);
+    let near = nearest_setting(name);
     let near = if *origin == Origin::Environment { near.variable() } else { near.to_string() };
     let subject = origin.subject_named(name);
     Error::input(format!("{subject} is not a setting; did you mean `{near}`? `dlmi config show --help` lists them all"))

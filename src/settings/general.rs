@@ -1,37 +1,52 @@
 //! The settings that a run has whatever its method, and the sections of the methods.
 
-use serde_json::{Map, Value};
-
-use super::names::Setting;
 use crate::backend::{BackendName, Dtype};
 use crate::budget::Budget;
 use crate::method::registry::{MethodName, MethodSettings};
 use crate::problem::PromptOptions;
-use crate::setting::{self, Checked, Key, Written, choice, key, named, names, optional_positive, optional_whole, switch, text, whole};
+use crate::setting::{Key, choice, key, named, names, optional_positive, optional_whole, switch, text, whole};
 use crate::{Error, Result};
 
-/// The resolved settings of a run; what each field means stands in its line of [`KEYS`].
+/// The resolved settings of a run.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs)]
 pub struct Options {
+    /// How to search.
     pub method: MethodName,
+    /// N.
     pub prompt_tokens: usize,
+    /// Steps of each start at most.
     pub steps: Option<u64>,
+    /// Seconds of search at most.
     pub max_seconds: Option<f64>,
+    /// End as soon as the inversion is exact.
     pub early_stop: bool,
+    /// Fresh starts after the first.
     pub restarts: u32,
+    /// Steps from one set of scores to the next.
     pub eval_every: u64,
+    /// Fixed text before the free tokens.
     pub prefix: String,
+    /// Fixed text after the free tokens.
     pub suffix: String,
+    /// Let the prompt hold tokens and words of the target.
     pub allow_target_tokens: bool,
+    /// Let the prompt hold special tokens.
     pub allow_special: bool,
+    /// Search the whole vocabulary and ban nothing.
     pub all_tokens: bool,
+    /// Put the beginning-of-sequence token before the prompt.
     pub bos: bool,
+    /// Seed of all randomness.
     pub seed: u32,
+    /// What computes.
     pub backend: BackendName,
+    /// Row of the backend's device in `dlmi doctor`.
     pub device: Option<usize>,
+    /// Element type of weights and activations.
     pub dtype: Dtype,
+    /// Which model, as [`crate::Model::open`] takes it.
     pub model: String,
+    /// MiB that weights and a step should stay within.
     pub max_memory: Option<u64>,
     /// The settings of every registered method, in the order of the registry.
     pub(crate) sections: Vec<MethodSettings>,
@@ -112,37 +127,6 @@ impl Options {
         Ok(Self { method, steps: budget.steps, max_seconds: budget.seconds, ..Self::default() })
     }
 
-    /// Writes a setting by its name, `seed` or `snap.batch`. It changes that one alone: a method's own budget comes with
-    /// [`Self::for_method`].
-    ///
-    /// # Errors
-    /// There is no such setting, or the value is not for it.
-    pub fn assign(&mut self, name: &str, value: &str) -> Result<()> {
-        let unknown = || Error::input(format!("`{name}` is not a setting; did you mean `{}`?", Setting::nearest(name)));
-        let setting = Setting::find(name).ok_or_else(unknown)?;
-        let written = self.set(setting, &Written::untyped(value)).ok_or_else(unknown)?;
-        written.map_err(|wrong| Error::input(format!("`{name}` {wrong}")))
-    }
-
-    /// Refuses values that are out of range or contradict each other.
-    ///
-    /// # Errors
-    /// The first such setting of the general ones and of the method in use.
-    pub fn check(&self) -> Result<()> {
-        let mut checked = self.clone();
-        for setting in Setting::general().chain(Setting::of(self.method)) {
-            let text = match self.get(setting) {
-                None => continue,
-                Some(Value::Null) => "none".to_owned(),
-                Some(Value::String(text)) => text,
-                Some(other) => other.to_string(),
-            };
-            let outcome = checked.set(setting, &Written::untyped(text)).unwrap_or(Ok(()));
-            outcome.map_err(|wrong| Error::input(format!("`{setting}` {wrong}")))?;
-        }
-        self.method_settings().check().map_err(Error::input)
-    }
-
     /// The section of the method in use.
     pub fn method_settings(&self) -> &MethodSettings {
         self.section(self.method)
@@ -175,68 +159,5 @@ impl Options {
             allow_special: self.allow_special,
             allow_everything: self.all_tokens,
         }
-    }
-
-    /// The value of a setting, `Null` for `none`; nothing where the method of its section has no such setting.
-    pub fn get(&self, setting: Setting) -> Option<Value> {
-        match setting.section {
-            None => setting::get(KEYS, self, setting.key),
-            Some(method) => self.section(method).get(setting.key),
-        }
-    }
-
-    /// Writes a setting; nothing where the method of its section has no such setting.
-    pub(super) fn set(&mut self, setting: Setting, written: &Written) -> Option<Checked<()>> {
-        match setting.section {
-            None => setting::set(KEYS, self, setting.key, written),
-            Some(method) => self.sections[method.index()].set(setting.key, written),
-        }
-    }
-
-    /// What a run is made of: the general settings, and an object named after the method in use with those of its section.
-    pub fn to_json(&self) -> Value {
-        let values = |settings: Vec<Setting>| -> Map<String, Value> {
-            settings.into_iter().filter_map(|setting| Some((setting.key.to_owned(), self.get(setting)?))).collect()
-        };
-        let mut all = values(Setting::general().collect());
-        all.insert(self.method.to_string(), values(Setting::of(self.method).collect()).into());
-        all.into()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_writes_its_own_field_only() {
-        let samples = ["echo", "7", "0.5", "true", "false", "text", "flex", "none", "f16"];
-        for key in Setting::general() {
-            let changed: Vec<_> = samples
-                .iter()
-                .filter_map(|text| {
-                    let mut settings = Options::default();
-                    settings.set(key, &Written::untyped(*text))?.ok()?;
-                    Some(settings)
-                })
-                .filter(|settings| *settings != Options::default())
-                .collect();
-            assert!(!changed.is_empty(), "no sample changes {key}");
-            for settings in changed {
-                for other in Setting::all().filter(|other| *other != key) {
-                    assert_eq!(settings.get(other), Options::default().get(other), "{key} writes {other}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn settings_survive_json() {
-        let settings = Options { max_seconds: Some(0.1 + 0.2), prefix: "a\n\u{1b}\"".into(), ..Options::default() };
-        let json = settings.to_json();
-        assert_eq!(serde_json::from_str::<Value>(&json.to_string()).unwrap(), json);
-        let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(keys, KEYS.iter().map(|key| key.name).chain(["snap"]).collect::<Vec<_>>());
-        assert_eq!((&json["max_seconds"], &json["snap"]["margin"]), (&(0.1 + 0.2).into(), &0.3.into()));
     }
 }

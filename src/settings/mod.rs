@@ -3,6 +3,7 @@
 //! Every setting is a [`Key`](crate::setting::Key) beside the struct that it belongs to: a general one in [`KEYS`], one of a method where
 //! that method is. Files, the environment, `--set`, flags, `config show` and help texts all go through it.
 
+mod access;
 mod assignment;
 mod general;
 mod layers;

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use super::general::{KEYS, Options};
+use super::general::KEYS;
 use crate::method::registry::MethodName;
 
-const VARIABLE: &str = "DLMI_";
+pub(super) const VARIABLE: &str = "DLMI_";
 
 /// Which setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,13 +60,6 @@ impl Setting {
         };
         docs.into_iter().find(|(key, _)| *key == self.key).map_or("", |(_, doc)| doc)
     }
-
-    /// The one whose name takes the fewest edits from `name`, with its section or without it.
-    pub(super) fn nearest(name: &str) -> Self {
-        let (name, defaults) = (name.strip_prefix(VARIABLE).unwrap_or(name), Options::default());
-        let distance = |setting: &Self| edits(name, &setting.to_string()).min(edits(name, setting.key));
-        Self::all().filter(|setting| defaults.get(*setting).is_some()).min_by_key(distance).expect("there are settings")
-    }
 }
 
 impl fmt::Display for Setting {
@@ -89,7 +82,7 @@ pub(super) fn nearest<'a>(name: &str, names: &[&'a str]) -> &'a str {
 }
 
 /// Edits between two names; case and the kind of separator count for nothing.
-fn edits(a: &str, b: &str) -> usize {
+pub(super) fn edits(a: &str, b: &str) -> usize {
     let plain = |name: &str| name.to_lowercase().replace(['-', '.'], "_");
     strsim::osa_distance(&plain(a), &plain(b))
 }
@@ -108,23 +101,5 @@ mod tests {
         let variable = |name| Setting::find(name).unwrap().variable();
         assert_eq!([variable("max_seconds"), variable("snap.batch")], ["DLMI_MAX_SECONDS", "DLMI_SNAP_BATCH"]);
         assert_eq!(variable("dlmi-tf.samples"), "DLMI_DLMI_TF_SAMPLES");
-    }
-
-    #[test]
-    fn the_nearest_name_is_one_that_can_be_set() {
-        for (name, nearest) in [
-            ("stepps", "steps"),
-            ("max-seconds", "max_seconds"),
-            ("batch", "snap.batch"),
-            ("snap.bach", "snap.batch"),
-            ("snpa.momentum", "snap.momentum"),
-            ("samples", "dlmi.samples"),
-            ("tau", "gbda.tau"),
-            ("tau0", "dlmi.tau0"),
-            ("dlmi_tf.feedback", "dlmi-tf.feedback"),
-            ("DLMI_BASELINE", "reinforce.baseline"),
-        ] {
-            assert_eq!(Setting::nearest(name).to_string(), nearest, "{name}");
-        }
     }
 }

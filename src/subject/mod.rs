@@ -30,7 +30,7 @@ use gradient::{rows_kept, together, trace_numbers};
 pub struct Cost {
     /// Positions pushed through the layers.
     pub forward_tokens: u64,
-    /// Positions through which an input gradient was pulled.
+    /// Positions of backward passes to the inputs.
     pub backward_tokens: u64,
     /// Rows multiplied by the LM head.
     pub head_rows: u64,

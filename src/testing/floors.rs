@@ -69,7 +69,7 @@ fn imports_are_found_in_every_form() {
 
 /// All imports between different modules of the library, those of its tests left out.
 fn all_imports() -> Vec<Import> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let source = Path::new("src");
     let names = re_exports(&code(&std::fs::read_to_string(source.join("lib.rs")).unwrap()));
     let mut imports = Vec::new();
     for path in rust_files(&source) {

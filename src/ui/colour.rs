@@ -43,8 +43,6 @@ pub enum Paint {
     Notice,
     /// What failed.
     Bad,
-    /// What matters less.
-    Dim,
     /// What matters most.
     Bold,
 }
@@ -79,7 +77,6 @@ pub fn paint(on: bool, paint: Paint, text: &str) -> String {
         Paint::Good => 32,
         Paint::Notice => 33,
         Paint::Bad => 31,
-        Paint::Dim => 2,
         Paint::Bold => 1,
     };
     if on { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.into() }

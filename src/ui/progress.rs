@@ -121,9 +121,6 @@ impl Progress {
             Shown::Nothing => (),
         }
     }
-
-    /// Takes the live line away.
-    pub fn finish(self) {}
 }
 
 impl Drop for Progress {

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::methods::TABLE_1;
 use crate::support::*;
 
 fn bench(arguments: &[&str]) -> Value {
@@ -65,11 +66,16 @@ fn a_model_is_compared_with_flex() {
     assert_eq!(itself["positions"], 2 * 7);
     assert_eq!((figure(&itself, "largest_difference"), figure(&itself, "widest_lost_margin")), (0.0, 0.0));
     assert_eq!((figure(&itself, "same_argmax"), figure(&itself, "greedy_agreement")), (1.0, 1.0));
+    let steps =
+        |measured: &Value| TABLE_1.map(|method| ["objective", "gradient_norm"].map(|of| figure(&measured["first_steps"][method], of)));
+    assert_eq!(steps(&itself), [[0.0; 2]; 5]);
     if cfg!(feature = "ndarray") {
         let other = answer(tiny(["bench", "--json", "--backend", "ndarray"]).args(arguments).args(["--rounds", "2"]));
         let relative = figure(&other, "relative_difference");
         assert!(0.0 < relative && relative < 1e-4, "{other}");
         assert_eq!(figure(&other, "largest_logit"), figure(&itself, "largest_logit"));
+        assert!(steps(&other).as_flattened().iter().all(|off| *off < 1e-4), "{other}");
+        assert_ne!(steps(&other), steps(&itself));
     }
 }
 

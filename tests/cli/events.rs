@@ -137,7 +137,7 @@ fn tensorboard_reads_the_same_numbers() {
     }
 }
 
-/// Objective and gradient to the last bit, on one thread and on two, where gradients pass through the graph or the model's own way back.
+/// Objective and gradient to the last bit, on one thread and on two, where gradients pass through the graph or the model's own backward pass.
 #[test]
 fn a_seed_decides_every_step() {
     for backend in CPU_BACKENDS {

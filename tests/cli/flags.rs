@@ -121,10 +121,10 @@ fn the_target_and_its_words_are_banned_from_every_prompt() {
         for seed in ["1", "2"] {
             let flags = ["--method", method, "--seed", seed, "--prompt-tokens", "100", "--steps", "12", "--set", "dlmi.samples=2"];
             let record = inverted(target, &flags);
-            let held = |key: &str| ids(&record[key]).into_iter().find(|id| banned.contains(id));
-            assert_eq!(held("search_ids"), None, "{record}");
+            let found = |key: &str| ids(&record[key]).into_iter().find(|id| banned.contains(id));
+            assert_eq!(found("search_ids"), None, "{record}");
             if record["best"]["valid"] == true {
-                assert_eq!(held("prompt_ids"), None, "{record}");
+                assert_eq!(found("prompt_ids"), None, "{record}");
                 assert_eq!((record["overlap"].clone(), record["target_hit_ratio"].clone()), (json!(0.0), json!(0.0)));
             }
             let free = inverted(target, &[&flags[..], &["--allow-target-tokens"]].concat());

@@ -15,3 +15,5 @@ mod settings;
 mod support;
 mod targets;
 mod verbs;
+#[cfg(feature = "wgpu")]
+mod vulkan;

@@ -36,7 +36,7 @@ fn a_model_that_is_not_there() {
     refuses(&mut dlmi(["models", "show", "nowhere.gguf"]), 2, &["nowhere.gguf"]);
     // One on the hub, without a network.
     refuses(&mut dlmi(["--model", "nobody/nothing", "complete", "x"]), 3, &["nobody/nothing", "HF_HUB_OFFLINE"]);
-    refuses(dlmi(["--model", "nobody/nothing", "--offline", "complete", "x"]).env_remove("HF_HUB_OFFLINE"), 3, &["--offline"]);
+    refuses(dlmi(["--model", "nobody/nothing", "--offline", "complete", "x"]).env_remove("HF_HUB_OFFLINE"), 3, &["`offline` forbids"]);
     refuses(&mut dlmi(["models", "pull", "nobody/nothing"]), 3, &["nobody/nothing"]);
     refuses(&mut dlmi(["models", "pull", "nobody"]), 2, &["nobody", "org/name"]);
 }

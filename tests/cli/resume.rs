@@ -87,13 +87,13 @@ fn ends_as_if_never_interrupted(method: &str, steps: u64) {
     let made = record["steps"].as_u64().unwrap();
     assert!((20..2 * steps).contains(&made), "{made}");
     goes_on(out, made);
-    assert_eq!(events(out).last().unwrap()["scores"]["hard_free"], record["lcs"]["hard_free"], "the end of a sitting has scores");
+    assert_eq!(events(out).last().unwrap()["scores"]["hard_free"], record["lcs"]["hard_free"], "an interrupted run ends with scores");
     let kept: Value = serde_json::from_slice(&fs::read(out.join("result.json")).unwrap()).unwrap();
     assert_eq!(kept, record, "the folder holds the result so far");
 
     let resumed = run(dlmi(&arguments).arg("--resume")).json();
     assert_eq!(left(&resumed, out), whole(method, steps));
-    assert!(resumed["seconds"].as_f64() > record["seconds"].as_f64(), "the time of both sittings");
+    assert!(resumed["seconds"].as_f64() > record["seconds"].as_f64(), "the time of both parts");
     goes_on(out, 2 * steps);
 }
 

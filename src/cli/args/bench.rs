@@ -22,7 +22,7 @@ pub enum Bench {
     },
     /// A greedy continuation
     Generate(BenchOptions),
-    /// How far logits and greedy tokens are from those of the CPU in f32, over one random prompt a round
+    /// How far logits, greedy tokens and the first steps of the relaxed methods are from those of the CPU in f32
     #[command(after_help = "Example:\n  dlmi bench parity --backend cuda --dtype f16 --target-tokens 32")]
     Parity(BenchOptions),
     /// Opening the model and reading its weights

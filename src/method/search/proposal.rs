@@ -64,7 +64,7 @@ struct Current {
 }
 
 impl Ranking {
-    /// Mixes the scores of the prompt `free` into the average. Its gradient is pulled once, however many steps it stays unchanged.
+    /// Mixes the scores of the prompt `free` into the average. Its gradient is computed once, however many steps it stays unchanged.
     pub fn mix<B: TrackedBackend>(&mut self, momentum: f32, free: &[u32], subject: &Subject<B>, problem: &Problem, objective: Objective) {
         let current = self.current.get_or_insert_with(|| scores(free, subject, problem, objective));
         if self.average.is_empty() {
@@ -81,7 +81,7 @@ impl Ranking {
         Tokens { allowed, heads: rows.map(|(row, &own)| head_of(row, allowed, own, top)).collect() }
     }
 
-    /// Length of the gradient at the current prompt, where it was pulled.
+    /// Length of the gradient at the current prompt, where it was computed.
     pub fn gradient_norm(&self) -> Option<f32> {
         self.current.as_ref().map(|current| current.gradient_norm)
     }

@@ -69,11 +69,11 @@ fn what_is_held_can_be_typed<B: TrackedBackend>() {
     let mut method = started(snap(), 3, &subject, &problem);
     for step in 0..12 {
         let progress = method.step(&subject, &problem, clock(3, step)).unwrap();
-        let held = Method::<B>::hard_prompt(&method, &subject, &problem);
-        assert!(problem.round_trips(&held.free), "{:?}", held.free);
-        assert!(problem.is_valid(&held.free, &problem.typed_ids(&held.free)));
-        let margins = subject.margins(&[problem.first().search_ids(&held.free)], &problem.first().target.ids).remove(0);
-        let difference = largest_difference(&margins, held.margins.as_ref().unwrap());
+        let prompt = Method::<B>::hard_prompt(&method, &subject, &problem);
+        assert!(problem.round_trips(&prompt.free), "{:?}", prompt.free);
+        assert!(problem.is_valid(&prompt.free, &problem.typed_ids(&prompt.free)));
+        let margins = subject.margins(&[problem.first().search_ids(&prompt.free)], &problem.first().target.ids).remove(0);
+        let difference = largest_difference(&margins, prompt.margins.as_ref().unwrap());
         assert!(difference < 1e-4, "{difference}");
         assert!((progress.objective - Objective::hinge(0.3, &margins)).abs() < 1e-3);
     }

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_authors_file_is_tokenised_anew() {
+    fn the_authors_file_is_tokenised_again() {
         let path = golden("smollm2/paper_targets.json");
         let checkpoint = tiny();
         let targets = read_targets(&path, &checkpoint.tokenizer, checkpoint.config.vocab_size).unwrap();

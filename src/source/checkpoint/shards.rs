@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 const INDEX: &str = "model.safetensors.index.json";
 /// Each shard is a file held open.
-const MOST_SHARDS: usize = 512;
+const MAX_SHARDS: usize = 512;
 /// Largest index that is read, in bytes.
 const LARGEST_INDEX: u64 = 8 << 20;
 
@@ -46,8 +46,8 @@ fn open_shards(folder: &Path, path: &Path) -> Result<(Vec<Source>, Tensors)> {
     let index: Index =
         serde_json::from_str(&read_text(path, LARGEST_INDEX)?).map_err(|error| wrong(format!("is not a valid index: {error}")))?;
     let names: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();
-    if names.len() > MOST_SHARDS {
-        return Err(wrong(format!("names {} files; at most {MOST_SHARDS} are read", names.len())));
+    if names.len() > MAX_SHARDS {
+        return Err(wrong(format!("names {} files; at most {MAX_SHARDS} are read", names.len())));
     }
     let paths = names.iter().map(|name| inside(folder, name, &origin)).collect::<Result<Vec<_>>>()?;
 
@@ -192,7 +192,7 @@ mod tests {
         assert!(text.contains("does not place `a` in `a.safetensors`, where it lies"), "{text}");
         let text = refused(json!({"a": "absent.safetensors"}));
         assert!(text.contains("absent.safetensors"), "{text}");
-        let many: Value = (0..=MOST_SHARDS).map(|i| (format!("t{i}"), Value::from(format!("{i}.safetensors")))).collect();
+        let many: Value = (0..=MAX_SHARDS).map(|i| (format!("t{i}"), Value::from(format!("{i}.safetensors")))).collect();
         assert!(refused(many).contains("names 513 files; at most 512"));
         for weight_map in [json!(null), json!([]), json!({"a": 1})] {
             assert!(refused(weight_map).contains("is not a valid index"));

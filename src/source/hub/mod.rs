@@ -68,7 +68,7 @@ impl fmt::Debug for HubConfig {
 
 impl HubConfig {
     /// Honours HF_ENDPOINT, HF_TOKEN (else the login's token file), HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME and
-    /// HF_HUB_OFFLINE as the Python library does; `offline` is our own flag.
+    /// HF_HUB_OFFLINE as the Python library does; `offline` is the caller's own word.
     ///
     /// # Errors
     /// Input for an endpoint that is no web address; environment if no variable leads to a cache folder.
@@ -87,7 +87,7 @@ impl HubConfig {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             token: token.map(|token| token.trim().to_owned()),
             cache,
-            offline: offline.then(|| "--offline".to_owned()).or(variable),
+            offline: offline.then(|| "`offline`".to_owned()).or(variable),
             pause: Duration::from_secs(1),
         })
     }

@@ -215,7 +215,7 @@ fn a_model_is_fetched_once_and_then_found_without_a_request() {
 
     let before = hub.server.paths().len();
     assert_eq!(hub.resolve().unwrap(), folder);
-    let offline = HubConfig { offline: Some("--offline".into()), ..hub.config.clone() };
+    let offline = HubConfig { offline: Some("`offline`".into()), ..hub.config.clone() };
     assert_eq!(resolve(&offline, "org/name", SILENT).unwrap(), folder);
     assert_eq!(resolve(&offline, &format!("org/name@{COMMIT}"), SILENT).unwrap(), folder);
     assert_eq!(hub.server.paths().len(), before);
@@ -416,7 +416,7 @@ fn offline_asks_nobody_and_says_what_is_missing_where_and_why() {
     hub.config.offline = None;
     let folder = hub.resolve().unwrap();
     std::fs::remove_file(folder.join(WEIGHTS)).unwrap();
-    hub.config.offline = Some("--offline".into());
+    hub.config.offline = Some("`offline`".into());
     assert!(hub.fails().starts_with("`model.safetensors` of org/name"));
 }
 

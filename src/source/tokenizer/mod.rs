@@ -13,7 +13,7 @@ use std::sync::{Arc, Once};
 use tokenizers::{ModelWrapper, PostProcessorWrapper};
 
 /// Ids above this are refused: a table has one entry per id.
-const MOST_TOKENS: usize = 1 << 22;
+const MAX_TOKENS: usize = 1 << 22;
 /// Largest tokenizer file that is read, in bytes.
 const LARGEST_FILE: u64 = 64 << 20;
 
@@ -51,8 +51,8 @@ impl Tokenizer {
         let invalid = |reason: &str| Error::input(format!("tokenizer {} is invalid: {reason}", quoted(origin)));
         let library = caught(|| load(bytes)).and_then(|loaded| loaded).map_err(|reason| invalid(&reason))?;
         let size = caught(|| vocab_size(&library)).map_err(|reason| invalid(&reason))?;
-        if size == 0 || size > MOST_TOKENS {
-            return Err(invalid(&format!("its ids must lie below {MOST_TOKENS}, and there must be some")));
+        if size == 0 || size > MAX_TOKENS {
+            return Err(invalid(&format!("its ids must lie below {MAX_TOKENS}, and there must be some")));
         }
         let kinds = caught(|| kinds(&library, size)).map_err(|reason| invalid(&reason))?;
         let tokenizer = Self(Arc::new(Inner { library, kinds }));

@@ -15,9 +15,9 @@ use std::ops::Range;
 /// The header must lie in this many bytes. (That of a model with 262 thousand tokens takes about 15 MiB.)
 const LARGEST_HEADER: u64 = 64 << 20;
 const LARGEST_ALIGNMENT: u64 = 1 << 20;
-const MOST_DIMENSIONS: u32 = 4;
+const MAX_DIMENSIONS: u32 = 4;
 /// Metadata entries, and tensors.
-const MOST_ENTRIES: u64 = 1 << 16;
+const MAX_ENTRIES: u64 = 1 << 16;
 
 /// Everything before the data.
 pub(super) struct Header {
@@ -123,8 +123,8 @@ fn parse(cursor: &mut Cursor, len: u64) -> Result<Parsed, String> {
     }
     let (tensors, pairs) = (cursor.u64()?, cursor.u64()?);
     for (what, claimed) in [("tensors", tensors), ("metadata entries", pairs)] {
-        if claimed > MOST_ENTRIES {
-            return Err(format!("claims {claimed} {what}; at most {MOST_ENTRIES} are read"));
+        if claimed > MAX_ENTRIES {
+            return Err(format!("claims {claimed} {what}; at most {MAX_ENTRIES} are read"));
         }
     }
     let metadata = (0..cursor.count("metadata entries", pairs, 13)?).try_fold(BTreeMap::new(), |mut all, _| {
@@ -353,8 +353,8 @@ impl<'a> Cursor<'a> {
     fn tensor(&mut self) -> Result<Described<'a>, String> {
         let name = self.text()?;
         let dimensions = self.u32()?;
-        if dimensions > MOST_DIMENSIONS {
-            return Err(format!("gives {} {dimensions} dimensions; at most {MOST_DIMENSIONS} are read", quoted(name)));
+        if dimensions > MAX_DIMENSIONS {
+            return Err(format!("gives {} {dimensions} dimensions; at most {MAX_DIMENSIONS} are read", quoted(name)));
         }
         let shape = (0..dimensions).map(|_| self.u64()).collect::<Result<_, _>>()?;
         Ok((name, shape, self.u32()?, self.u64()?))
