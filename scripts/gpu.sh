@@ -107,7 +107,7 @@ render() {
   {
     cat "$work/head.md"
     table parity "Parity: logits and 32 greedy tokens beside the CPU in f32" backend type 'positions' 'largest difference' 'of the largest logit' \
-      'same argmax' 'widest lost margin' 'greedy tokens agreed'
+      'same argmax' 'widest lost margin' 'greedy tokens agreed' 'first step of dlmi: loss, gradient' 'worst of all methods'
     table tokens "32 greedy tokens by \`dlmi complete\`" backend type 'tokens agreed' seconds
     table step "A step, $rounds rounds ($step_title)" backend type method N 'seconds (least, most)' 'GFLOP/s, products alone' 'first losses' 'peer in PyTorch' ratio
     table score "Scoring candidates, N = 20, M = 20 ($model_title)" backend type batch 'seconds (least, most)' 'candidates a second' 'GFLOP/s, products alone'
@@ -204,13 +204,23 @@ find_peer() {
 
 # Measurements --------------------------------------------------------------------------------------------------------------------------
 
-# `parity BACKEND TYPE`
+# `first_steps PATTERN`: the worst deviations from the CPU of the first steps that PATTERN picks, of the loss and of the gradient.
+first_steps() {
+  local part name worst=()
+  part=$(grep -o "$1" <<<"${answer#*\"first_steps\":}")
+  for name in objective gradient_norm; do
+    worst+=("$(grep -o "\"$name\":[^,}]*" <<<"$part" | cut -d: -f2 | sort -g | tail -n 1)")
+  done
+  printf '%.1e, %.1e' "${worst[@]/null/nan}"
+}
+
+# `parity BACKEND TYPE`. The first one compiles the kernels of all methods.
 parity() {
   if late 10 parity "$@"; then return; fi
-  if dlmi "$share" --model "$model" --backend "$1" --dtype "$2" --json bench parity --prompt-tokens 20 --target-tokens 32 --rounds 3; then
+  if dlmi $((2 * share)) --model "$model" --backend "$1" --dtype "$2" --json bench parity --prompt-tokens 20 --target-tokens 32 --rounds 3; then
     keep parity
     row parity "$1" "$2" "$(field positions)" "$(field largest_difference)" "$(field relative_difference)" "$(field same_argmax)" \
-      "$(field widest_lost_margin)" "$(field greedy_agreement)"
+      "$(field widest_lost_margin)" "$(field greedy_agreement)" "$(first_steps '"dlmi":{[^}]*}')" "$(first_steps '.*')"
   else
     row parity "$1" "$2" "$failure"
   fi

@@ -4,6 +4,7 @@ use burn::backend::{Autodiff, Flex};
 use burn::tensor::DType;
 
 use super::event::{BestSoFar, Event};
+use super::record::{Circumstances, ModelIdentity};
 use super::*;
 use super::{judge::Judged, scores::Scores};
 use crate::Result;
@@ -13,8 +14,7 @@ use crate::method::relaxed::{RelaxedMethod, TableRow};
 use crate::method::search::snap::SNAP;
 use crate::method::search::{Acceptance, Growth, Proposal, Schedule, Search, SearchMethod};
 use crate::model::Llama;
-use crate::problem::Target;
-use crate::problem::{Problem, PromptOptions};
+use crate::problem::{Context, Problem, PromptOptions, Target};
 use crate::subject::{Cost, Subject};
 use crate::testing::{one_at_a_time, tiny};
 
@@ -129,4 +129,48 @@ fn the_scores_at_the_end_are_those_of_the_last_step() {
             assert_eq!((Some(scores), best.matched_prefix), (event.scores, every[best.step as usize - 1].best.unwrap().matched_prefix));
         }
     }
+}
+
+/// A record names one example, or each of several; the first of several stands where the only one does.
+#[test]
+fn a_record_says_what_became_of_every_example() {
+    let _guard = one_at_a_time();
+    let Bench { subject, judge, problem } = Bench::new();
+    let tokenizer = subject.tokenizer();
+    let example = |before: &str, target: &str| {
+        (Context { before: before.into(), between: String::new() }, Target::from_text(target, tokenizer).unwrap())
+    };
+    let examples = vec![example("", "the quick brown fox"), example("on ", "he is")];
+    let two = Problem::with_examples(problem.prompt.options().clone(), examples, tokenizer, subject.vocab_size()).unwrap();
+    let record = |problem: &Problem| {
+        let budget = Budget { steps: Some(2), seconds: None, restarts: 0, eval_every: 1, early_stop: true };
+        let outcome = Trial { subject: &subject, judge: &judge, problem, budget, seed: 3 }.run(relaxed().as_mut(), None, &mut ()).unwrap();
+        let model = ModelIdentity { spec: "tiny".into(), digest: "0".into(), architecture: "Llama".into(), vocab_size: 288 };
+        let [backend, device, dtype, method] = ["flex", "CPU", "f32", "dlmi"].map(str::to_owned);
+        let (preset, settings) = (Vec::new(), serde_json::Value::Null);
+        let of = Circumstances {
+            model,
+            backend,
+            device,
+            dtype,
+            method,
+            preset,
+            seed: 3,
+            bos: false,
+            settings,
+            load_seconds: 0.0,
+            bos_token: None,
+        };
+        serde_json::to_value(Inversion::new(outcome, problem, &judge, of, tokenizer).unwrap()).unwrap()
+    };
+    let (alone, both) = (record(&problem), record(&two));
+    assert!(alone.get("examples").is_none() && alone["method"] == "dlmi" && alone.get("bos_token").is_none(), "{alone}");
+    let examples = both["examples"].as_array().unwrap();
+    assert_eq!(examples.len(), 2);
+    for name in ["target_text", "target_ids", "prompt_text", "prompt_ids", "completion_text", "completion_ids"] {
+        assert_eq!(examples[0][name], both[name], "{name}");
+    }
+    let free = both["free_text"].as_str().unwrap();
+    assert_eq!((&examples[1]["prompt_text"], &examples[1]["target_text"]), (&format!("on {free}").into(), &"he is".into()));
+    assert_eq!(examples.iter().all(|example| example["exact"] == true), both["exact"] == true);
 }

@@ -204,6 +204,10 @@ fn the_bundled_model_has_a_target_of_its_own() {
     assert_eq!(record["settings"]["prompt_tokens"], 20);
     // A budget in steps takes the place of the ten minutes.
     assert_eq!(record["settings"]["max_seconds"], Value::Null);
+    let documented = std::fs::read_to_string("docs/record.md").unwrap();
+    for key in record.as_object().unwrap().keys() {
+        assert!(documented.contains(&format!("`{key}`")), "docs/record.md does not name {key}");
+    }
 }
 
 /// The same bytes from the same seed, on one thread and on two.
