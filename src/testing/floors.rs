@@ -72,8 +72,8 @@ fn all_imports() -> Vec<Import> {
     let source = Path::new("src");
     let names = re_exports(&code(&std::fs::read_to_string(source.join("lib.rs")).unwrap()));
     let mut imports = Vec::new();
-    for path in rust_files(&source) {
-        let file = path.strip_prefix(&source).unwrap().to_owned();
+    for path in rust_files(source) {
+        let file = path.strip_prefix(source).unwrap().to_owned();
         let from = file.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
         // The library's root names everything, and tests may build what they need from any floor.
         let test = ["tests.rs", "fixture.rs"].iter().any(|name| file.ends_with(name));

@@ -155,8 +155,8 @@ fn labels_are_this_models() {
     }
     // Stored ranks are another model's.
     let paper = Path::new("tests/golden/smollm2/paper_targets.json");
-    let stored: Value = serde_json::from_slice(&fs::read(&paper).unwrap()).unwrap();
-    let lines = made(targets(&["--label"]).arg(&paper));
+    let stored: Value = serde_json::from_slice(&fs::read(paper).unwrap()).unwrap();
+    let lines = made(targets(&["--label"]).arg(paper));
     assert_eq!(lines.len(), 15);
     for (line, stored) in lines.iter().zip(stored["samples"].as_array().unwrap()) {
         assert_eq!((&line["id"], &line["k"], &line["text"]), (&stored["id"], &stored["k_target"], &stored["text"]));
