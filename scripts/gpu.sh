@@ -206,12 +206,17 @@ find_peer() {
 
 # `first_steps PATTERN`: the worst deviations from the CPU of the first steps that PATTERN picks, of the loss and of the gradient.
 first_steps() {
-  local part name worst=()
+  local part name figures worst=()
   part=$(grep -o "$1" <<<"${answer#*\"first_steps\":}")
   for name in objective gradient_norm; do
-    worst+=("$(grep -o "\"$name\":[^,}]*" <<<"$part" | cut -d: -f2 | sort -g | tail -n 1)")
+    figures=$(grep -o "\"$name\":[^,}]*" <<<"$part" | cut -d: -f2)
+    # Sorting would put what is no number first, where nobody sees it.
+    case $figures in
+      '' | *null*) worst+=(nan) ;;
+      *) worst+=("$(sort -g <<<"$figures" | tail -n 1)") ;;
+    esac
   done
-  printf '%.1e, %.1e' "${worst[@]/null/nan}"
+  printf '%.1e, %.1e' "${worst[@]}"
 }
 
 # `parity BACKEND TYPE`. The first one compiles the kernels of all methods.

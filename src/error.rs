@@ -15,7 +15,7 @@ pub enum Error {
     /// As [`Error::Input`], about the option of this name (exit 2).
     #[error("`{option}`: {message}")]
     Option {
-        /// A field of [`crate::Options`].
+        /// A field of [`crate::Options`], or a parameter that is chosen like one.
         option: &'static str,
         /// What is wrong with it, and what to do.
         message: String,
@@ -31,7 +31,7 @@ impl Error {
         Self::Input(message.into())
     }
 
-    /// An [`Error::Option`] about a field of [`crate::Options`].
+    /// An [`Error::Option`] about a field of [`crate::Options`], or another option of a run such as `resume`.
     pub fn option(option: &'static str, message: impl Into<String>) -> Self {
         Self::Option { option, message: message.into() }
     }

@@ -46,10 +46,14 @@ impl Job for Measurement {
 
     fn run<B: TrackedBackend>(mut self, device: B::Device) -> Self::Output {
         let options = self.what.options().clone();
-        let (m, rounds, seed) = (options.target_tokens as usize, options.rounds as usize, self.session.settings().seed);
+        let (m, rounds) = (options.target_tokens as usize, options.rounds as usize);
+        let (seed, dtype, n) = {
+            let settings = self.session.settings();
+            (settings.seed, settings.dtype, settings.prompt_tokens)
+        };
         let measured = match self.what {
             Bench::Load(_) => {
-                let (spec, dtype, offline) = (self.session.settings().model.clone(), self.session.settings().dtype, self.offline);
+                let (spec, offline) = (self.session.settings().model.clone(), self.offline);
                 let load = |_| {
                     let model = Model::open_with(&spec, offline, SILENT)?.load::<B::InnerBackend>(&device, dtype)?;
                     B::InnerBackend::sync(&device).ok();
@@ -58,27 +62,25 @@ impl Job for Measurement {
                 json!(bench::timed(rounds, load)?)
             }
             Bench::Generate(_) => {
-                let dtype = self.session.settings().dtype;
                 let model = self.session.model.load::<B::InnerBackend>(&device, dtype)?;
-                json!(bench::generate(&model, &tokens(&self.session, self.session.settings().prompt_tokens), m, rounds)?)
+                json!(bench::generate(&model, &tokens(&self.session, n), m, rounds)?)
             }
             Bench::Parity(_) => {
                 let problem = problem(&self.session, m)?;
-                let subject = self.subject::<B>(&device, self.session.settings().dtype)?;
+                let subject = self.subject::<B>(&device, dtype)?;
                 let plain = self.subject(&Default::default(), Dtype::F32)?;
-                let n = self.session.settings().prompt_tokens;
                 let mut measured = json!(bench::parity(subject.model(), plain.model(), n, m, rounds, seed));
                 measured["first_steps"] = json!(bench::first_steps(&subject, &plain, &problem, seed)?);
                 measured
             }
             Bench::Score { candidates, .. } => {
                 let problem = problem(&self.session, m)?;
-                let subject = self.subject::<B>(&device, self.session.settings().dtype)?;
+                let subject = self.subject::<B>(&device, dtype)?;
                 json!(bench::score(&subject, &problem, seed, rounds, candidates as usize)?)
             }
             Bench::Step(_) => {
                 let problem = problem(&self.session, m)?;
-                let subject = self.subject::<B>(&device, self.session.settings().dtype)?;
+                let subject = self.subject::<B>(&device, dtype)?;
                 let settings = self.session.settings();
                 let method = settings.method_settings();
                 json!(bench::step(&subject, &mut *method.build::<B>(), &problem, seed, rounds, method.row())?)

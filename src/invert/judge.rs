@@ -1,6 +1,6 @@
 //! The only place where anything is called `exact`, and what a hard prompt is worth along the way.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::OnceCell;
 use std::time::Instant;
 
 use burn::backend::Flex;
@@ -35,6 +35,11 @@ pub struct Judged {
 }
 
 impl Judged {
+    /// `(typed prompt, target)` of each example.
+    pub fn examples<'a>(&'a self, problem: &'a Problem) -> Vec<(&'a [u32], &'a [u32])> {
+        self.typed.iter().zip(&problem.examples).map(|(typed, example)| (&**typed, &*example.target.ids)).collect()
+    }
+
     /// Whether the model, fed the targets, has them as its argmax everywhere: then it writes them by itself too.
     pub fn solves(&self, problem: &Problem) -> bool {
         self.valid && self.matched_prefix == problem.target_tokens()
@@ -87,9 +92,9 @@ fn typed_margins<B: TrackedBackend>(typed: &[Vec<u32>], subject: &Subject<B>, pr
 
 /// The plain inference path: CPU, f32, weights as in the file, own cache, batch of one. What it writes is what a user gets.
 pub struct Judge<'a> {
-    model: OnceCell<Llama<Flex>>,
+    /// With the seconds that loading it took, where that was put off.
+    model: OnceCell<(Llama<Flex>, f64)>,
     load: Option<Load<'a>>,
-    load_seconds: Cell<f64>,
 }
 
 /// Loads the plain copy of a model.
@@ -138,27 +143,26 @@ impl Verdict {
 impl<'a> Judge<'a> {
     /// Judges with this model.
     pub fn new(model: Llama<Flex>) -> Self {
-        Self { model: OnceCell::from(model), load: None, load_seconds: Cell::default() }
+        Self { model: OnceCell::from((model, 0.0)), load: None }
     }
 
     /// Judges with what `load` loads when it is first needed.
     pub fn lazy(load: impl Fn() -> Result<Llama<Flex>> + 'a) -> Self {
-        Self { model: OnceCell::new(), load: Some(Box::new(load)), load_seconds: Cell::default() }
+        Self { model: OnceCell::new(), load: Some(Box::new(load)) }
     }
 
     fn model(&self) -> Result<&Llama<Flex>> {
         if let (None, Some(load)) = (self.model.get(), &self.load) {
             let began = Instant::now();
             let loaded = load()?;
-            self.load_seconds.set(began.elapsed().as_secs_f64());
-            return Ok(self.model.get_or_init(|| loaded));
+            return Ok(&self.model.get_or_init(|| (loaded, began.elapsed().as_secs_f64())).0);
         }
-        Ok(self.model.get().expect("a judge has a model or knows where to load it"))
+        Ok(&self.model.get().expect("a judge has a model or knows where to load it").0)
     }
 
     /// Seconds that loading took, where that was put off: no search, though it falls into one.
     pub fn load_seconds(&self) -> f64 {
-        self.load_seconds.get()
+        self.model.get().map_or(0.0, |(_, seconds)| *seconds)
     }
 
     /// Whether typed prompts that are `valid` lead to their targets, `(prompt, target)` for each example: the one definition of exact.

@@ -201,8 +201,6 @@ impl Inversion {
         let perplexities = judge.perplexities(&prompt_ids, &target.ids, circumstances.bos_token)?;
         let completion_ids = verdict.confirmations[0].completion.clone();
         let (prompt_text, free_text) = (example.text(&best.free), prompt.free_text(&best.free));
-        let examples: Vec<(&[u32], &[u32])> =
-            problem.examples.iter().zip(&best.typed).map(|(example, typed)| (&**typed, &*example.target.ids)).collect();
         let overlaps = Overlaps::of(&prompt_ids, &target.ids, &prompt_text, &target.text);
         Ok(Self {
             schema: "dlmi.inversion/1",
@@ -216,7 +214,7 @@ impl Inversion {
             best: ScoredPrompt {
                 step: best.step,
                 prompt_ids: prompt_ids.clone(),
-                scores: judge.scores(&examples, &verdict)?,
+                scores: judge.scores(&best.examples(problem), &verdict)?,
                 judged: Some(Judged { matched_prefix: verdict.matched_prefix(problem), ..best }),
             },
             overlap: overlaps.overlap,

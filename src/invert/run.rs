@@ -287,8 +287,7 @@ impl<B: TrackedBackend> Run<'_, B> {
 
     /// What the plain path says of a judged prompt, charged.
     fn verdict(&self, judged: &Judged) -> Result<Verdict> {
-        let examples = self.trial.problem.examples.iter().zip(&judged.typed);
-        let examples: Vec<(&[u32], &[u32])> = examples.map(|(example, typed)| (&**typed, &*example.target.ids)).collect();
+        let examples = judged.examples(self.trial.problem);
         for (typed, target) in examples.iter().filter(|(typed, _)| !typed.is_empty()) {
             self.trial.subject.charge(typed.len() + target.len() - 1, 0, target.len());
         }

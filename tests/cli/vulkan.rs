@@ -78,6 +78,7 @@ impl Parity {
 fn computes_what_flex_computes() {
     let Some(found) = Parity::of("vulkan::computes_what_flex_computes", "tests/golden/tiny/smollm3-interval", "f32") else { return };
     assert!(found.figure("largest_difference") < 1e-4 && found.figure("widest_lost_margin") < 1e-4, "{}", found.0);
+    assert_eq!((found.figure("same_argmax"), found.figure("greedy_agreement")), (1.0, 1.0), "{}", found.0);
     for method in TABLE_1 {
         let [objective, gradient] = found.first_step(method);
         assert!(objective < 1e-4 && gradient < 1e-3, "{method}: {}", found.0);
@@ -96,11 +97,16 @@ fn computes_in_half_precision() {
     }
 }
 
-/// The whole program on Vulkan: some steps of DLMI with all four scores, and the prompt that flex holds after the same noise.
+/// The whole program on Vulkan: the tokens of flex, some steps of DLMI with all four scores, and the prompt that flex holds after the same
+/// noise.
 #[test]
-fn inverts() {
+fn completes_and_inverts() {
+    let test = "vulkan::completes_and_inverts";
+    let complete = ["complete", "he is on the", "--tokens", "8"];
+    let Some(written) = on_vulkan(test, TINY, "f32", |command| answer(command.args(complete))) else { return };
+    assert_eq!(written["completion_ids"], answer(tiny(["-q", "--json"]).args(complete))["completion_ids"]);
     let invert = ["invert", "he is", "--method", "dlmi", "--prompt-tokens", "3", "--steps", "4", "--samples", "2"];
-    let Some(vulkan) = on_vulkan("vulkan::inverts", TINY, "f32", |command| record(run(command.args(invert)))) else { return };
+    let Some(vulkan) = on_vulkan(test, TINY, "f32", |command| record(run(command.args(invert)))) else { return };
     let flex = inversion(tiny(["-q"]).args(invert));
     assert_eq!((&vulkan["backend"], &vulkan["dtype"]), (&"wgpu".into(), &"f32".into()));
     for score in ["relaxed_forced", "relaxed_free", "hard_forced", "hard_free"] {

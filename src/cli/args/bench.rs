@@ -22,7 +22,8 @@ pub enum Bench {
     },
     /// A greedy continuation
     Generate(BenchOptions),
-    /// How far logits, greedy tokens and the first steps of the relaxed methods are from those of the CPU in f32
+    /// How far logits, greedy tokens and the first steps of the relaxed methods are from those of the CPU in f32; a random prompt
+    /// for each round
     #[command(after_help = "Example:\n  dlmi bench parity --backend cuda --dtype f16 --target-tokens 32")]
     Parity(BenchOptions),
     /// Opening the model and reading its weights
