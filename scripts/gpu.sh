@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a GPU is worth to dlmi: does it compute what the CPU computes, and how fast. Prints each result as it comes, goes on after a
-# failure, and ends within 8 minutes. OUT/report.md holds the tables, OUT/raw.jsonl every result as the program gave it, OUT/log.txt the
+# failure, and ends within 8 minutes (a software renderer: 30). OUT/report.md holds the tables, OUT/raw.jsonl every result as the program gave it, OUT/log.txt the
 # commands with what they said on stderr.
 #
 # usage: gpu.sh BINARY [GGUF] OUT      GGUF: SmolLM2-135M-Instruct (fetch_smollm2.sh); without it, random weights of its shape
@@ -142,7 +142,7 @@ look() {
   find_vulkan
   find_cuda "$work"
   echo "CUDA headers: ${CUDA_HEADERS:-left to the program}; NVRTC: ${NVRTC:-left to the program}" | tee -a "$out/log.txt"
-  if dlmi 90 doctor --json; then
+  if dlmi 120 doctor --json; then
     keep doctor
     doctor=$answer
     dlmi 90 doctor
@@ -174,10 +174,11 @@ dtypes() { sound "$1" | head -n 1 | sed 's/.*"dtypes":\[\([^]]*\)\].*/\1/' | tr 
 
 # The models: `model` for parity, scoring and searches, `step_model` for steps, of which the peer has a copy.
 choose_models() {
-  model=bard model_title=bard step_model=bard step_title=bard rounds=10 batches='24 96 512 2048' peer='' share=45
+  model=bard model_title=bard step_model=bard step_title=bard rounds=10 batches='24 96 512 2048' peer='' share=45 grace=15
   if [ "$software" = yes ]; then
-    rounds=2 batches='24 96' SNAP=20 share=30
-    echo 'a software renderer: bard, fewer rounds, no peer'
+    # Only a rehearsal of this script: compiling the kernels takes such a device minutes.
+    rounds=2 batches='24 96' SNAP=20 share=240 grace=240 LIMIT=1800
+    echo 'a software renderer: bard, fewer rounds, no peer, half an hour at most'
     return
   fi
   if attempt 60 python3 "$here/random_model.py" "$work/random"; then
@@ -315,11 +316,11 @@ continuation() {
 
 # `snap BACKEND TARGET`
 snap() {
-  if late 25 snap "$1" "$(shown "$2")"; then return; fi
-  local seconds=$(($(left) - 15)) of=$model
+  if late $((grace + 10)) snap "$1" "$(shown "$2")"; then return; fi
+  local seconds=$(($(left) - grace)) of=$model
   if [ "$seconds" -gt "$SNAP" ]; then seconds=$SNAP; fi
   if [ -z "$gguf" ]; then of=bard; fi
-  if dlmi $((seconds + 15)) --model "$of" --backend "$1" --json invert --method snap --max-seconds "$seconds" -- "$2"; then
+  if dlmi $((seconds + grace)) --model "$of" --backend "$1" --json invert --method snap --max-seconds "$seconds" -- "$2"; then
     keep snap
     row snap "$1" "$(shown "$2")" "$(field exact)" "$(field steps)" "$(field seconds)" "$(field matched_prefix)"
   else
