@@ -6,7 +6,7 @@ use std::ops::Range;
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Int, Tensor};
 
-use super::reinforce::score;
+use super::reinforce::{leave_one_out, score};
 use super::relaxation::{Matrix, Plain};
 use super::{Noise, Relaxation};
 use crate::ops::{Gumbel, Kernels, SoftEmbeddings, SoftPrompt, TrackedBackend, product, stack};
@@ -58,8 +58,10 @@ impl<'a, B: TrackedBackend> Draw<'a, B> {
         at.subject.values_and_gradient(embeddings::<B>(soft), at.problem, at.objective, &at.feeding.fed(self.noise.feedback(None)))
     }
 
-    /// Mean over the samples of x·∇_Z log p(b), `[N, V]`, x being a number for each.
+    /// Mean over the samples of x·∇_Z log p(b), `[N, V]`, x being a number for each, less the mean of the others' where there are others:
+    /// they do not know b, so that the mean over all draws stays what it is.
     pub(super) fn score(&self, values: &[f64]) -> Matrix<B> {
+        let values = if values.len() > 1 { leave_one_out(values) } else { values.to_vec() };
         let weights = values.iter().map(|value| value / values.len() as f64).collect();
         score(self.log_theta.clone(), &self.tokens, weights)
     }

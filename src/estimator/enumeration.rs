@@ -20,7 +20,7 @@ use crate::testing::{matrix, one_at_a_time, tiny, values};
 type B = Autodiff<Flex>;
 
 const V: usize = 6;
-const N: usize = 3;
+pub(super) const N: usize = 3;
 /// Prompts of an estimate.
 const S: usize = 64;
 
@@ -36,7 +36,7 @@ impl WeightSource for Random {
 
 /// A model of 6 tokens. `epsilon` is that of its norms: where it is large they do not normalise, and with small weights the model is about
 /// linear in its input.
-fn subject(factor: f32, epsilon: f64) -> Subject<B> {
+pub(super) fn subject(factor: f32, epsilon: f64) -> Subject<B> {
     let checkpoint = tiny();
     let config = LlamaConfig {
         vocab_size: V,
@@ -55,17 +55,17 @@ fn subject(factor: f32, epsilon: f64) -> Subject<B> {
     Subject::new(model, checkpoint.tokenizer)
 }
 
-fn problem() -> Problem {
+pub(super) fn problem() -> Problem {
     let options = PromptOptions { tokens: N, allow_everything: true, ..PromptOptions::default() };
     Problem::new(options, Target { text: String::new(), ids: vec![2, 5] }, &tiny().tokenizer, V).unwrap()
 }
 
-fn at<'a>(subject: &'a Subject<B>, problem: &'a Problem, feeding: Feeding, temperature: Temperature) -> Relaxation<'a, B> {
+pub(super) fn at<'a>(subject: &'a Subject<B>, problem: &'a Problem, feeding: Feeding, temperature: Temperature) -> Relaxation<'a, B> {
     let z = matrix::<Flex>(&Stream::new(9, 0, 0, Purpose::InitialLogits, 0).normal(N, V), V, DType::F64);
     Relaxation { subject, problem, objective: Objective::CrossEntropy, feeding, temperature, z, phi: None, mask: None, samples: S }
 }
 
-fn clock(step: u32) -> Noise<Flex> {
+pub(super) fn clock(step: u32) -> Noise<Flex> {
     Noise::Drawn(Clock { seed: 5, restart: 0, step })
 }
 
@@ -165,7 +165,7 @@ fn unbiased_estimators_agree_with_enumeration_and_control_variates_help() {
     let [none, ema, others] = [Baseline::None, Baseline::Ema, Baseline::LeaveOneOut].map(|baseline| of(reinforce(baseline)));
     let [rebar, relax] = [rebar(None), relax(None)].map(of);
     for variance in [rebar, relax] {
-        assert!(variance < 0.5 * none && variance < ema && variance < others, "{variance} {none} {ema} {others}");
+        assert!(variance < 0.2 * none && variance < ema && variance < others, "{variance} {none} {ema} {others}");
     }
 }
 
@@ -195,8 +195,8 @@ fn gumbel_softmax_trades_bias_for_variance() {
     });
     let shown = found.each_ref().map(|found| (found.distance(), found.worst(), found.variance));
     eprintln!("bias, in standard errors, variance at 10, 1, 0.1: {shown:?}");
-    let [(far, worst, least), (near, _, more), (nearest, _, most)] = shown;
-    assert!(far > 2.0 * near && near > 2.0 * nearest && worst > 10.0, "{shown:?}");
+    let [(far, _, least), (near, clear, more), (nearest, _, most)] = shown;
+    assert!(far > 1.2 * near && near > 2.0 * nearest && clear > 10.0, "{shown:?}");
     assert!(10.0 * least < more && more < most, "{shown:?}");
 }
 
@@ -243,7 +243,7 @@ fn derivatives_of_relaxed_samples_agree_with_central_differences() {
     };
     let draw = Draw::new(&at, &noise, 0.5);
     let (z, _) = draw.conditioned(0..4);
-    let argmax: Vec<i64> = z.argmax(1).into_data().into_vec().unwrap();
+    let argmax: Vec<i64> = z.argmax(1).into_data().iter().collect();
     assert_eq!(argmax, tokens.concat().into_iter().map(i64::from).collect::<Vec<_>>());
     let direction = matrix::<Flex>(&values("direction", N * V), V, DType::F64);
     for side in [Side::Free, Side::Conditioned] {

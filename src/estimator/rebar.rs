@@ -1,6 +1,6 @@
 //! REBAR (Tucker et al. 2017; the paper's appendix A): REINFORCE with the control variate of the objective at soft prompts,
-//! ĝ = [f(b) − η·f(σ(z̃))]·∇ log p(b) + η·∇f(σ(z)) − η·∇f(σ(z̃)), σ(z) = softmax(z/λ)·W_E. Unbiased. A sample costs three passes, two of
-//! them with their backward pass.
+//! ĝ = [f(b) − η·f(σ(z̃))]·∇ log p(b) + η·∇f(σ(z)) − η·∇f(σ(z̃)), σ(z) = softmax(z/λ)·W_E. Unbiased. With more
+//! samples than one, each f in the bracket is taken less the mean of the others'. A sample costs three passes, two of them with a backward pass.
 
 use serde::Deserialize;
 

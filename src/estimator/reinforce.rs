@@ -56,11 +56,7 @@ impl Reinforce {
                 *average = Some(self.beta * b + (1.0 - self.beta) * mean);
                 losses.iter().map(|loss| loss - b).collect()
             }
-            // L − (ΣL − L)/(S − 1) = (L − mean L)·S/(S − 1).
-            Baseline::LeaveOneOut => {
-                let s = losses.len() as f64;
-                losses.iter().map(|loss| (loss - mean) * s / (s - 1.0)).collect()
-            }
+            Baseline::LeaveOneOut => leave_one_out(losses),
             Baseline::Shared => {
                 let b = average.map_or(mean, |b| (1.0 - self.beta) * b + self.beta * mean);
                 *average = Some(b);
@@ -129,6 +125,12 @@ impl<B: TrackedBackend> Estimator<B> for ReinforceEstimator {
         self.average = state.fields::<Fields>()?.baseline;
         Ok(())
     }
+}
+
+/// L less the mean of the others, of which there must be one: L − (ΣL − L)/(S − 1) = (L − mean L)·S/(S − 1).
+pub(super) fn leave_one_out(losses: &[f64]) -> Vec<f64> {
+    let (s, mean) = (losses.len() as f64, mean(losses));
+    losses.iter().map(|loss| (loss - mean) * s / (s - 1.0)).collect()
 }
 
 pub(super) fn mean(losses: &[f64]) -> f64 {

@@ -114,7 +114,7 @@ impl<B: TrackedBackend> Surrogate<'_, B> {
             let [s, k] = slope.dims();
             slope.reshape([s * k / d, d]) * (self.scale / samples)
         };
-        let values: Vec<f64> = host(values).into_iter().map(f64::from).collect();
+        let values: Vec<f64> = values.into_data().iter().collect();
         self.draw.control(soft.each_ref(), &values, [of_prompts(free), of_prompts(conditioned)])
     }
 
@@ -131,18 +131,70 @@ impl<B: TrackedBackend> Surrogate<'_, B> {
         free.map(|gradient| gradient + conditioned.next().expect("as many"))
     }
 
-    /// ⟨v, ∇_Z log p(b)⟩ of each sample, `[S, 1]`, for v `[N, V]`.
+    /// ⟨v, ∇_Z log p(b)⟩ of each sample, `[S, 1]`, for v `[N, V]`; less the mean of the others', as [`Draw::score`] has the values it weighs.
     fn along(&self, v: Matrix<B>) -> Matrix<B> {
         let (tokens, n) = (&self.draw.tokens, v.dims()[0]);
         let ids: Vec<i64> = (0..n).flat_map(|i| tokens.iter().map(move |tokens| i64::from(tokens[i]))).collect();
         let ids = Tensor::<Plain<B>, 2, Int>::from_data(TensorData::new(ids, [n, tokens.len()]), &v.device());
         let mean = self.draw.mean(v.clone());
-        (v.gather(1, ids) - mean).sum_dim(0).transpose()
+        let along = (v.gather(1, ids) - mean).sum_dim(0).transpose();
+        match tokens.len() as f64 {
+            1.0 => along,
+            s => (along.clone() - along.mean_dim(0)) * (s / (s - 1.0)),
+        }
     }
 
     /// Soft prompts `[S·N, D]`, or how they move, as rows that the network takes.
     fn rows(&self, prompts: Matrix<B>) -> Matrix<B> {
         let ([rows, d], samples) = (prompts.dims(), self.draw.tokens.len());
         prompts.reshape([samples, rows * d / samples]) * self.scale
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::{Autodiff, Flex};
+    use burn::tensor::DType;
+
+    use super::super::Temperature;
+    use super::super::enumeration::{N, at, clock, problem, subject};
+    use super::*;
+    use crate::subject::feeding::Feeding;
+    use crate::testing::{matrix, one_at_a_time, values};
+
+    type B = Autodiff<Flex>;
+
+    /// ‖ĝ‖² as the weights move, the draw being the same: with samples that are compared with each other, and with one alone.
+    #[test]
+    fn the_network_learns_by_the_gradient_of_the_squared_length() {
+        const STEP: f64 = 1e-5;
+        const HIDDEN: usize = 3;
+        let _guard = one_at_a_time();
+        let (subject, problem, noise) = (subject(1.0, 1e-5), problem(), clock(2));
+        for samples in [1, 4] {
+            let at = Relaxation { samples, ..at(&subject, &problem, Feeding::Forced, Temperature::None) };
+            let draw = Draw::<B>::new(&at, &noise, 0.5);
+            let (plain, soft) = (draw.score(&draw.losses()), [Side::Free, Side::Conditioned].map(|side| draw.soft(side)));
+            let k = N * soft[0][0].embeddings.dims()[1];
+            let shapes = [[k, HIDDEN], [1, HIDDEN], [HIDDEN, 1], [1, 1]];
+            let random = |[rows, columns]: [usize; 2]| matrix::<Flex>(&values("w", rows * columns), columns, DType::F64);
+            let of = |weights: [Matrix<B>; 4]| Surrogate { draw: &draw, network: Network { weights }, scale: 0.3 };
+            let estimate = |weights: [Matrix<B>; 4]| plain.clone() + of(weights).control(&soft);
+            let length = |weights| estimate(weights).into_data().iter::<f64>().map(|x| x * x).sum::<f64>();
+            let weights = shapes.map(random);
+            let gradient = of(weights.clone()).gradient(&soft, estimate(weights.clone()));
+            for (part, gradient) in gradient.into_iter().enumerate() {
+                let found: Vec<f64> = gradient.into_data().iter().collect();
+                for i in (0..found.len()).step_by(7) {
+                    let mut one = vec![0.0f32; found.len()];
+                    one[i] = 1.0;
+                    let one = matrix::<Flex>(&one, shapes[part][1], DType::F64) * STEP;
+                    let (mut up, mut down) = (weights.clone(), weights.clone());
+                    (up[part], down[part]) = (weights[part].clone() + one.clone(), weights[part].clone() - one);
+                    let expected = (length(up) - length(down)) / (4.0 * STEP);
+                    assert!((found[i] - expected).abs() < 1e-7, "{samples} {part} {i}: {} {expected}", found[i]);
+                }
+            }
+        }
     }
 }
