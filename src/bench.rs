@@ -105,10 +105,11 @@ pub fn step<B: TrackedBackend>(
 
 /// Rows of a step that are mixed of the whole vocabulary, there and back: relaxed prompts, and distributions that are fed back.
 fn soft_rows(row: &TableRow, problem: &Problem) -> usize {
-    let prompts = if row.estimator.is_soft() { problem.prompt.tokens() } else { 0 };
+    let prompts = row.estimator.soft_embeddings() * problem.prompt.tokens();
+    let passes = if row.estimator.has_control() { 3 } else { 1 };
     let fed_back =
         if matches!(row.feeding, Feeding::Free(Feedback::Soft | Feedback::Gumbel)) { problem.first().target.ids.len() - 1 } else { 0 };
-    row.samples * (prompts + fed_back)
+    row.samples * (prompts + passes * fed_back)
 }
 
 /// Candidates of a search.

@@ -8,7 +8,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::echo::Echo;
-use super::relaxed::{self, RelaxedMethod, TableRow, dlmi, gbda, reinforce, soda};
+use super::relaxed::{self, RelaxedMethod, TableRow, dlmi, gbda, rebar, reinforce, relax, soda, stgs};
 use super::search::{self, Search, SearchMethod, random, snap};
 use super::{Build, Method};
 use crate::ops::TrackedBackend;
@@ -37,6 +37,15 @@ pub const METHODS: &[Registered] = &[
     ),
     Registered::new("soda", "A sharp softmax without noise, decaying logits", DefaultBudget::steps(256), || {
         MethodSettings::Relaxed(soda::SODA)
+    }),
+    Registered::new("stgs", "DLMI, the model shown whole tokens: straight-through Gumbel-softmax", DefaultBudget::steps(256), || {
+        MethodSettings::Relaxed(stgs::STGS)
+    }),
+    Registered::new("rebar", "REINFORCE, the relaxed prompt as a control variate", DefaultBudget::steps(256), || {
+        MethodSettings::Relaxed(rebar::REBAR)
+    }),
+    Registered::new("relax", "The same, and a small network that learns beside it", DefaultBudget::steps(256), || {
+        MethodSettings::Relaxed(relax::RELAX)
     }),
     Registered::new(
         "snap",
@@ -235,7 +244,10 @@ mod tests {
 
     #[test]
     fn methods_are_called_what_they_are_typed_as() {
-        assert_eq!(names::<MethodName>(), ["dlmi", "dlmi-tf", "gbda", "reinforce", "soda", "snap", "random", "echo"]);
+        assert_eq!(
+            names::<MethodName>(),
+            ["dlmi", "dlmi-tf", "gbda", "reinforce", "soda", "stgs", "rebar", "relax", "snap", "random", "echo"]
+        );
         for method in MethodName::all() {
             assert_eq!(setting::named(method.registered().name), Some(method));
         }

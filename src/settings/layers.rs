@@ -244,6 +244,8 @@ mod tests {
         let wrong = "`reinforce.baseline` (--set) leave-one-out compares a sample with the others: \
                      `reinforce.samples` (--set) must be at least 2, not 1";
         assert_eq!(refusal(both), wrong);
+        let hard = refusal(set(&["rebar.feedback=hard"]));
+        assert!(hard.starts_with("`rebar.feedback` (--set) must be soft or gumbel, not hard: "), "{hard}");
     }
 
     #[test]
@@ -329,7 +331,10 @@ mod tests {
             ("max_seconds=inf", "`--set max_seconds` must be `none` or a number above 0 and at most 1e9, not `inf`"),
             ("snap.momentum=1", "`--set snap.momentum` must be a number from 0 to 0.999, not `1`"),
             ("bos=yes", "`--set bos` must be true or false, not `yes`"),
-            ("method=gcq", "`--set method` must be one of dlmi, dlmi-tf, gbda, reinforce, soda, snap, random, echo, not `gcq`"),
+            (
+                "method=gcq",
+                "`--set method` must be one of dlmi, dlmi-tf, gbda, reinforce, soda, stgs, rebar, relax, snap, random, echo, not `gcq`",
+            ),
             ("bos", "`--set bos` has no value: write --set key=value"),
         ];
         for (text, message) in cases {
