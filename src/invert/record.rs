@@ -12,6 +12,9 @@ use crate::problem::Problem;
 use crate::source::Tokenizer;
 use crate::subject::Cost;
 
+/// The schema of the record.
+pub const SCHEMA: &str = "dlmi.inversion/1";
+
 /// Which model was inverted.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ModelIdentity {
@@ -205,7 +208,7 @@ impl Inversion {
             problem.examples.iter().zip(&best.typed).map(|(example, typed)| (&**typed, &*example.target.ids)).collect();
         let overlaps = Overlaps::of(&prompt_ids, &target.ids, &prompt_text, &target.text);
         Ok(Self {
-            schema: "dlmi.inversion/1",
+            schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
             exact: verdict.exact,
             round_trips: prompt_ids == search_ids,
