@@ -19,14 +19,17 @@ pub(super) fn balanced(sizes: &[usize]) -> Vec<Vec<usize>> {
     })
 }
 
-/// As [`balanced`], where the first axis is of groups with so many members each, of which every point is to be made once: `(group, member,
-/// rest of the point)`. A group that has fewer runs out earlier.
+/// As [`balanced`], with one axis more, of groups that have so many members each; every point is made once with each member: `(group,
+/// member, rest of the point)`. A group that has fewer runs out earlier. The rest comes together in all its ways soonest.
 pub(super) fn balanced_groups(members: &[usize], sizes: &[usize]) -> Vec<(usize, usize, Vec<usize>)> {
     let rounds = members.iter().max().copied().unwrap_or(0);
     let round = |member: usize| {
         let groups: Vec<usize> = (0..members.len()).filter(|&group| members[group] > member).collect();
-        let points = balanced(&[&[groups.len()], sizes].concat());
-        points.into_iter().map(move |point| (groups[point[0]], member, point[1..].to_vec())).collect::<Vec<_>>()
+        let points = balanced(&[sizes, &[groups.len()]].concat());
+        points.into_iter().map(move |mut point| {
+            let group = groups[point.pop().expect("the last axis is the groups'")];
+            (group, member, point)
+        })
     };
     (0..rounds).flat_map(round).collect()
 }
@@ -63,6 +66,9 @@ mod tests {
         assert_eq!(even.iter().collect::<HashSet<_>>().len(), 36);
         evenly(even.iter().map(|(group, ..)| *group), 3);
         evenly(even.iter().map(|(.., rest)| rest[1]), 3);
+        // No axis is confounded with another for long.
+        let first: HashSet<_> = even[..6].iter().map(|(.., rest)| rest).collect();
+        assert_eq!(first.len(), 6);
         let uneven = balanced_groups(&[1, 3], &[2]);
         assert_eq!(uneven.iter().collect::<HashSet<_>>().len(), 8);
         assert!(uneven[..4].iter().all(|(_, member, _)| *member == 0) && uneven[4..].iter().all(|(group, ..)| *group == 1));

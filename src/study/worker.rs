@@ -128,7 +128,7 @@ impl<B: TrackedBackend> Worker<'_, B> {
             Ok(Ok(inversion)) => {
                 let end = End::Done { exact: inversion.exact, hard_free: inversion.lcs.scores.hard_free, seconds: inversion.seconds };
                 let trace = trace(&self.store.work(&cell.id));
-                self.store.finish(&claim, &cell, serde_json::to_value(&inversion).expect("plain data"), trace)?;
+                self.store.finish(&claim, &cell, printed(&inversion), trace)?;
                 return Ok(end);
             }
             Ok(Err(error @ Error::Environment(_))) => return Err(error),
@@ -218,7 +218,13 @@ fn trace(work: &Path) -> Value {
     let text = std::fs::read_to_string(work.join("events.jsonl")).unwrap_or_default();
     let events = text.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok());
     let scored: Vec<Event> = events.filter(|event| event.scores.is_some()).collect();
-    serde_json::to_value(scored).expect("plain data")
+    printed(&scored)
+}
+
+/// A value as it is printed: numbers of 32 bits in their own shortest digits, not in those of 64.
+fn printed(value: &impl Serialize) -> Value {
+    let text = serde_json::to_string(value).expect("plain data");
+    serde_json::from_str(&text).expect("it was just written")
 }
 
 /// What a panic said.

@@ -27,10 +27,9 @@ pub(super) fn run(cli: &Cli, verb: &Compute, policy: Policy) -> Result<ExitCode>
     let queue = Queue::new(due, verb.limit.map(|limit| limit as usize));
     let signal = watch_signals()?;
     let mut board = Board::new(policy, verb, queue.len(), cells.len());
-    let mut queue = Some(queue);
     if verb.workers > 1 {
-        workers::run(cli, verb, &study, &store, queue.take().expect("it was there"), &signal, &mut board)?;
-    } else if let Some(queue) = queue {
+        workers::run(cli, verb, &study, &store, queue, &signal, &mut board)?;
+    } else {
         let labels = study.cells().iter().map(ToString::to_string).collect();
         let mut foreman = Alone { queue, labels, signal: signal.clone(), board: &mut board };
         work(&mut study, &store, choice, verb.retry, &mut foreman)?;

@@ -28,8 +28,6 @@ struct Worker {
     input: Option<ChildStdin>,
     /// The cell that it is at.
     cell: Option<usize>,
-    /// It has ended a cell.
-    proven: bool,
 }
 
 /// The parent: hands out cells until none is left or it is interrupted.
@@ -83,7 +81,7 @@ impl Office<'_> {
             }
             _ = sender.send((number, None));
         });
-        Ok(Worker { child, input, cell: None, proven: false })
+        Ok(Worker { child, input, cell: None })
     }
 
     fn command(&self, number: usize) -> Result<Command> {
@@ -133,7 +131,6 @@ impl Office<'_> {
     fn ended(&mut self, number: usize, line: &str, stopping: bool) -> Result<()> {
         let end: End = serde_json::from_str(line).map_err(|_| Error::environment(format!("a worker wrote `{line}`")))?;
         let worker = &mut self.workers[number];
-        worker.proven = true;
         if let Some(cell) = worker.cell.take() {
             self.queue.ended(cell, &end);
             self.board.ended(&self.study.cells()[cell].to_string(), &end);
@@ -152,11 +149,11 @@ impl Office<'_> {
         let Some(cell) = worker.cell.take() else {
             return if released || stopping { Ok(()) } else { Err(gone(&status)) };
         };
-        // Exit codes are the program's own words: what ends one worker so would end the others too. It has said why.
         if stopping {
             return Ok(());
         }
-        if status.code().is_some() && !worker.proven {
+        // An exit code is the program's own: what made one worker end so (it has said what) would end the others too.
+        if status.code().is_some() {
             return Err(gone(&status));
         }
         let reason = format!("its worker ended early ({status}); out of memory, or ended by somebody");
