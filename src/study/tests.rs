@@ -112,7 +112,7 @@ fn what_is_no_study_is_refused_with_its_place() {
     refused("methods = [{ tau = 1 }]\ntargets = { bundled = true }", &["line 1", "needs a name"]);
     refused("methods = [{ name = \"gbda\", backend = \"flex\" }]\ntargets = { bundled = true }", &["line 1", "whole study"]);
     refused("methods = [\"gbda\", \"gbda\"]\ntargets = { bundled = true }", &["two methods are called `gbda`"]);
-    refused("methods = [\"gbd\"]\ntargets = { bundled = true }", &["line 1", "gbda", "`gbd`"]);
+    refused("methods = [\"gbd\"]\ntargets = { bundled = true }", &["line 1", "gbda", "\"gbd\""]);
     refused("methods = [\"dlmi\"]\ntargets = { texts = [] }", &["`texts`", "list"]);
     refused("methods = [\"dlmi\"]\ntargets = { texts = [\"\"] }", &["text1", "empty"]);
     refused("methods = [\"dlmi\"]\ntargets = { texts = [\"a\"], bundled = true }", &["one of"]);
