@@ -27,7 +27,7 @@ impl Setting {
         KEYS.iter().map(|key| Self::named(key.name))
     }
 
-    /// Those of the section of a method. It need not have all of them, see [`Options::get`].
+    /// Those of the section of a method. It need not have all of them, see [`super::Options::get`].
     pub fn of(method: MethodName) -> impl Iterator<Item = Self> {
         method.registered().defaults().keys().into_iter().map(move |(key, _)| Self { section: Some(method), key })
     }
