@@ -54,6 +54,7 @@ pub mod setting;
 pub mod settings;
 pub mod source;
 pub mod state;
+pub mod study;
 pub mod subject;
 pub mod tensor;
 #[cfg(test)]

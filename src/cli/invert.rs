@@ -82,6 +82,7 @@ impl Observer for Watcher {
             max_seconds: self.budget.seconds,
             best: format!("best {matched}/{} tokens, objective {:.2}{restarts}", self.problem.target_tokens(), report.progress.objective),
             text: report.best.map(|best| self.problem.prompt.text(&best.free)),
+            ..Status::default()
         });
         self.folder.as_mut().map_or(Ok(()), |folder| folder.event(report))
     }

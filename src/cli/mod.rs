@@ -11,6 +11,7 @@ mod models;
 mod score;
 mod session;
 mod signals;
+mod study;
 mod targets;
 
 use std::ffi::OsString;
@@ -79,6 +80,7 @@ fn run(cli: &Cli, policy: Policy) -> Result<ExitCode> {
         Verb::Complete(verb) => done(complete::run(cli, verb, policy)),
         Verb::Score(verb) => done(score::run(cli, verb, policy)),
         Verb::Targets(verb) => targets::run(cli, verb, policy),
+        Verb::Study(verb) => study::run(cli, verb, policy),
         Verb::Bench(verb) => done(bench::run(cli, verb, policy)),
         Verb::Models(verb) => done(models::run(cli, verb, policy)),
         Verb::Methods => done(methods::run(cli)),

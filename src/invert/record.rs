@@ -12,6 +12,9 @@ use crate::problem::Problem;
 use crate::source::Tokenizer;
 use crate::subject::Cost;
 
+/// The schema of the record.
+pub const SCHEMA: &str = "dlmi.inversion/1";
+
 /// Which model was inverted.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ModelIdentity {
@@ -203,7 +206,7 @@ impl Inversion {
         let (prompt_text, free_text) = (example.text(&best.free), prompt.free_text(&best.free));
         let overlaps = Overlaps::of(&prompt_ids, &target.ids, &prompt_text, &target.text);
         Ok(Self {
-            schema: "dlmi.inversion/1",
+            schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
             exact: verdict.exact,
             round_trips: prompt_ids == search_ids,

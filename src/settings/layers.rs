@@ -87,6 +87,15 @@ impl Layers {
         Ok(Self { presets: sources.presets, given, flags })
     }
 
+    /// Adds a value on top.
+    ///
+    /// # Errors
+    /// There is no such setting.
+    pub fn add(&mut self, name: &str, value: Written, origin: Origin) -> Result<()> {
+        self.given.push(Assignment::new(name, value, origin)?);
+        Ok(())
+    }
+
     /// The settings without the model's preset: enough to open the backend and to find the model.
     ///
     /// # Errors

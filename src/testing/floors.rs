@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// From the top to the ground: a module may use those that come after it.
-const FLOORS: [&str; 24] = [
+const FLOORS: [&str; 25] = [
     "main",
     "cli",
     "ui",
+    "study",
     "bench",
     "invert",
     "settings",

@@ -12,6 +12,7 @@ mod output;
 mod refusals;
 mod resume;
 mod settings;
+mod study;
 mod support;
 mod targets;
 mod verbs;

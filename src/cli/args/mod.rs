@@ -7,6 +7,7 @@ mod invert;
 mod models;
 mod score;
 mod setting;
+mod study;
 mod targets;
 mod text;
 
@@ -14,8 +15,8 @@ use std::ffi::OsString;
 
 use clap::{Args, Command, FromArgMatches, Subcommand};
 
-use crate::Result;
 use crate::settings::{self, Layers, Sources};
+use crate::{Error, Result};
 
 pub use bench::{Bench, BenchOptions};
 pub use complete::Complete;
@@ -23,6 +24,7 @@ pub use global::Global;
 pub use invert::Invert;
 pub use models::Models;
 pub use score::Score;
+pub use study::{Compute, Study};
 pub use targets::Targets;
 pub use text::read_text;
 
@@ -48,6 +50,9 @@ pub enum Verb {
     Score(Score),
     /// Draw targets by difficulty, make targets that can be reached, or label targets
     Targets(Targets),
+    /// Experiments: a grid of targets, methods, prompt lengths, budgets and seeds
+    #[command(subcommand)]
+    Study(Study),
     /// The paper's Table 1: what tells the relaxed methods apart
     Methods,
     /// Models: what is here, fetch one, describe one
@@ -91,6 +96,22 @@ impl Cli {
         Ok(Sources { presets: presets.clone(), files: files.clone(), environment, set: set.clone(), flags: self.flags()? })
     }
 
+    /// The flags of settings that were given to a verb that takes its settings from a file alone, but for those named here.
+    ///
+    /// # Errors
+    /// Others were given.
+    pub fn flags_among(&self, allowed: &[&str]) -> Result<Vec<(&'static str, String)>> {
+        let Global { presets, files, set, .. } = &self.global;
+        let lists = [("--preset", presets.is_empty()), ("-c", files.is_empty()), ("--set", set.is_empty())];
+        let flags = self.flags()?;
+        let lists = lists.into_iter().filter(|(_, absent)| !absent).map(|(name, _)| name.to_owned());
+        let others = flags.iter().filter(|(key, _)| !allowed.contains(key)).map(|(key, _)| format!("--{}", key.replace('_', "-")));
+        match lists.chain(others).next() {
+            None => Ok(flags),
+            Some(flag) => Err(Error::input(format!("a study takes its settings from its file; leave out {flag}, and write it there"))),
+        }
+    }
+
     /// Keys and values of the flags that were given.
     fn flags(&self) -> Result<Vec<(&'static str, String)>> {
         let mut flags = Flags::default();
@@ -102,7 +123,7 @@ impl Cli {
             Verb::Targets(verb) => verb.flags(&mut flags),
             Verb::Bench(verb) => verb.options().flags(&mut flags),
             Verb::Models(verb) => verb.flags(&mut flags)?,
-            Verb::Methods | Verb::Doctor | Verb::Config(_) | Verb::Completions { .. } => (),
+            Verb::Study(_) | Verb::Methods | Verb::Doctor | Verb::Config(_) | Verb::Completions { .. } => (),
         }
         Ok(flags.given)
     }

@@ -1,0 +1,104 @@
+//! `dlmi study`: a grid of inversions.
+
+mod run;
+mod workers;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::args::{self, Cli};
+use crate::Result;
+use crate::backend::BackendName;
+use crate::files::replace;
+use crate::settings::Options;
+use crate::study::{Store, Study, counts, merge};
+use crate::ui::table::columns;
+use crate::ui::{Policy, print_result, transfer_bar};
+
+/// Cells are missing.
+const INCOMPLETE: u8 = 4;
+
+#[inline]
+pub(super) fn run(cli: &Cli, verb: &args::Study, policy: Policy) -> Result<ExitCode> {
+    match verb {
+        args::Study::Cells { file } => cells(cli, &open(cli, file, policy)?),
+        args::Study::Run(verb) => run::run(cli, verb, policy),
+        args::Study::Worker(verb) => workers::work(cli, verb, policy),
+        args::Study::Status { file, out } => status(cli, &open(cli, file, policy)?, &[Store::open(out)?]),
+        args::Study::Merge { file, out, science, merged } => merge_all(&open(cli, file, policy)?, out, *science, merged.as_deref()),
+    }
+}
+
+fn open(cli: &Cli, file: &Path, policy: Policy) -> Result<Study> {
+    cli.flags_among(&["backend", "device"])?;
+    Study::open(file, cli.global.offline, &transfer_bar(policy))
+}
+
+/// What `--backend` and `--device` say.
+fn place(cli: &Cli) -> Result<(Option<BackendName>, Option<usize>)> {
+    let mut options = Options::default();
+    let flags = cli.flags_among(&["backend", "device"])?;
+    flags.iter().try_for_each(|(key, value)| options.assign(key, value))?;
+    let given = flags.iter().any(|(key, _)| *key == "backend");
+    Ok((given.then_some(options.backend), options.device))
+}
+
+fn cells(cli: &Cli, study: &Study) -> Result<ExitCode> {
+    if cli.global.json {
+        let lines: String = study.cells().iter().map(|cell| format!("{}\n", cell.summary())).collect();
+        return print_result(&lines).map(|()| ExitCode::SUCCESS);
+    }
+    let status = counts(study.cells(), &[]);
+    let mut lines = vec![["axis", "value", "cells"].map(str::to_owned).to_vec()];
+    lines.push(vec!["all".into(), String::new(), status.all.cells.to_string()]);
+    for (axis, values) in &status.axes {
+        lines.extend(values.iter().map(|(value, counts)| vec![(*axis).to_owned(), word(value), counts.cells.to_string()]));
+    }
+    print_result(&columns(&lines))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(cli: &Cli, study: &Study, stores: &[Store]) -> Result<ExitCode> {
+    let status = counts(study.cells(), stores);
+    if cli.global.json {
+        return print_result(&status.to_json().to_string()).map(|()| ExitCode::SUCCESS);
+    }
+    let row = |axis: &str, value: String, counts: &crate::study::Counts| {
+        let numbers = [counts.cells, counts.done, counts.failed, counts.running, counts.pending];
+        [axis.to_owned(), value].into_iter().chain(numbers.map(|number| number.to_string())).collect::<Vec<_>>()
+    };
+    let mut lines = vec![["axis", "value", "cells", "done", "failed", "running", "pending"].map(str::to_owned).to_vec()];
+    lines.push(row("all", String::new(), &status.all));
+    for (axis, values) in &status.axes {
+        lines.extend(values.iter().map(|(value, counts)| row(axis, word(value), counts)));
+    }
+    print_result(&columns(&lines))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A value of an axis for people; a target file need not say a k.
+fn word(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) => crate::ui::visible(text).to_string(),
+        other => other.to_string(),
+    }
+}
+
+fn merge_all(study: &Study, folders: &[PathBuf], science: bool, merged: Option<&Path>) -> Result<ExitCode> {
+    let stores: Vec<Store> = folders.iter().map(|folder| Store::open(folder)).collect::<Result<_>>()?;
+    let (records, missing) = merge(study.cells(), &stores, science)?;
+    let lines: String = records.iter().map(|record| format!("{record}\n")).collect();
+    match merged {
+        Some(path) => replace(path, lines.as_bytes())?,
+        None if lines.is_empty() => (),
+        None => print_result(&lines)?,
+    }
+    if missing > 0 {
+        tracing::warn!("{missing} of {} cells are missing; `study run` computes them", study.cells().len());
+        return Ok(ExitCode::from(INCOMPLETE));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,94 @@
+//! Studies: a grid of inversions, cell by cell, on one machine or many.
+//!
+//! A [`Cell`] is one inversion, and its id is the hash of all that decides its result. So cells can be computed anywhere, in any order,
+//! twice without harm, and what is done is what lies in the folder ([`Store`]).
+
+pub mod cell;
+pub mod grid;
+pub mod merge;
+mod order;
+pub mod queue;
+pub mod status;
+pub mod store;
+pub mod worker;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::backend::{self, BackendName, Choice, Dtype};
+use crate::invert::Model;
+use crate::settings::Options;
+use crate::source::hub;
+use crate::{Error, Result};
+
+pub use cell::Cell;
+pub use grid::Grid;
+pub use merge::merge;
+pub use queue::{Queue, Tally};
+pub use status::{Counts, Status, counts};
+pub use store::Store;
+pub use worker::{End, Foreman, work};
+
+/// A study's cells in their order, and its models, opened.
+pub struct Study {
+    cells: Vec<Cell>,
+    models: Vec<Model>,
+}
+
+impl Study {
+    /// Reads a study's file, opens its models and lists its cells. The weights are not loaded.
+    ///
+    /// # Errors
+    /// Those of [`Grid::read`], a model or target file that is not there, settings that are wrong, and two cells that are the same.
+    pub fn open(path: &Path, offline: bool, observer: hub::Observer) -> Result<Self> {
+        let grid = Grid::read(path)?;
+        let models: Vec<Model> = grid.models.iter().map(|spec| Model::open_with(spec, offline, observer)).collect::<Result<_>>()?;
+        let cells = cell::list(&grid, &models)?;
+        let mut seen = HashMap::new();
+        for cell in &cells {
+            if let Some(other) = seen.insert(&cell.id, cell) {
+                return Err(grid.wrong(format!("{other} and {cell} are the same cell; leave one of them out")));
+            }
+        }
+        Ok(Self { cells, models })
+    }
+
+    /// All cells. Any beginning of the list is balanced over targets, methods and N.
+    pub fn cells(&self) -> &[Cell] {
+        &self.cells
+    }
+
+    /// The place of a cell in the list.
+    pub fn find(&self, id: &str) -> Option<usize> {
+        self.cells.iter().position(|cell| cell.id == id)
+    }
+
+    /// The places that shard `number` of `of` has (from 1): a block, which is balanced as the whole is.
+    pub fn shard(&self, number: usize, of: usize) -> std::ops::Range<usize> {
+        let end = |number: usize| self.cells.len() * number / of;
+        end(number - 1)..end(number)
+    }
+
+    /// The device for all cells: what the study says, else what `backend` and `device` ask for.
+    ///
+    /// # Errors
+    /// `backend` contradicts the study; there is no such device.
+    pub fn device(&self, backend: Option<BackendName>, device: Option<usize>) -> Result<Choice> {
+        let Options { backend: own, dtype, .. } = self.cells[0].options;
+        let backend = backend.unwrap_or(own);
+        if own != BackendName::Auto && backend != own {
+            return Err(Error::option("backend", format!("the study's file says {own}, not {backend}; leave one of them out")));
+        }
+        let device = backend::open(backend, device, dtype)?;
+        tracing::info!("running on {}: {}", device.device, device.reason);
+        Ok(device)
+    }
+
+    /// The element type of all cells.
+    fn dtype(&self) -> Dtype {
+        self.cells[0].options.dtype
+    }
+}
+
+#[cfg(test)]
+mod tests;
