@@ -309,6 +309,9 @@ fn notes(problem: &Problem, verdict: &Verdict, overlaps: &Overlaps) -> Vec<Strin
     let fixed = [("prefix", &options.prefix), ("suffix", &options.suffix)];
     let holding = fixed.into_iter().filter(|(_, text)| problem.prompt.repeats_target(text));
     notes.extend(holding.map(|(name, _)| format!("the {name} holds words of the target, which no rule forbids there")));
+    if !problem.can_be_exact() {
+        notes.push("the target's text is tokenised to other ids than those that are looked for, so no prompt counts as exact".into());
+    }
     notes.extend(overlaps.note());
     notes.extend(verdict.note());
     notes

@@ -342,7 +342,7 @@ mod tests {
             ("bos=yes", "`--set bos` must be true or false, not `yes`"),
             (
                 "method=gcq",
-                "`--set method` must be one of dlmi, dlmi-tf, gbda, reinforce, soda, stgs, rebar, relax, snap, random, echo, not `gcq`",
+                "`--set method` must be one of dlmi, dlmi-tf, gbda, reinforce, soda, stgs, rebar, relax, snap, random, echo, floor, not `gcq`",
             ),
             ("bos", "`--set bos` has no value: write --set key=value"),
         ];
@@ -399,7 +399,7 @@ mod tests {
     #[test]
     fn what_is_shown_can_be_read_again() {
         let odd = "say \"hi\"\n\t\\ \u{7f}\u{1b} ü # x";
-        for method in ["dlmi", "soda", "reinforce", "snap", "random", "echo"] {
+        for method in ["dlmi", "soda", "reinforce", "snap", "random", "echo", "floor"] {
             let sources = flags(&[("prefix", odd), ("max_seconds", "0.1"), ("method", method)]);
             let shown = resolved(Sources { set: vec!["dlmi.learning_rate=1e9".into(), "snap.margin=0.7".into()], ..sources });
             let file = toml_file(&shown.to_string());

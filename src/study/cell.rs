@@ -45,9 +45,9 @@ pub struct Cell {
 pub const AXES: [&str; 6] = ["model", "k", "method", "prompt_tokens", "steps", "seed"];
 
 impl Cell {
-    fn new(model: usize, identity: ModelIdentity, target: Labelled, method: &Method, resolved: &Resolved, seed: u32) -> Self {
+    pub(super) fn new(model: usize, identity: ModelIdentity, target: Labelled, method: &str, resolved: &Resolved, seed: u32) -> Self {
         let options = Options { seed, ..resolved.settings.clone() };
-        let (method, presets) = (method.label.clone(), resolved.presets.clone());
+        let (method, presets) = (method.to_owned(), resolved.presets.clone());
         let mut cell = Self { id: String::new(), model, identity, target, method, options, presets };
         cell.id = cell.hash();
         cell
@@ -129,7 +129,7 @@ pub(super) fn list(grid: &Grid, models: &[Model]) -> Result<Vec<Cell>> {
         let [method, n, step, model] = point[..] else { unreachable!("one value for each size") };
         let [target, seed] = members[group][member][..] else { unreachable!("a target and a seed") };
         let (target, resolved) = (targets[model][groups[group][target]].clone(), &resolved[model][method][n][step]);
-        Cell::new(model, models[model].identity(), target, &grid.methods[method], resolved, seeds[seed])
+        Cell::new(model, models[model].identity(), target, &grid.methods[method].label, resolved, seeds[seed])
     });
     Ok(cells.collect())
 }

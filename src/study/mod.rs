@@ -16,8 +16,10 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use crate::backend::{self, BackendName, Choice, Dtype};
+use crate::error::quoted;
 use crate::invert::Model;
-use crate::settings::Options;
+use crate::problem::targets::Labelled;
+use crate::settings::{Options, Resolved};
 use crate::source::hub;
 use crate::{Error, Result};
 
@@ -51,6 +53,24 @@ impl Study {
             }
         }
         Ok(Self { cells, models })
+    }
+
+    /// A list of targets in place of a grid: a cell for each in their order, all with these settings.
+    ///
+    /// # Errors
+    /// Two targets with the same tokens.
+    pub fn of_targets(model: Model, targets: Vec<Labelled>, resolved: &Resolved) -> Result<Self> {
+        let method = resolved.settings.method.to_string();
+        let cell = |target| Cell::new(0, model.identity(), target, &method, resolved, resolved.settings.seed);
+        let cells: Vec<Cell> = targets.into_iter().map(cell).collect();
+        let mut seen = HashMap::new();
+        for cell in &cells {
+            if let Some(other) = seen.insert(&cell.id, cell) {
+                let (one, two) = (quoted(&other.target.id), quoted(&cell.target.id));
+                return Err(Error::input(format!("the targets {one} and {two} are the same tokens; leave one of them out")));
+            }
+        }
+        Ok(Self { cells, models: vec![model] })
     }
 
     /// All cells. Any beginning of the list is balanced over targets, methods and N.

@@ -272,7 +272,7 @@ mod tests {
         let message = |line| settings(&parsed(line)).unwrap_err().to_string();
         assert_eq!(
             message("invert x --method foo"),
-            "`--method` must be one of dlmi, dlmi-tf, gbda, reinforce, soda, stgs, rebar, relax, snap, random, echo, not `foo`"
+            "`--method` must be one of dlmi, dlmi-tf, gbda, reinforce, soda, stgs, rebar, relax, snap, random, echo, floor, not `foo`"
         );
         assert_eq!(message("invert x --backend metal"), "`--backend` must be one of auto, flex, ndarray, wgpu, cuda, not `metal`");
         assert_eq!(message("invert x --dtype f8"), "`--dtype` must be one of f32, f16, bf16, not `f8`");
@@ -337,6 +337,6 @@ mod tests {
     fn completions_know_the_methods() {
         let mut script = Vec::new();
         clap_complete::generate(clap_complete::Shell::Bash, &mut command(), "dlmi", &mut script);
-        assert!(String::from_utf8(script).unwrap().contains("dlmi dlmi-tf gbda reinforce soda stgs rebar relax snap random echo"));
+        assert!(String::from_utf8(script).unwrap().contains("dlmi dlmi-tf gbda reinforce soda stgs rebar relax snap random echo floor"));
     }
 }
