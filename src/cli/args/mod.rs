@@ -182,7 +182,8 @@ mod tests {
 
     use super::*;
     use crate::backend::{BackendName, Dtype};
-    use crate::setting::named;
+    use crate::method::registry::MethodName;
+    use crate::setting::{named, names};
     use crate::settings::Options;
 
     pub(super) fn parsed(line: &str) -> Cli {
@@ -270,10 +271,8 @@ mod tests {
     #[test]
     fn a_wrong_value_of_a_flag_is_one_sentence() {
         let message = |line| settings(&parsed(line)).unwrap_err().to_string();
-        assert_eq!(
-            message("invert x --method foo"),
-            "`--method` must be one of dlmi, dlmi-tf, gbda, reinforce, soda, stgs, rebar, relax, snap, random, echo, floor, not `foo`"
-        );
+        let methods = names::<MethodName>().join(", ");
+        assert_eq!(message("invert x --method foo"), format!("`--method` must be one of {methods}, not `foo`"));
         assert_eq!(message("invert x --backend metal"), "`--backend` must be one of auto, flex, ndarray, wgpu, cuda, not `metal`");
         assert_eq!(message("invert x --dtype f8"), "`--dtype` must be one of f32, f16, bf16, not `f8`");
         assert_eq!(message("invert x --prompt-tokens -3"), "`--prompt-tokens` must be a whole number from 1 to 4096, not `-3`");
@@ -337,6 +336,6 @@ mod tests {
     fn completions_know_the_methods() {
         let mut script = Vec::new();
         clap_complete::generate(clap_complete::Shell::Bash, &mut command(), "dlmi", &mut script);
-        assert!(String::from_utf8(script).unwrap().contains("dlmi dlmi-tf gbda reinforce soda stgs rebar relax snap random echo floor"));
+        assert!(String::from_utf8(script).unwrap().contains(&names::<MethodName>().join(" ")));
     }
 }
