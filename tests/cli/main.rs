@@ -7,6 +7,7 @@ mod events;
 mod exact;
 mod flags;
 mod invert;
+mod list;
 mod methods;
 mod output;
 mod refusals;

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::budget::Budget;
 use crate::cli::args::{Cli, Invert, read_text};
 use crate::cli::session::Session;
 use crate::cli::signals::watch_signals;
-use crate::budget::Budget;
 use crate::invert::folder::Folder;
 use crate::invert::judge::Judged;
 use crate::invert::{Inversion, Observer, Report, Scores, Snapshot, Stopped, Task};
