@@ -130,6 +130,12 @@ const QUANTITIES: [(&str, Quantity); 4] = [
     ("floor of bias", |figures| &figures.floor),
 ];
 
+/// What of it is a share of the true gradient's length.
+type Share = fn(&Figures) -> &Option<Quartiles>;
+
+const RELATIVE: [(&str, Share); 2] =
+    [("relative bias", |figures| &figures.relative_bias), ("relative floor", |figures| &figures.relative_floor)];
+
 /// A table of the estimators, and one of every two of them.
 fn readable(summary: &Summary) -> String {
     let median = |of: &Option<Quartiles>| of.map_or("-".to_owned(), |of| format!("{:.1e}", of.median));
@@ -150,12 +156,14 @@ fn readable(summary: &Summary) -> String {
             rows.push(row);
         }
     }
-    for figures in &summary.estimators {
-        let n = figures.relative_bias.map_or(0, |of| of.n).to_string();
-        let mut row = words(&["relative bias", figures.estimator, &n]);
-        row.extend(spread(&figures.relative_bias, |x| format!("{x:.2}")));
-        row.push(String::new());
-        rows.push(row);
+    for (what, quartiles) in RELATIVE {
+        for figures in &summary.estimators {
+            let of = quartiles(figures);
+            let mut row = words(&[what, figures.estimator, &of.map_or(0, |of| of.n).to_string()]);
+            row.extend(spread(of, |x| format!("{x:.2}")));
+            row.push(String::new());
+            rows.push(row);
+        }
     }
     let mut text = columns(&rows);
     if !summary.tests.is_empty() {

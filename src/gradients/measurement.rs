@@ -49,6 +49,9 @@ pub struct Bias {
     /// Mean of (ḡ − r)² less that of the squared standard error: the mean squared bias, itself unbiased, so that it may be negative.
     #[serde(deserialize_with = "number")]
     pub squared: f64,
+    /// Mean squared standard error of ḡ − r: what `squared` scatters by, about.
+    #[serde(deserialize_with = "number")]
+    pub floor_squared: f64,
     /// Mean of r² less that of its squared standard error: the mean squared entry of the true gradient.
     #[serde(deserialize_with = "number")]
     pub gradient_squared: f64,
@@ -89,6 +92,7 @@ impl Bias {
             floor: Extent::of(errors().map(f64::sqrt)),
             reference_error: Extent::of(reference.squared_errors().map(f64::sqrt)),
             squared: mean(&mut differences().zip(errors()).map(|(x, error)| x * x - error)),
+            floor_squared: mean(&mut errors()),
             gradient_squared: mean(&mut reference.mean().zip(reference.squared_errors()).map(|(x, error)| x * x - error)),
         }
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Compared, Extent, Line};
+use super::{Bias, Compared, Extent, Line};
 use crate::distribution::{KolmogorovSmirnov, Quartiles, kolmogorov_smirnov};
 
 /// Of a summary; fields are added, never renamed.
@@ -34,6 +34,8 @@ pub struct Figures {
     pub floor: Both,
     /// Length of the bias over that of the true gradient, √(`squared` / `gradient_squared`), where the reference shows that there is one.
     pub relative_bias: Option<Quartiles>,
+    /// The same of the standard error, √(`floor_squared` / `gradient_squared`): a relative bias below it may be none.
+    pub relative_floor: Option<Quartiles>,
 }
 
 /// Largest entries, and means over the entries.
@@ -89,9 +91,9 @@ impl Summary {
 impl Figures {
     fn of(estimator: &'static str, lines: &[&Line]) -> Self {
         let both = |size: Size| Both { max: Quartiles::of(&largest(lines, size)), mean: Quartiles::of(&means(lines, size)) };
-        let relative = |line: &&Line| {
-            let bias = line.measurement.bias.filter(|bias| bias.gradient_squared > 0.0)?;
-            Some((bias.squared.max(0.0) / bias.gradient_squared).sqrt())
+        let relative = |size: fn(&Bias) -> f64| {
+            let biases = lines.iter().filter_map(|line| line.measurement.bias.filter(|bias| bias.gradient_squared > 0.0));
+            Quartiles::of(&biases.map(|bias| (size(&bias).max(0.0) / bias.gradient_squared).sqrt()).collect::<Vec<_>>())
         };
         Self {
             estimator,
@@ -99,7 +101,8 @@ impl Figures {
             bias_authors: both(BIAS_AUTHORS),
             bias: both(BIAS),
             floor: both(FLOOR),
-            relative_bias: Quartiles::of(&lines.iter().filter_map(relative).collect::<Vec<_>>()),
+            relative_bias: relative(|bias| bias.squared),
+            relative_floor: relative(|bias| bias.floor_squared),
         }
     }
 }

@@ -135,7 +135,8 @@ fn a_plan_is_balanced_and_its_ids_are_of_what_decides_the_lines() {
 /// Lines of a unit, made up.
 fn lines(plan: &Plan, unit: &Unit) -> Vec<Line> {
     let extent = Extent { max: 0.1, mean: f64::NAN };
-    let bias = Bias { max: 0.25, mean: 0.1, floor: extent, reference_error: extent, squared: -1e-9, gradient_squared: 0.5 };
+    let bias =
+        Bias { max: 0.25, mean: 0.1, floor: extent, reference_error: extent, squared: -1e-9, floor_squared: 0.02, gradient_squared: 0.5 };
     let line = |step| Line {
         schema: "dlmi.gradients/1".into(),
         unit: unit.id.clone(),
@@ -222,7 +223,7 @@ fn a_summary_has_every_estimator_and_every_two_of_them() {
     let variance = figures.variance.max.unwrap();
     assert_eq!((variance.n, variance.min, variance.median, variance.max), (12, 0.1, 25.1, 50.1));
     assert_eq!((figures.bias.max.unwrap().n, figures.bias_authors.max, figures.floor.mean), (8, None, None));
-    assert_eq!(figures.relative_bias.unwrap().max, 0.0);
+    assert_eq!((figures.relative_bias.unwrap().max, figures.relative_floor.unwrap().max), (0.0, 0.2));
     assert_eq!(summary.tests.len(), 1);
     assert_eq!(summary.tests[0].variance.unwrap().p, 1.0);
 }
