@@ -9,7 +9,7 @@ use super::args::{Cli, Gradients, read_text};
 use super::session::Session;
 use super::signals::watch_signals;
 use crate::distribution::{KolmogorovSmirnov, Quartiles};
-use crate::gradients::{Both, Compared, Figures, Line, LineFile, Observer, Plan, Protocol, Summary, Unit, measure_all};
+use crate::gradients::{Both, Compared, Figures, Line, LineFile, Observer, Plan, Protocol, Summary, Tests, Unit, measure_all};
 use crate::problem::Target;
 use crate::problem::targets::{Labelled, read_targets};
 use crate::source::bundled;
@@ -131,53 +131,48 @@ const QUANTITIES: [(&str, Quantity); 4] = [
 ];
 
 /// What of it is a share of the true gradient's length.
-type Share = fn(&Figures) -> &Option<Quartiles>;
+type Share = fn(&Figures) -> Option<Quartiles>;
 
-const RELATIVE: [(&str, Share); 2] =
-    [("relative bias", |figures| &figures.relative_bias), ("relative floor", |figures| &figures.relative_floor)];
+const SHARES: [(&str, Share); 2] =
+    [("relative bias", |figures| figures.relative_bias), ("relative floor", |figures| figures.relative_floor)];
 
 /// A table of the estimators, and one of every two of them.
 fn readable(summary: &Summary) -> String {
-    let median = |of: &Option<Quartiles>| of.map_or("-".to_owned(), |of| format!("{:.1e}", of.median));
-    let spread = |of: &Option<Quartiles>, digits: fn(f64) -> String| match of {
-        Some(Quartiles { min, q1, median, q3, max, .. }) => [median, q1, q3, min, max].map(|x| digits(*x)).to_vec(),
-        None => vec!["-".to_owned(); 5],
-    };
-    let short = |x: f64| format!("{x:.1e}");
-    let mut rows =
-        vec![words(&["largest entry of", "estimator", "n", "median", "quarter", "three quarters", "least", "most", "mean entry"])];
+    let heads = ["largest entry of", "estimator", "n", "median", "quarter", "three quarters", "least", "most", "mean entry"];
+    let mut rows = vec![heads.map(str::to_owned).to_vec()];
     for (what, both) in QUANTITIES {
-        for figures in &summary.estimators {
-            let both = both(figures);
-            let n = both.max.map_or(0, |of| of.n).to_string();
-            let mut row = words(&[what, figures.estimator, &n]);
-            row.extend(spread(&both.max, short));
-            row.push(median(&both.mean));
-            rows.push(row);
-        }
+        let row = |figures: &Figures| row([what, figures.estimator], both(figures).max, scientific, both(figures).mean);
+        rows.extend(summary.estimators.iter().map(row));
     }
-    for (what, quartiles) in RELATIVE {
-        for figures in &summary.estimators {
-            let of = quartiles(figures);
-            let mut row = words(&[what, figures.estimator, &of.map_or(0, |of| of.n).to_string()]);
-            row.extend(spread(of, |x| format!("{x:.2}")));
-            row.push(String::new());
-            rows.push(row);
-        }
+    for (what, share) in SHARES {
+        let row = |figures: &Figures| row([what, figures.estimator], share(figures), |x| format!("{x:.2}"), None);
+        rows.extend(summary.estimators.iter().map(row));
     }
-    let mut text = columns(&rows);
-    if !summary.tests.is_empty() {
-        let test = |of: &Option<KolmogorovSmirnov>| of.map_or("-".to_owned(), |of| format!("{:.2} ({:.1e})", of.statistic, of.p));
-        let mut rows = vec![words(&["Kolmogorov-Smirnov, D (p)", "variance", "bias, authors'", "bias"])];
-        for tests in &summary.tests {
-            let pair = format!("{}, {}", tests.a, tests.b);
-            rows.push(words(&[&pair, &test(&tests.variance), &test(&tests.bias_authors), &test(&tests.bias)]));
-        }
-        text += &format!("\n{}", columns(&rows));
+    match summary.tests.is_empty() {
+        true => columns(&rows),
+        false => format!("{}\n{}", columns(&rows), columns(&tests(summary))),
     }
-    text
 }
 
-fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_owned()).collect()
+/// What of which estimator, its quartiles, and the median of the mean entries.
+fn row(names: [&str; 2], quartiles: Option<Quartiles>, digits: fn(f64) -> String, means: Option<Quartiles>) -> Vec<String> {
+    let mut row = names.map(str::to_owned).to_vec();
+    row.push(quartiles.map_or(0, |of| of.n).to_string());
+    match quartiles {
+        Some(Quartiles { min, q1, median, q3, max, .. }) => row.extend([median, q1, q3, min, max].map(digits)),
+        None => row.extend(["-"; 5].map(str::to_owned)),
+    }
+    row.push(means.map_or_else(String::new, |of| scientific(of.median)));
+    row
+}
+
+fn tests(summary: &Summary) -> Vec<Vec<String>> {
+    let shown = |of: Option<KolmogorovSmirnov>| of.map_or("-".to_owned(), |of| format!("{:.2} ({})", of.statistic, scientific(of.p)));
+    let heads = ["Kolmogorov-Smirnov, D (p)", "variance", "bias, authors'", "bias"].map(str::to_owned).to_vec();
+    let row = |of: &Tests| vec![format!("{}, {}", of.a, of.b), shown(of.variance), shown(of.bias_authors), shown(of.bias)];
+    std::iter::once(heads).chain(summary.tests.iter().map(row)).collect()
+}
+
+fn scientific(x: f64) -> String {
+    format!("{x:.1e}")
 }
