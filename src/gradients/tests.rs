@@ -34,13 +34,13 @@ fn the_reference_is_the_exact_gradient_and_the_authors_is_nearly_nothing() {
     let (subject, problem) = (subject(1.0, 1e-5), problem());
     let at = at(&subject, &problem, FED, Temperature::None);
     let exact = exact_gradient(&at).unwrap();
-    let found = reference(&at, 640, CLOCKS);
+    let found = reference(&at, 1280, CLOCKS);
     let errors: Vec<f64> = found.squared_errors().map(f64::sqrt).collect();
     for (i, ((mean, error), exact)) in found.mean().zip(&errors).zip(&exact).enumerate() {
         assert!((mean - exact).abs() < 4.0 * error, "{i}: {mean} ± {error}, exactly {exact}");
     }
     let size = largest(exact.into_iter());
-    assert!(size > 10.0 * largest(errors.into_iter()), "errors so large that nothing would be seen");
+    assert!(size > 8.0 * largest(errors.into_iter()), "errors so large that nothing would be seen");
     let at = Relaxation { samples: 8, ..at };
     assert!(largest(authors_reference(&at, 5, CLOCKS).mean()) < 0.1 * size);
 }
@@ -60,12 +60,12 @@ fn the_two_biases_tell_different_things() {
         let (authors, gradient) = (found.bias_authors.unwrap(), found.gradient);
         assert!((authors.max / gradient.max - 1.0).abs() < 0.2, "{authors:?} {gradient:?}");
         let bias = found.bias.unwrap();
-        assert!((bias.gradient_squared / squared - 1.0).abs() < 0.1, "{bias:?}, exactly {squared}");
+        assert!((bias.gradient_squared / squared - 1.0).abs() < 0.2, "{bias:?}, exactly {squared}");
         assert!(bias.reference_error.max <= bias.floor.max, "{bias:?}");
     }
     let [none, some] = [&unbiased, &biased].map(|found| found.bias.unwrap());
-    assert!(none.max < 4.0 * none.floor.max && none.squared < 0.02 * squared, "{none:?}");
-    assert!(some.max > 8.0 * some.floor.max && some.squared > 0.1 * squared, "{some:?}");
+    assert!(none.max < 4.0 * none.floor.max && none.squared < none.floor_squared, "{none:?}");
+    assert!(some.max > 5.0 * some.floor.max && some.squared > 0.3 * squared, "{some:?}");
     assert_eq!((unbiased.temperature, biased.temperature.unwrap().mean), (None, 10.0));
 }
 
