@@ -38,9 +38,11 @@ pub mod bench;
 pub mod budget;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod distribution;
 pub mod error;
 pub mod estimator;
 mod files;
+pub mod gradients;
 pub mod invert;
 pub mod method;
 pub mod metrics;

@@ -5,6 +5,7 @@ mod bench;
 mod complete;
 mod config;
 mod doctor;
+mod gradients;
 mod invert;
 mod methods;
 mod models;
@@ -81,6 +82,7 @@ fn run(cli: &Cli, policy: Policy) -> Result<ExitCode> {
         Verb::Score(verb) => done(score::run(cli, verb, policy)),
         Verb::Targets(verb) => targets::run(cli, verb, policy),
         Verb::Study(verb) => study::run(cli, verb, policy),
+        Verb::Gradients(verb) => gradients::run(cli, verb, policy),
         Verb::Bench(verb) => done(bench::run(cli, verb, policy)),
         Verb::Models(verb) => done(models::run(cli, verb, policy)),
         Verb::Methods => done(methods::run(cli)),

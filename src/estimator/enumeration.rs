@@ -5,13 +5,13 @@ use burn::backend::{Autodiff, Flex};
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::control::{Draw, Side, embeddings};
+use super::exact::exact_gradient;
 use super::reinforce::Baseline;
 use super::surrogate::Network;
 use super::*;
 use crate::model::{Llama, LlamaConfig, WeightSource};
 use crate::noise::{Clock, Purpose, Stream};
 use crate::objective::Objective;
-use crate::ops::Gumbel;
 use crate::problem::{Problem, PromptOptions, Target};
 use crate::subject::Subject;
 use crate::subject::feeding::{Feedback, Feeding};
@@ -36,7 +36,7 @@ impl WeightSource for Random {
 
 /// A model of 6 tokens. `epsilon` is that of its norms: where it is large they do not normalise, and with small weights the model is about
 /// linear in its input.
-pub(super) fn subject(factor: f32, epsilon: f64) -> Subject<B> {
+pub(crate) fn subject(factor: f32, epsilon: f64) -> Subject<B> {
     let checkpoint = tiny();
     let config = LlamaConfig {
         vocab_size: V,
@@ -55,12 +55,12 @@ pub(super) fn subject(factor: f32, epsilon: f64) -> Subject<B> {
     Subject::new(model, checkpoint.tokenizer)
 }
 
-pub(super) fn problem() -> Problem {
+pub(crate) fn problem() -> Problem {
     let options = PromptOptions { tokens: N, allow_everything: true, ..PromptOptions::default() };
     Problem::new(options, Target { text: String::new(), ids: vec![2, 5] }, &tiny().tokenizer, V).unwrap()
 }
 
-pub(super) fn at<'a>(subject: &'a Subject<B>, problem: &'a Problem, feeding: Feeding, temperature: Temperature) -> Relaxation<'a, B> {
+pub(crate) fn at<'a>(subject: &'a Subject<B>, problem: &'a Problem, feeding: Feeding, temperature: Temperature) -> Relaxation<'a, B> {
     let z = matrix::<Flex>(&Stream::new(9, 0, 0, Purpose::InitialLogits, 0).normal(N, V), V, DType::F64);
     Relaxation { subject, problem, objective: Objective::CrossEntropy, feeding, temperature, z, phi: None, mask: None, samples: S }
 }
@@ -73,20 +73,9 @@ fn doubles(x: Tensor<Flex, 2>) -> Vec<f64> {
     x.into_data().into_vec().unwrap()
 }
 
-/// ∇_Z E f(x), `[N·V]`: Σ p(x)·f(x)·∇ log p(x) over all 216 prompts.
+/// [`exact_gradient`] over all 216 prompts.
 fn exact(at: &Relaxation<B>) -> Vec<f64> {
-    let z = doubles(at.z.clone());
-    let p: Vec<f64> = z.chunks_exact(V).flat_map(|row| row.iter().map(|x| x.exp() / row.iter().map(|x| x.exp()).sum::<f64>())).collect();
-    let prompts: Vec<Vec<u32>> = (0..V.pow(N as u32)).map(|x| (0..N).map(|i| (x / V.pow(i as u32) % V) as u32).collect()).collect();
-    let losses = at.subject.losses(&prompts, at.problem, at.objective, &at.feeding.fed(Gumbel::Silent));
-    let mut gradient = vec![0.0; N * V];
-    for (prompt, loss) in prompts.iter().zip(losses) {
-        let likelihood: f64 = prompt.iter().enumerate().map(|(i, &token)| p[i * V + token as usize]).product();
-        for (i, gradient) in gradient.iter_mut().enumerate() {
-            *gradient += likelihood * loss * (f64::from(u8::from(prompt[i / V] as usize == i % V)) - p[i]);
-        }
-    }
-    gradient
+    exact_gradient(at).expect("few prompts")
 }
 
 /// What some estimates had, entry by entry.

@@ -4,6 +4,7 @@
 //! An estimate moves nothing: an optimiser may use it, or a study may look at many of them at one place.
 
 mod control;
+mod exact;
 pub mod gumbel_softmax;
 pub mod rebar;
 pub mod reinforce;
@@ -14,6 +15,7 @@ pub mod straight_through;
 mod surrogate;
 pub mod tuning;
 
+pub use exact::exact_gradient;
 pub use gumbel_softmax::GumbelSoftmax;
 pub use rebar::Rebar;
 pub use reinforce::Reinforce;
@@ -52,6 +54,9 @@ pub trait Estimator<B: TrackedBackend> {
 
     /// Forgets what it learned, at a start.
     fn reset(&mut self) {}
+
+    /// From here on no estimate serves to look for better parameters: each is what most are. For those who measure estimates.
+    fn settle(&mut self) {}
 
     /// Adds what it learned to a run state.
     fn save(&self, _state: &mut State) {}
@@ -123,6 +128,6 @@ impl EstimatorKind {
 }
 
 #[cfg(test)]
-mod enumeration;
+pub(crate) mod enumeration;
 #[cfg(test)]
 mod tests;

@@ -56,6 +56,10 @@ impl<B: TrackedBackend> Estimator<B> for RebarEstimator {
         self.tuning = Tuning::new();
     }
 
+    fn settle(&mut self) {
+        self.tuning.settle();
+    }
+
     fn save(&self, state: &mut State) {
         state.put_field("tuning", &self.tuning);
     }

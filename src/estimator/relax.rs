@@ -69,6 +69,10 @@ impl<B: TrackedBackend> Estimator<B> for RelaxEstimator {
         *self = Self::new(self.settings);
     }
 
+    fn settle(&mut self) {
+        self.tuning.settle();
+    }
+
     fn save(&self, state: &mut State) {
         state.put_field("tuning", &self.tuning);
         if let Some(learner) = &self.learner {

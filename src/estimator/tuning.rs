@@ -38,6 +38,9 @@ impl Products {
 pub(super) struct Tuning {
     estimates: u64,
     products: [Products; GRID.len()],
+    /// No estimate looks at another λ any more.
+    #[serde(skip)]
+    settled: bool,
 }
 
 /// λ and η of one estimate.
@@ -51,7 +54,12 @@ pub(super) struct Choice {
 impl Tuning {
     /// Nothing yet.
     pub(super) fn new() -> Self {
-        Self { estimates: 0, products: Default::default() }
+        Self { estimates: 0, products: Default::default(), settled: false }
+    }
+
+    /// See [`super::Estimator::settle`].
+    pub(super) fn settle(&mut self) {
+        self.settled = true;
     }
 
     /// What the next estimate is to use.
@@ -64,7 +72,8 @@ impl Tuning {
     fn index(&self) -> usize {
         let many = GRID.len() as u64;
         let turn = if self.estimates < many { Some(self.estimates) } else { None };
-        let turn = turn.or_else(|| self.estimates.is_multiple_of(EXPLORE).then_some(self.estimates / EXPLORE % many));
+        let explores = !self.settled && self.estimates.is_multiple_of(EXPLORE);
+        let turn = turn.or_else(|| explores.then_some(self.estimates / EXPLORE % many));
         let best = || (0..GRID.len()).max_by(|&a, &b| self.products[a].gain().total_cmp(&self.products[b].gain()));
         turn.map_or_else(|| best().expect("there are some"), |turn| turn as usize)
     }
@@ -80,4 +89,23 @@ impl Tuning {
 
 fn dot<B: Backend>(a: &Tensor<B, 2>, b: &Tensor<B, 2>) -> f64 {
     host((a.clone() * b.clone()).sum_dim(1)).iter().map(|x| f64::from(*x)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_settled_looks_at_no_other_lambda() {
+        let best = Products { aa: 1.0, ac: 0.5, cc: 1.0 };
+        let mut tuning = Tuning { estimates: 50, ..Tuning::new() };
+        tuning.products[2] = best;
+        let lambda = |tuning: &Tuning| tuning.choose(Rebar { lambda: None, beta: 0.9 }).lambda;
+        assert_eq!(lambda(&tuning), GRID[0]);
+        tuning.settle();
+        assert_eq!(lambda(&tuning), GRID[2]);
+        // At first each has its turn all the same.
+        tuning.estimates = 1;
+        assert_eq!(lambda(&tuning), GRID[1]);
+    }
 }

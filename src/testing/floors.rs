@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// From the top to the ground: a module may use those that come after it.
-const FLOORS: [&str; 25] = [
+const FLOORS: [&str; 27] = [
     "main",
     "cli",
     "ui",
+    "gradients",
     "study",
     "bench",
     "invert",
@@ -26,6 +27,7 @@ const FLOORS: [&str; 25] = [
     "state",
     "budget",
     "metrics",
+    "distribution",
     "noise",
     "tensor",
     "files",

@@ -6,6 +6,7 @@ mod board;
 mod events;
 mod exact;
 mod flags;
+mod gradients;
 mod invert;
 mod list;
 mod methods;

@@ -3,6 +3,7 @@
 mod bench;
 mod complete;
 mod global;
+mod gradients;
 mod invert;
 mod models;
 mod score;
@@ -21,6 +22,7 @@ use crate::{Error, Result};
 pub use bench::{Bench, BenchOptions};
 pub use complete::Complete;
 pub use global::Global;
+pub use gradients::Gradients;
 pub use invert::Invert;
 pub use models::Models;
 pub use score::Score;
@@ -53,6 +55,8 @@ pub enum Verb {
     /// Experiments: a grid of targets, methods, prompt lengths, budgets and seeds
     #[command(subcommand)]
     Study(Study),
+    /// Variance and bias of the gradient estimators along their runs: the paper's figure 5
+    Gradients(Box<Gradients>),
     /// The paper's Table 1: what tells the relaxed methods apart
     Methods,
     /// Models: what is here, fetch one, describe one
@@ -93,7 +97,10 @@ impl Cli {
 
     fn sources(&self, environment: Vec<(String, String)>) -> Result<Sources> {
         let Global { presets, files, set, .. } = &self.global;
-        Ok(Sources { presets: presets.clone(), files: files.clone(), environment, set: set.clone(), flags: self.flags()? })
+        // As a study does, it does as the paper unless told otherwise.
+        let paper = matches!(self.verb, Verb::Gradients(_)).then(|| "paper".to_owned());
+        let presets = paper.into_iter().chain(presets.iter().cloned()).collect();
+        Ok(Sources { presets, files: files.clone(), environment, set: set.clone(), flags: self.flags()? })
     }
 
     /// The flags of settings that were given to a verb that takes its settings from a file alone, but for those named here.
@@ -121,6 +128,7 @@ impl Cli {
             Verb::Complete(verb) => verb.flags(&mut flags),
             Verb::Score(verb) => verb.flags(&mut flags),
             Verb::Targets(verb) => verb.flags(&mut flags),
+            Verb::Gradients(verb) => verb.flags(&mut flags),
             Verb::Bench(verb) => verb.options().flags(&mut flags),
             Verb::Models(verb) => verb.flags(&mut flags)?,
             Verb::Study(_) | Verb::Methods | Verb::Doctor | Verb::Config(_) | Verb::Completions { .. } => (),
