@@ -24,7 +24,7 @@ pub use global::Global;
 pub use invert::Invert;
 pub use models::Models;
 pub use score::Score;
-pub use study::{Compute, Study};
+pub use study::{Cells, Compute, Slurm, Study};
 pub use targets::Targets;
 pub use text::read_text;
 
