@@ -4,9 +4,11 @@
 # all that they start end with this script.
 #   tests/slurm.sh [PROGRAM]    default: target/release/dlmi
 # Needs slurmctld, slurmd, slurm-client, munge and parallel (Debian's); no root.
+# shellcheck disable=SC2046  # lists of process ids are split on purpose
 set -euo pipefail
 cd "$(dirname "$0")/.."
 program=$(realpath "${1:-target/release/dlmi}")
+PATH=$PATH:/usr/sbin
 study=tests/slurm.toml
 cells=48
 
@@ -144,7 +146,7 @@ same() {
 }
 
 "$program" study run "$study" --out "$dir/one" -q
-[ "$(counted "$dir/one" done)" = "$cells" ] || fail "there are not $cells cells"
+[ "$(counted "$dir/one" "done")" = "$cells" ] || fail "there are not $cells cells"
 "$program" study merge "$study" --out "$dir/one" --science -o "$dir/one.jsonl"
 say "one process has computed $cells cells"
 

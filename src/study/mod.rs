@@ -61,10 +61,16 @@ impl Study {
         &self.cells
     }
 
-    /// What a cell is expected to cost, in seconds of this model's own measure: see [`cost`].
+    /// The operations that a cell is expected to take: see [`cost`].
     pub fn work(&self, place: usize) -> f64 {
         let cell = &self.cells[place];
         cost::work(cell, self.models[cell.model].config())
+    }
+
+    /// The operations that a step of a cell is expected to take.
+    pub fn step(&self, place: usize) -> f64 {
+        let cell = &self.cells[place];
+        cost::step(cell, self.models[cell.model].config())
     }
 
     /// The places of these cells, in the order of the list.

@@ -13,6 +13,7 @@ Examples:
   dlmi study cells configs/study/smoke.toml
   dlmi study cells configs/study/smoke.toml --json | head
   dlmi study cells configs/study/smoke.toml --pending --out smoke --ids
+  dlmi study cells configs/study/smoke.toml --cost --speed-up 30
 
 The model's files are read, its weights are not loaded. Any beginning of the list is balanced over k, methods and N.")]
     Cells(Cells),
@@ -88,6 +89,16 @@ pub struct Cells {
     /// Print their ids, one a line
     #[arg(long)]
     pub ids: bool,
+    /// Predict the hours they take, from the finished cells in --out or a measurement of a few seconds
+    #[arg(long, conflicts_with = "ids")]
+    pub cost: bool,
+    /// How many times as fast as this machine a GPU is, as `dlmi bench step` on both says
+    #[arg(long, value_name = "X", requires = "cost", value_parser = positive)]
+    pub speed_up: Option<f64>,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| *x > 0.0 && x.is_finite()).ok_or_else(|| "it must be a number above 0".to_owned())
 }
 
 /// What a job array computes.

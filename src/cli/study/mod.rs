@@ -1,5 +1,6 @@
 //! `dlmi study`: a grid of inversions.
 
+mod cost;
 mod run;
 mod slurm;
 mod workers;
@@ -26,7 +27,7 @@ const PLACE: [&str; 2] = ["backend", "device"];
 #[inline]
 pub(super) fn run(cli: &Cli, verb: &args::Study, policy: Policy) -> Result<ExitCode> {
     match verb {
-        args::Study::Cells(verb) => cells(cli, verb, &open(cli, &verb.file, policy)?),
+        args::Study::Cells(verb) => cells(cli, verb, open(cli, &verb.file, policy)?),
         args::Study::Run(verb) => run::run(cli, verb, policy),
         args::Study::Slurm(verb) => slurm::run(cli, verb, &open(cli, &verb.file, policy)?),
         args::Study::Worker(verb) => workers::work(cli, verb, policy),
@@ -49,12 +50,17 @@ fn place(cli: &Cli) -> Result<(Option<BackendName>, Option<usize>)> {
     Ok((given.then_some(options.backend), options.device))
 }
 
-fn cells(cli: &Cli, verb: &args::Cells, study: &Study) -> Result<ExitCode> {
-    let store = verb.out.as_deref().filter(|_| verb.pending).map(Store::open).transpose()?;
-    let listed: Vec<&Cell> = match store {
-        Some(store) => study.due(&store, false).into_iter().map(|place| &study.cells()[place]).collect(),
-        None => study.cells().iter().collect(),
+#[inline]
+fn cells(cli: &Cli, verb: &args::Cells, mut study: Study) -> Result<ExitCode> {
+    let store = verb.out.as_deref().map(Store::open).transpose()?;
+    let listed: Vec<usize> = match &store {
+        Some(store) if verb.pending => study.due(store, false),
+        _ => (0..study.cells().len()).collect(),
     };
+    if verb.cost {
+        return cost::run(cli, verb, &mut study, store.as_ref(), &listed);
+    }
+    let listed: Vec<&Cell> = listed.into_iter().map(|place| &study.cells()[place]).collect();
     if cli.global.json || verb.ids {
         let line = |cell: &&Cell| if verb.ids { format!("{}\n", cell.id) } else { format!("{}\n", cell.summary()) };
         let lines: String = listed.iter().map(line).collect();
