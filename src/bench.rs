@@ -294,14 +294,14 @@ pub fn timed<T>(rounds: usize, mut round: impl FnMut(usize) -> Result<T>) -> Res
 }
 
 /// Weights that meet every position: the matrices of the layers.
-fn layers(config: &LlamaConfig) -> usize {
+pub fn layers(config: &LlamaConfig) -> usize {
     let tensors = config.tensors().into_iter();
     let matrices = tensors.filter(|(name, shape)| name.starts_with("model.layers.") && shape.len() == 2);
     matrices.map(|(_, shape)| shape.iter().product::<usize>()).sum()
 }
 
 /// Weights of the LM head.
-fn head(config: &LlamaConfig) -> usize {
+pub fn head(config: &LlamaConfig) -> usize {
     config.vocab_size * config.hidden_size
 }
 

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::grid::{Given, Grid, Method, Targets};
 use super::order::{balanced, balanced_groups};
+use crate::error::quoted;
 use crate::invert::Model;
 use crate::invert::record::ModelIdentity;
 use crate::problem::Target;
@@ -200,5 +201,5 @@ fn groups(targets: &[Labelled]) -> Vec<Vec<usize>> {
 
 /// Refuses an id that is none.
 pub fn unknown(id: &str) -> Error {
-    Error::input(format!("the study has no cell `{id}`: its file has changed since"))
+    Error::input(format!("the study has no cell {}, or not any more: `study cells FILE --ids` lists them", quoted(id)))
 }

@@ -4,6 +4,8 @@
 //! twice without harm, and what is done is what lies in the folder ([`Store`]).
 
 pub mod cell;
+pub mod chunks;
+pub mod cost;
 pub mod grid;
 pub mod merge;
 mod order;
@@ -12,7 +14,7 @@ pub mod status;
 pub mod store;
 pub mod worker;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use crate::backend::{self, BackendName, Choice, Dtype};
@@ -24,6 +26,7 @@ use crate::source::hub;
 use crate::{Error, Result};
 
 pub use cell::Cell;
+pub use chunks::chunks;
 pub use grid::Grid;
 pub use merge::merge;
 pub use queue::{Queue, Tally};
@@ -78,9 +81,31 @@ impl Study {
         &self.cells
     }
 
-    /// The place of a cell in the list.
-    pub fn find(&self, id: &str) -> Option<usize> {
-        self.cells.iter().position(|cell| cell.id == id)
+    /// The operations that a cell is expected to take: see [`cost`].
+    pub fn work(&self, place: usize) -> f64 {
+        let cell = &self.cells[place];
+        cost::work(cell, self.models[cell.model].config())
+    }
+
+    /// The operations that a step of a cell is expected to take.
+    pub fn step(&self, place: usize) -> f64 {
+        let cell = &self.cells[place];
+        cost::step(cell, self.models[cell.model].config())
+    }
+
+    /// The places of these cells, in the order of the list.
+    ///
+    /// # Errors
+    /// An id that no cell has.
+    pub fn places<'a>(&self, ids: impl IntoIterator<Item = &'a str>) -> Result<Vec<usize>> {
+        let places: HashMap<&str, usize> = self.cells.iter().enumerate().map(|(place, cell)| (&*cell.id, place)).collect();
+        let found: Result<BTreeSet<usize>> = ids.into_iter().map(|id| places.get(id).copied().ok_or_else(|| cell::unknown(id))).collect();
+        Ok(found?.into_iter().collect())
+    }
+
+    /// The places of the cells that are not over in `store`; of the failed ones too with `retry`.
+    pub fn due(&self, store: &Store, retry: bool) -> Vec<usize> {
+        (0..self.cells.len()).filter(|&place| !store.is_over(&self.cells[place].id, retry)).collect()
     }
 
     /// The places that shard `number` of `of` has (from 1): a block, which is balanced as the whole is.

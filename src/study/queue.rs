@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn only_what_is_computed_counts_against_the_limit() {
         let mut queue = Queue::new(0..9, Some(2));
-        for end in [End::Already, DONE, End::Elsewhere, End::Failed { reason: String::new() }] {
+        for end in [End::Already, DONE, End::Elsewhere, End::Failed { reason: String::new(), device_lost: false }] {
             let cell = queue.next_cell().unwrap();
             queue.ended(cell, &end);
         }
@@ -136,7 +136,7 @@ mod tests {
         let mut tally = Tally::default();
         assert_eq!((tally.score(), tally.words().as_str()), (None, ""));
         tally.count(&DONE);
-        tally.count(&End::Failed { reason: String::new() });
+        tally.count(&End::Failed { reason: String::new(), device_lost: false });
         assert_eq!(tally.words(), "1 exact, hard_free 0.50, 1 failed");
     }
 }

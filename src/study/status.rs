@@ -56,7 +56,7 @@ pub struct Status {
 }
 
 /// Counts cells by what lies in these folders; without a folder all are pending.
-pub fn counts(cells: &[Cell], stores: &[Store]) -> Status {
+pub fn counts<'a>(cells: impl IntoIterator<Item = &'a Cell>, stores: &[Store]) -> Status {
     let (mut all, mut axes) = (Counts::default(), AXES.map(|axis| (axis, Vec::<(Value, Counts)>::new())).to_vec());
     for cell in cells {
         let one = Counts::of(cell, stores);

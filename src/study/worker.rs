@@ -35,6 +35,8 @@ pub enum End {
     Failed {
         /// One sentence.
         reason: String,
+        /// A GPU was in use, whose context may be gone: this process must compute nothing more.
+        device_lost: bool,
     },
     /// It was over before.
     Already,
@@ -61,7 +63,7 @@ pub trait Foreman {
     fn interrupted(&self) -> bool;
 }
 
-/// Computes cells until `foreman` has none, or says stop. A failed cell is computed again with `retry` only.
+/// Computes cells until `foreman` has none, or says stop, or a GPU is lost. A failed cell is computed again with `retry` only.
 ///
 /// Inline, as is all that leads to [`backend::dispatch`].
 ///
@@ -92,6 +94,9 @@ impl Job for Shift<'_> {
             let Some(cell) = foreman.next_cell() else { break };
             let end = worker.cell(cell, retry, foreman)?;
             foreman.ended(cell, &end)?;
+            if matches!(end, End::Failed { device_lost: true, .. }) {
+                break;
+            }
         }
         Ok(())
     }
@@ -123,7 +128,7 @@ impl<B: TrackedBackend> Worker<'_, B> {
         if self.store.is_over(&cell.id, retry) {
             return Ok(End::Already);
         }
-        let reason = match catch_unwind(AssertUnwindSafe(|| self.invert(&cell, foreman))) {
+        let (reason, device_lost) = match catch_unwind(AssertUnwindSafe(|| self.invert(&cell, foreman))) {
             Ok(Ok(inversion)) if inversion.stopped == Stopped::Signal => return Ok(End::Interrupted),
             Ok(Ok(inversion)) => {
                 let end = End::Done { exact: inversion.exact, hard_free: inversion.lcs.scores.hard_free, seconds: inversion.seconds };
@@ -132,14 +137,14 @@ impl<B: TrackedBackend> Worker<'_, B> {
                 return Ok(end);
             }
             Ok(Err(error @ Error::Environment(_))) => return Err(error),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => (error.to_string(), false),
             Err(panic) => {
                 self.loaded = None;
-                format!("internal fault: {}", message(&*panic))
+                (format!("internal fault: {}", message(&*panic)), self.choice.device.is_gpu())
             }
         };
         self.store.fail(&claim, &cell, &reason)?;
-        Ok(End::Failed { reason })
+        Ok(End::Failed { reason, device_lost })
     }
 
     fn invert(&mut self, cell: &Cell, foreman: &mut dyn Foreman) -> Result<Inversion> {

@@ -3,6 +3,7 @@
 mod backends;
 mod bench;
 mod board;
+mod cluster;
 mod events;
 mod exact;
 mod flags;

@@ -26,7 +26,7 @@ pub use gradients::Gradients;
 pub use invert::Invert;
 pub use models::Models;
 pub use score::Score;
-pub use study::{Compute, Study};
+pub use study::{Cells, Compute, Slurm, Study};
 pub use targets::Targets;
 pub use text::read_text;
 

@@ -1,6 +1,8 @@
 //! `dlmi study`: a grid of inversions.
 
+mod cost;
 mod run;
+mod slurm;
 mod workers;
 
 use std::path::{Path, PathBuf};
@@ -13,18 +15,21 @@ use crate::Result;
 use crate::backend::BackendName;
 use crate::files::replace;
 use crate::settings::Options;
-use crate::study::{Store, Study, counts, merge};
+use crate::study::{Cell, Store, Study, counts, merge};
 use crate::ui::table::columns;
 use crate::ui::{Policy, print_result, transfer_bar};
 
 /// Cells are missing.
 const INCOMPLETE: u8 = 4;
+/// The settings that say where to compute, and that are no part of a study.
+const PLACE: [&str; 2] = ["backend", "device"];
 
 #[inline]
 pub(super) fn run(cli: &Cli, verb: &args::Study, policy: Policy) -> Result<ExitCode> {
     match verb {
-        args::Study::Cells { file } => cells(cli, &open(cli, file, policy)?),
+        args::Study::Cells(verb) => cells(cli, verb, open(cli, &verb.file, policy)?),
         args::Study::Run(verb) => run::run(cli, verb, policy),
+        args::Study::Slurm(verb) => slurm::run(cli, verb, &open(cli, &verb.file, policy)?),
         args::Study::Worker(verb) => workers::work(cli, verb, policy),
         args::Study::Status { file, out } => status(cli, &open(cli, file, policy)?, &[Store::open(out)?]),
         args::Study::Merge { file, out, science, merged } => merge_all(&open(cli, file, policy)?, out, *science, merged.as_deref()),
@@ -32,25 +37,36 @@ pub(super) fn run(cli: &Cli, verb: &args::Study, policy: Policy) -> Result<ExitC
 }
 
 fn open(cli: &Cli, file: &Path, policy: Policy) -> Result<Study> {
-    cli.flags_among(&["backend", "device"])?;
+    cli.flags_among(&PLACE)?;
     Study::open(file, cli.global.offline, &transfer_bar(policy))
 }
 
 /// What `--backend` and `--device` say.
 fn place(cli: &Cli) -> Result<(Option<BackendName>, Option<usize>)> {
     let mut options = Options::default();
-    let flags = cli.flags_among(&["backend", "device"])?;
+    let flags = cli.flags_among(&PLACE)?;
     flags.iter().try_for_each(|(key, value)| options.assign(key, value))?;
     let given = flags.iter().any(|(key, _)| *key == "backend");
     Ok((given.then_some(options.backend), options.device))
 }
 
-fn cells(cli: &Cli, study: &Study) -> Result<ExitCode> {
-    if cli.global.json {
-        let lines: String = study.cells().iter().map(|cell| format!("{}\n", cell.summary())).collect();
-        return print_result(&lines).map(|()| ExitCode::SUCCESS);
+#[inline]
+fn cells(cli: &Cli, verb: &args::Cells, mut study: Study) -> Result<ExitCode> {
+    let store = verb.out.as_deref().map(Store::open).transpose()?;
+    let listed: Vec<usize> = match &store {
+        Some(store) if verb.pending => study.due(store, false),
+        _ => (0..study.cells().len()).collect(),
+    };
+    if verb.cost {
+        return cost::run(cli, verb, &mut study, store.as_ref(), &listed);
     }
-    let status = counts(study.cells(), &[]);
+    let listed: Vec<&Cell> = listed.into_iter().map(|place| &study.cells()[place]).collect();
+    if cli.global.json || verb.ids {
+        let line = |cell: &&Cell| if verb.ids { format!("{}\n", cell.id) } else { format!("{}\n", cell.summary()) };
+        let lines: String = listed.iter().map(line).collect();
+        return print_all(&lines).map(|()| ExitCode::SUCCESS);
+    }
+    let status = counts(listed, &[]);
     let mut lines = vec![["axis", "value", "cells"].map(str::to_owned).to_vec()];
     lines.push(vec!["all".into(), String::new(), status.all.cells.to_string()]);
     for (axis, values) in &status.axes {
@@ -87,14 +103,18 @@ fn word(value: &Value) -> String {
     }
 }
 
+/// Lines, of which there may be none.
+fn print_all(lines: &str) -> Result<()> {
+    if lines.is_empty() { Ok(()) } else { print_result(lines) }
+}
+
 fn merge_all(study: &Study, folders: &[PathBuf], science: bool, merged: Option<&Path>) -> Result<ExitCode> {
     let stores: Vec<Store> = folders.iter().map(|folder| Store::open(folder)).collect::<Result<_>>()?;
     let (records, missing) = merge(study.cells(), &stores, science)?;
     let lines: String = records.iter().map(|record| format!("{record}\n")).collect();
     match merged {
         Some(path) => replace(path, lines.as_bytes())?,
-        None if lines.is_empty() => (),
-        None => print_result(&lines)?,
+        None => print_all(&lines)?,
     }
     if missing > 0 {
         tracing::warn!("{missing} of {} cells are missing; `study run` computes them", study.cells().len());

@@ -7,13 +7,18 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{INCOMPLETE, open, place, workers};
+use super::workers::Office;
+use super::{INCOMPLETE, open, place};
 use crate::Result;
 use crate::cli::args::{Cli, Compute};
 use crate::cli::signals::watch_signals;
+use crate::files::read_text;
 use crate::invert::Report;
-use crate::study::{Cell, Counts, End, Foreman, Queue, Store, Tally, counts, work};
+use crate::study::{Cell, Counts, End, Foreman, Queue, Store, Study, Tally, counts, work};
 use crate::ui::{Policy, Progress, Status, print_result};
+
+/// Larger than any list of ids, in bytes.
+const LARGEST_LIST: u64 = 64 << 20;
 
 #[inline]
 pub(super) fn run(cli: &Cli, verb: &Compute, policy: Policy) -> Result<ExitCode> {
@@ -21,21 +26,21 @@ pub(super) fn run(cli: &Cli, verb: &Compute, policy: Policy) -> Result<ExitCode>
     let (backend, device) = place(cli)?;
     let choice = study.device(backend, device)?;
     let store = Store::create(&verb.out)?;
-    let (number, of) = verb.shard.unwrap_or((1, 1));
-    let cells = study.shard(number, of);
-    let due: Vec<usize> = cells.clone().filter(|&cell| !store.is_over(&study.cells()[cell].id, verb.retry)).collect();
+    let cells = asked(&study, verb)?;
+    let due: Vec<usize> = cells.iter().copied().filter(|&cell| !store.is_over(&study.cells()[cell].id, verb.retry)).collect();
     let queue = Queue::new(due, verb.limit.map(|limit| limit as usize));
     let signal = watch_signals()?;
     let mut board = Board::new(policy, verb, queue.len(), cells.len());
-    if verb.workers > 1 {
-        workers::run(cli, verb, &study, &store, queue, &signal, &mut board)?;
+    // A fault may take a GPU's context with it: then a process of its own ends, and not the run.
+    if verb.workers > 1 || choice.device.is_gpu() {
+        Office::new(cli, verb, &study, &store, queue, &mut board).on(&choice)?.run(&signal)?;
     } else {
         let labels = study.cells().iter().map(ToString::to_string).collect();
         let mut foreman = Alone { queue, labels, signal: signal.clone(), board: &mut board };
         work(&mut study, &store, choice, verb.retry, &mut foreman)?;
     }
     let Board { tally, .. } = board;
-    let left = counts(&study.cells()[cells], &[store]).all;
+    let left = counts(cells.iter().map(|&cell| &study.cells()[cell]), &[store]).all;
     print_result(&summary(cli.global.json, &tally, &left, verb))?;
     Ok(match (signal.load(Ordering::Relaxed), left) {
         (number @ 1.., _) => ExitCode::from(128 + number as u8),
@@ -43,6 +48,18 @@ pub(super) fn run(cli: &Cli, verb: &Compute, policy: Policy) -> Result<ExitCode>
         (_, Counts { failed: 1.., .. }) => ExitCode::from(1),
         _ => ExitCode::SUCCESS,
     })
+}
+
+/// The places of the cells that this run was asked for.
+fn asked(study: &Study, verb: &Compute) -> Result<Vec<usize>> {
+    if let Some(list) = &verb.cells {
+        return study.places(read_text(list, LARGEST_LIST)?.split_whitespace());
+    }
+    if !verb.cell.is_empty() {
+        return study.places(verb.cell.iter().map(String::as_str));
+    }
+    let (number, of) = verb.shard.unwrap_or((1, 1));
+    Ok(study.shard(number, of).collect())
 }
 
 /// What this run did, and how far the cells that it was asked for are.
@@ -85,7 +102,7 @@ impl Board {
             End::Done { exact, hard_free, seconds } => {
                 tracing::info!("{cell}: hard_free {hard_free:.2}{}, {seconds:.1} s", if *exact { ", exact" } else { "" });
             }
-            End::Failed { reason } => tracing::warn!("{cell} failed: {reason}"),
+            End::Failed { reason, .. } => tracing::warn!("{cell} failed: {reason}"),
             End::Already => self.due = self.due.saturating_sub(1),
             End::Elsewhere | End::Interrupted => (),
         }

@@ -1,7 +1,7 @@
 //! Several workers on one machine: child processes of this program, each of which does one cell at a time.
 //!
 //! The parent writes ids of cells to a worker's standard input, or `stop`; the worker answers each id with one line, what became of the
-//! cell. An end of its input while it is at a cell means that the parent has died: then so does the worker.
+//! cell. An end of its input while it is at a cell means that the parent has died: then so does the worker. Signals are the parent's to heed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
@@ -11,8 +11,10 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use super::run::Board;
-use super::{open, place};
+use super::{PLACE, open, place};
+use crate::backend::{Choice, Inventory};
 use crate::cli::args::{Cli, Compute};
+use crate::cli::signals::ignore_signals;
 use crate::study::{Cell, End, Foreman, Queue, Store, Study, cell, work as compute};
 use crate::ui::Policy;
 use crate::{Error, Result};
@@ -31,44 +33,49 @@ struct Worker {
 }
 
 /// The parent: hands out cells until none is left or it is interrupted.
-pub(super) fn run(
-    cli: &Cli,
-    verb: &Compute,
-    study: &Study,
-    store: &Store,
-    queue: Queue,
-    signal: &AtomicUsize,
-    board: &mut Board,
-) -> Result<()> {
-    let count = (verb.workers as usize).min(queue.len());
-    let (sender, lines) = mpsc::channel();
-    let mut office = Office { cli, verb, study, store, queue, board, sender, workers: Vec::new(), count };
-    for number in 0..count {
-        let worker = office.start(number)?;
-        office.workers.push(worker);
-        office.hand_out(number);
-    }
-    let outcome = office.until_done(signal, &lines);
-    // Whoever is still there, after an error, ends with its input.
-    office.workers.iter_mut().for_each(|worker| drop(worker.input.take()));
-    office.workers.iter_mut().for_each(|worker| _ = worker.child.wait());
-    outcome
-}
-
-struct Office<'a> {
+pub(super) struct Office<'a> {
     cli: &'a Cli,
     verb: &'a Compute,
     study: &'a Study,
     store: &'a Store,
     queue: Queue,
     board: &'a mut Board,
-    /// Lines of the workers by their numbers; nothing at the end of one.
-    sender: Sender<(usize, Option<String>)>,
+    /// Rows of the GPUs that the workers share out; none on a CPU, or where one is named.
+    gpus: Vec<usize>,
     workers: Vec<Worker>,
     count: usize,
+    /// Lines of the workers by their numbers; nothing at the end of one.
+    sender: Sender<(usize, Option<String>)>,
+    lines: Receiver<(usize, Option<String>)>,
 }
 
-impl Office<'_> {
+impl<'a> Office<'a> {
+    pub fn new(cli: &'a Cli, verb: &'a Compute, study: &'a Study, store: &'a Store, queue: Queue, board: &'a mut Board) -> Self {
+        let count = (verb.workers as usize).min(queue.len());
+        let (sender, lines) = mpsc::channel();
+        Self { cli, verb, study, store, queue, board, gpus: Vec::new(), workers: Vec::new(), count, sender, lines }
+    }
+
+    /// Shares out the GPUs that are like the chosen one, unless the user named it.
+    pub fn on(self, choice: &Choice) -> Result<Self> {
+        let named = self.cli.flags_among(&PLACE)?.iter().any(|(key, _)| *key == "device");
+        let gpus = if choice.device.is_gpu() && !named { Inventory::probe().like(&choice.device) } else { Vec::new() };
+        Ok(Self { gpus, ..self })
+    }
+
+    pub fn run(mut self, signal: &AtomicUsize) -> Result<()> {
+        for number in 0..self.count {
+            let worker = self.start(number)?;
+            self.workers.push(worker);
+            self.hand_out(number);
+        }
+        let outcome = self.until_done(signal);
+        // Whoever is still there, after an error, ends with its input.
+        self.workers.iter_mut().for_each(|worker| drop(worker.input.take()));
+        self.workers.iter_mut().for_each(|worker| _ = worker.child.wait());
+        outcome
+    }
+
     fn start(&self, number: usize) -> Result<Worker> {
         let mut command = self.command(number)?;
         let failed = |error| Error::environment(format!("cannot start a worker: {error}"));
@@ -88,8 +95,11 @@ impl Office<'_> {
         let program = std::env::current_exe().map_err(|error| Error::environment(format!("cannot find this program: {error}")))?;
         let mut command = Command::new(program);
         command.args(["study", "worker"]).arg(&self.verb.file).arg("--out").arg(&self.verb.out);
-        for (key, value) in self.cli.flags_among(&["backend", "device"])? {
+        for (key, value) in self.cli.flags_among(&PLACE)? {
             command.arg(format!("--{key}")).arg(value);
+        }
+        if !self.gpus.is_empty() {
+            command.arg("--device").arg(self.gpus[number % self.gpus.len()].to_string());
         }
         command.args(self.cli.global.offline.then_some("--offline")).args(self.verb.retry.then_some("--retry"));
         command.args(self.cli.global.quiet.then_some("-q"));
@@ -110,14 +120,16 @@ impl Office<'_> {
         }
     }
 
-    fn until_done(&mut self, signal: &AtomicUsize, lines: &Receiver<(usize, Option<String>)>) -> Result<()> {
+    fn until_done(&mut self, signal: &AtomicUsize) -> Result<()> {
         let mut stopping = false;
         while self.workers.iter().any(|worker| worker.input.is_some()) {
+            let heard = self.lines.recv_timeout(LOOK);
+            // Looked at after listening: a worker that has just died may have died of the same signal.
             if !stopping && signal.load(Ordering::Relaxed) != 0 {
                 stopping = true;
                 self.workers.iter_mut().for_each(|worker| tell(worker, STOP));
             }
-            match lines.recv_timeout(LOOK) {
+            match heard {
                 Ok((number, Some(line))) => self.ended(number, &line, stopping)?,
                 Ok((number, None)) => self.died(number, stopping)?,
                 Err(RecvTimeoutError::Timeout) => (),
@@ -135,7 +147,8 @@ impl Office<'_> {
             self.queue.ended(cell, &end);
             self.board.ended(&self.study.cells()[cell].to_string(), &end);
         }
-        if !stopping {
+        // One that has lost its GPU ends by itself.
+        if !stopping && !matches!(end, End::Failed { device_lost: true, .. }) {
             self.hand_out(number);
         }
         Ok(())
@@ -146,12 +159,13 @@ impl Office<'_> {
         let worker = &mut self.workers[number];
         let status = worker.child.wait().map_err(|error| Error::environment(format!("cannot wait for a worker: {error}")))?;
         let released = worker.input.take().is_none();
-        let Some(cell) = worker.cell.take() else {
-            return if released || stopping { Ok(()) } else { Err(gone(&status)) };
-        };
-        if stopping {
+        let cell = worker.cell.take();
+        if released || stopping {
             return Ok(());
         }
+        let Some(cell) = cell else {
+            return if status.success() { self.replace(number) } else { Err(gone(&status)) };
+        };
         // An exit code is the program's own: what made one worker end so (it has said what) would end the others too.
         if status.code().is_some() {
             return Err(gone(&status));
@@ -160,6 +174,10 @@ impl Office<'_> {
         let end = self.bury(&self.study.cells()[cell], reason)?;
         self.queue.ended(cell, &end);
         self.board.ended(&self.study.cells()[cell].to_string(), &end);
+        self.replace(number)
+    }
+
+    fn replace(&mut self, number: usize) -> Result<()> {
         if !self.queue.is_empty() {
             self.workers[number] = self.start(number)?;
             self.hand_out(number);
@@ -171,7 +189,7 @@ impl Office<'_> {
     fn bury(&self, cell: &Cell, reason: String) -> Result<End> {
         match self.store.claim(&cell.id)? {
             Some(_) if self.store.is_done(&cell.id) => Ok(End::Already),
-            Some(claim) => self.store.fail(&claim, cell, &reason).map(|()| End::Failed { reason }),
+            Some(claim) => self.store.fail(&claim, cell, &reason).map(|()| End::Failed { reason, device_lost: false }),
             None => Ok(End::Elsewhere),
         }
     }
@@ -216,6 +234,7 @@ fn apart(_: &mut Command) {}
 /// The worker: does what its parent writes.
 #[inline]
 pub(super) fn work(cli: &Cli, verb: &Compute, policy: Policy) -> Result<ExitCode> {
+    ignore_signals()?;
     let mut study = open(cli, &verb.file, policy)?;
     let (backend, device) = place(cli)?;
     let choice = study.device(backend, device)?;
