@@ -109,7 +109,7 @@ impl Foreman for List<'_> {
         self.queue.ended(cell, end);
         self.tally.count(end);
         self.show(None);
-        if let End::Failed { reason } = end {
+        if let End::Failed { reason, .. } = end {
             tracing::warn!("{}: {reason}", visible(&self.names[cell]));
         }
         match self.store.record(&self.ids[cell])? {
