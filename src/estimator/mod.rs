@@ -128,6 +128,6 @@ impl EstimatorKind {
 }
 
 #[cfg(test)]
-pub(crate) mod enumeration;
+pub(crate) mod enumeration_tests;
 #[cfg(test)]
 mod tests;

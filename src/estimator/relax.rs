@@ -161,7 +161,7 @@ mod tests {
     use burn::tensor::DType;
 
     use super::super::Temperature;
-    use super::super::enumeration::{N, at, clock, problem, subject};
+    use super::super::enumeration_tests::{N, at, clock, problem, subject};
     use super::*;
     use crate::subject::feeding::Feeding;
     use crate::testing::{matrix, one_at_a_time, values};

@@ -6,7 +6,7 @@ use burn::backend::{Autodiff, Flex};
 
 use super::measurement::{Clocks, authors_reference, measure, reference};
 use super::*;
-use crate::estimator::enumeration::{at, problem, subject};
+use crate::estimator::enumeration_tests::{at, problem, subject};
 use crate::estimator::{EstimatorKind, GumbelSoftmax, Rebar, Relaxation, Temperature, exact_gradient};
 use crate::invert::Model;
 use crate::problem::Target;

@@ -10,10 +10,6 @@ use serde_json::{Value, json};
 
 use crate::support::*;
 
-fn tokenizer() -> Tokenizer {
-    Tokenizer::from_file(&Path::new(TINY).join("tokenizer.json")).unwrap()
-}
-
 /// `invert TARGET` on the tiny model with a few steps of few tokens, and more flags.
 fn inverted(target: &str, flags: &[&str]) -> Value {
     inversion(tiny(["invert", target]).args(flags))

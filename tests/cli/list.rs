@@ -52,27 +52,26 @@ fn a_list_is_inverted_line_by_line_and_not_twice() {
 
 #[test]
 fn an_exact_target_of_a_list_is_said_to_be() {
-    let (folder, prompt) = (folder(), "in the sand");
-    let written = answer(&mut tiny(["complete", prompt, "--json", "--tokens", "1"]));
-    let path = folder.path().join("t.txt");
-    fs::write(&path, written["completion_text"].as_str().unwrap()).unwrap();
-    let mut command = tiny(["-q", "invert", "--prompt-tokens", "6", "--steps", "200", "--targets"]);
-    let ran = run(command.arg(&path));
+    let folder = folder();
+    let path = folder.path().join("targets.txt");
+    fs::write(&path, "I'll not be a king, and I am too.\n").unwrap();
+    let ran = run(dlmi(["-q", "--backend", "flex", "invert", "--targets"]).arg(&path));
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert!(ran.out.contains("1 of 1 exact"), "{ran:?}");
+    assert!(ran.out.contains("\nline1   exact  12/12"), "{ran:?}");
+    assert!(ran.out.contains("\n1 of 1 exact, "), "{ran:?}");
 }
 
 #[test]
 fn ids_that_no_text_gives_are_scored_and_never_exact() {
-    let written = answer(&mut tiny(["complete", "in the sand", "--json", "--tokens", "3"]));
-    assert_eq!(ids(&written["completion_ids"]).len(), 3);
-    let odd = "21,30,41,52";
-    let found = inversion(tiny(["invert", "--target-ids", odd]).args(FLAGS));
-    assert_eq!((listed(&found["target_ids"]).as_str(), &found["exact"]), (odd, &json!(false)));
+    // Letter by letter, which the tokenizer joins.
+    let odd = "and the".chars().flat_map(|letter| tokenizer().encode(&letter.to_string())).map(|id| id.to_string()).collect::<Vec<_>>();
+    let odd = odd.join(",");
+    let found = inversion(tiny(["invert", "--target-ids", &odd]).args(FLAGS));
+    assert_eq!((listed(&found["target_ids"]), &found["exact"]), (odd.clone(), &json!(false)));
     let said = |notes: &Value| notes.as_array().unwrap().iter().any(|note| note.as_str().unwrap().contains("other ids"));
     assert!(said(&found["notes"]), "{found}");
     let prompt = listed(&found["prompt_ids"]);
-    let scored = answer(&mut tiny(["score", "--prompt-ids", &prompt, "--target-ids", odd, "--json"]));
+    let scored = answer(&mut tiny(["score", "--prompt-ids", &prompt, "--target-ids", &odd, "--json"]));
     assert!(said(&scored["notes"]) && scored["hard_forced"] == found["best"]["hard_forced"], "{scored}");
     // Those of a text are that text.
     let text = inversion(tiny(["invert", "in the sand"]).args(FLAGS));
@@ -83,14 +82,18 @@ fn ids_that_no_text_gives_are_scored_and_never_exact() {
 
 #[test]
 fn the_floor_is_another_random_prompt_at_every_step() {
-    let (folder, flags) = (folder(), ["--method", "floor", "--prompt-tokens", "6", "--set", "eval_every=1"]);
+    let folder = folder();
     let out = folder.path().join("run").display().to_string();
-    let found = inversion(tiny(["invert", OUT_OF_REACH, "--steps", "5", "--out", &out]).args(flags));
+    let bard = |seed: &str, more: &[&str]| {
+        let flags = ["--backend", "flex", "--seed", seed, "invert", "--method", "floor", "--prompt-tokens", "6", "--set", "eval_every=1"];
+        inversion(dlmi(flags).args(more))
+    };
+    let found = bard("1", &["--steps", "5", "--out", &out]);
     assert_eq!((&found["steps"], &found["cost"]["backward_tokens"]), (&json!(5), &json!(0)));
     let events = fs::read_to_string(folder.path().join("run/events.jsonl")).unwrap();
-    let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(events.len() == 5 && events.iter().all(|event| event["scores"]["hard_free"].is_number()), "{events:?}");
-    // One seed has its own prompts.
-    let of = |seed: &str| inversion(tiny(["--seed", seed, "invert", OUT_OF_REACH, "--steps", "1"]).args(flags))["search_ids"].clone();
+    let scores: Vec<Value> = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["scores"].clone()).collect();
+    assert!(scores.len() == 5 && scores.iter().any(|score| score["hard_forced"] != scores[0]["hard_forced"]), "{events}");
+    // A seed has its own prompts.
+    let of = |seed: &str| bard(seed, &["--steps", "1"])["search_ids"].clone();
     assert!(of("1") == of("1") && of("1") != of("2"));
 }

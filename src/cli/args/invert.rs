@@ -54,7 +54,7 @@ pub struct Invert {
     /// Token ids that the model shall write, in place of a text
     #[arg(long, value_name = "ID,ID,...", value_delimiter = ',', conflicts_with_all = ["target", "file"])]
     pub target_ids: Option<Vec<u32>>,
-    /// Invert every target of a file, as `dlmi targets` prints them, and print a table (with --json a line for each); --out keeps
+    /// Invert every target of a file (`-`: standard input), as `dlmi targets` prints them, and print a table (with --json a line for each); --out keeps
     /// the results, and the same command goes on from there
     #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "file", "target_ids", "resume"])]
     pub targets: Option<PathBuf>,
