@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One study, however it is run: in one process, as a Slurm job array whose tasks are warned, killed, cancelled and lose their node, by GNU
-# parallel, and as three shards. `merge --science` must give the same bytes. The cluster is a slurmctld and four slurmd on loopback; they and
-# all that they start end with this script.
+# parallel, and as three shards. `merge --science` must give the same bytes. The cluster is a slurmctld and four slurmd on loopback; they
+# and all that they start end with this script.
 #   tests/slurm.sh [PROGRAM]    default: target/release/dlmi
 # Needs slurmctld, slurmd, slurm-client, munge and parallel (Debian's); no root.
 # shellcheck disable=SC2046  # lists of process ids are split on purpose
@@ -173,7 +173,8 @@ sbatch --wait --time=5 --array=2,8 "$dir/job.sbatch" >/dev/null
 [ "$(grep -ho '"node":"n[1-4]"' "$out"/cells/*.json | sort -u | wc -l)" -ge 3 ] || fail "the cells are of fewer than three nodes"
 same "a job array on four nodes" "$out"
 
-"$program" study cells "$study" --ids | parallel --will-cite -j 2 "$program" study run "$study" --out "$dir/parallel" --cell {} -q >/dev/null
+"$program" study cells "$study" --ids |
+  parallel --will-cite -j 2 "$program" study run "$study" --out "$dir/parallel" --cell {} -q >/dev/null
 same "GNU parallel" "$dir/parallel"
 
 for shard in 1 2 3; do "$program" study run "$study" --out "$dir/shard$shard" --shard $shard/3 -q >/dev/null & done
