@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One study, however it is run: in one process, as a Slurm job array whose tasks are warned, killed, cancelled and lose their node, by GNU
-# parallel, and as three shards. `merge --science` must give the same bytes. The cluster is a slurmctld and four slurmd on loopback; they and
-# all that they start end with this script.
+# parallel, and as three shards. `merge --science` must give the same bytes. The cluster is a slurmctld and four slurmd on loopback; they
+# and all that they start end with this script.
 #   tests/slurm.sh [PROGRAM]    default: target/release/dlmi
 # Needs slurmctld, slurmd, slurm-client, munge and parallel (Debian's); no root.
 # shellcheck disable=SC2046  # lists of process ids are split on purpose
@@ -105,6 +105,7 @@ END
   wait_for 10 "munged starts" test -S "$dir/munge.socket"
   slurmctld -D >/dev/null 2>&1 &
   for node in n1 n2 n3 n4; do slurmd -D -N $node >/dev/null 2>&1 & done
+  disown -a
   wait_for 30 "four nodes are idle" idle 4
 }
 
@@ -112,11 +113,11 @@ idle() { [ "$(sinfo -h -t idle -o %D 2>/dev/null)" = "$1" ]; }
 running() { [ "$(squeue -h -r -t R | wc -l)" = "$1" ]; }
 no_jobs() { [ -z "$(squeue -h -r)" ]; }
 restarted() { scontrol show job "$1" | grep -q Restarts=1; }
-begun() { compgen -G "$out/cells/*.json" >/dev/null; }
+under_way() { compgen -G "$out/cells/*.json" >/dev/null && [ -n "$(task_program 1)" ] && [ -n "$(task_program 2)" ]; }
 
 counted() { "$program" study status "$study" --out "$1" --json | grep -o "\"$2\":[0-9]*" | head -n 1 | cut -d: -f2; }
 
-# The program of a task of the array.
+# The processes of the program in a task of the array.
 task_program() {
   local process
   for process in $(ours "SLURM_ARRAY_TASK_ID=$1"); do
@@ -155,8 +156,9 @@ start_cluster
 ! grep TASK_COUNT "$dir/job.sbatch" || fail "the size of an array changes when part of it is submitted again"
 job=$(sbatch --parsable --time=5 "$dir/job.sbatch")
 wait_for 30 "four tasks run" running 4
-wait_for 30 "a cell is done" begun
-scancel --signal=USR1 "${job}_1"
+wait_for 30 "a cell is done" under_way
+# As Slurm does when the time is nearly up.
+kill -USR1 $(task_program 1)
 kill -9 $(task_program 2)
 kill_node "$(squeue -h -j "${job}_3" -o %N)"
 scancel "${job}_8"
@@ -171,9 +173,10 @@ sbatch --wait --time=5 --array=2,8 "$dir/job.sbatch" >/dev/null
 [ "$(grep -ho '"node":"n[1-4]"' "$out"/cells/*.json | sort -u | wc -l)" -ge 3 ] || fail "the cells are of fewer than three nodes"
 same "a job array on four nodes" "$out"
 
-"$program" study cells "$study" --ids | parallel --will-cite -j 2 "$program" study run "$study" --out "$dir/parallel" --cell {} -q >/dev/null
+"$program" study cells "$study" --ids |
+  parallel --will-cite -j 2 "$program" study run "$study" --out "$dir/parallel" --cell {} -q >/dev/null
 same "GNU parallel" "$dir/parallel"
 
 for shard in 1 2 3; do "$program" study run "$study" --out "$dir/shard$shard" --shard $shard/3 -q >/dev/null & done
-wait $(jobs -p | tail -n 3)
+wait
 same "three shards" "$dir/shard3" "$dir/shard1" "$dir/shard2"

@@ -53,7 +53,18 @@ pub enum Verb {
     /// Draw targets by difficulty, make targets that can be reached, or label targets
     Targets(Targets),
     /// Experiments: a grid of targets, methods, prompt lengths, budgets and seeds
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  dlmi study cells S.toml --cost                              what there is, and the hours it takes
+  dlmi study run S.toml --out DIR --workers 2                 compute it here; the same line goes on after an interruption
+  dlmi study run S.toml --out DIR --shard 2/8                 one machine of eight
+  dlmi study cells S.toml --ids | parallel dlmi study run S.toml --out DIR --cell {}
+  dlmi study slurm S.toml --out DIR --tasks 8 > S.sbatch      a job array
+  dlmi study status S.toml --out DIR
+  dlmi study merge S.toml --out DIR -o S.jsonl"
+    )]
     Study(Study),
     /// Variance and bias of the gradient estimators along their runs: the paper's figure 5
     Gradients(Box<Gradients>),

@@ -49,7 +49,10 @@ pub(super) fn run(cli: &Cli, verb: &Cells, study: &mut Study, store: Option<&Sto
 
 fn readable(mut figures: Map<String, Value>, speed_up: Option<f64>, on_gpu: bool) -> String {
     for (_, value) in figures.iter_mut().filter(|(name, value)| name.contains("hours") && !value.is_null()) {
-        *value = format!("{:.3}", value.as_f64().unwrap_or(0.0)).into();
+        let hours = value.as_f64().unwrap_or(0.0);
+        // Three digits that say something.
+        let digits = (2.0 - hours.max(1e-9).log10().floor()).clamp(0.0, 9.0) as usize;
+        *value = format!("{hours:.digits$}").into();
     }
     match speed_up {
         Some(times) => {

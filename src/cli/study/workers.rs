@@ -1,7 +1,7 @@
 //! Several workers on one machine: child processes of this program, each of which does one cell at a time.
 //!
 //! The parent writes ids of cells to a worker's standard input, or `stop`; the worker answers each id with one line, what became of the
-//! cell. An end of its input while it is at a cell means that the parent has died: then so does the worker. Signals are the parent's to heed.
+//! cell. An end of its input while it is at a cell means that the parent has died: then so does the worker. Signals are for the parent.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
