@@ -5,6 +5,7 @@ mod complete;
 mod global;
 mod invert;
 mod models;
+mod report;
 mod score;
 mod setting;
 mod study;
@@ -23,6 +24,7 @@ pub use complete::Complete;
 pub use global::Global;
 pub use invert::Invert;
 pub use models::Models;
+pub use report::Report;
 pub use score::Score;
 pub use study::{Compute, Study};
 pub use targets::Targets;
@@ -53,6 +55,8 @@ pub enum Verb {
     /// Experiments: a grid of targets, methods, prompt lengths, budgets and seeds
     #[command(subcommand)]
     Study(Study),
+    /// What studies say: the paper's figures and tables, as a page and as files
+    Report(Report),
     /// The paper's Table 1: what tells the relaxed methods apart
     Methods,
     /// Models: what is here, fetch one, describe one
@@ -123,7 +127,7 @@ impl Cli {
             Verb::Targets(verb) => verb.flags(&mut flags),
             Verb::Bench(verb) => verb.options().flags(&mut flags),
             Verb::Models(verb) => verb.flags(&mut flags)?,
-            Verb::Study(_) | Verb::Methods | Verb::Doctor | Verb::Config(_) | Verb::Completions { .. } => (),
+            Verb::Study(_) | Verb::Report(_) | Verb::Methods | Verb::Doctor | Verb::Config(_) | Verb::Completions { .. } => (),
         }
         Ok(flags.given)
     }
