@@ -147,7 +147,7 @@ pub fn groups(data: &Data) -> Vec<Group<'_>> {
     sorted.into_iter().map(|((model, n, steps), cells)| group(model, n, steps, cells, &styles)).collect()
 }
 
-fn group<'a>(model: &str, prompt_tokens: u64, steps: u64, cells: Vec<&'a Cell>, styles: &BTreeMap<&'a str, Style>) -> Group<'a> {
+fn group<'a>(model: &str, prompt_tokens: u64, steps: u64, cells: Vec<&'a Cell>, styles: &[(&'a str, Style)]) -> Group<'a> {
     let mut targets: Vec<Target> = cells.iter().map(|cell| Target::of(cell)).collect();
     targets.sort_by_key(|target| target.ids);
     targets.dedup_by_key(|target| target.ids);
@@ -160,8 +160,7 @@ fn group<'a>(model: &str, prompt_tokens: u64, steps: u64, cells: Vec<&'a Cell>, 
         Series { label, style, repeated: all - cells.len(), cells }
     };
     let series = styles.iter().map(|(label, style)| of(label, *style)).filter(|series| !series.cells.is_empty());
-    let (floor, mut series): (Vec<Series>, Vec<Series>) = series.partition(|series| series.label == FLOOR);
-    series.sort_by_key(|series| series.style);
+    let (floor, series): (Vec<Series>, Vec<Series>) = series.partition(|series| series.label == FLOOR);
     Group { model: model.to_owned(), prompt_tokens, steps, series, floor: floor.into_iter().next(), targets }
 }
 
@@ -182,8 +181,8 @@ pub fn model_names(data: &Data) -> BTreeMap<&str, String> {
     names.iter().map(|(digest, given)| (*digest, name(digest, given))).collect()
 }
 
-/// How each label is drawn, the same in all figures of a report.
-fn styles(data: &Data) -> BTreeMap<&str, Style> {
+/// All labels, by method, and how each is drawn in all figures of a report.
+fn styles(data: &Data) -> Vec<(&str, Style)> {
     let mut labels: BTreeMap<&str, &str> = BTreeMap::new();
     for cell in &data.cells {
         let method = cell.found().map_or("", |found| found.method.as_str());

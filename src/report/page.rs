@@ -182,8 +182,8 @@ fn grid(table: &Table, sortable: bool) -> String {
 fn cell(field: &Field) -> String {
     let shown = escaped(&abbreviated(&field.shown(), LONGEST_TEXT));
     match field {
-        Field::Output(text, target) => format!("<td class=\"t\">{}</td>", marked(text, target)),
-        Field::Text(text) if text.chars().count() > 24 => format!("<td class=\"t\">{shown}</td>"),
+        Field::Output(text, target) => format!("<td class=\"t\"><div>{}</div></td>", marked(text, target)),
+        Field::Text(text) if text.chars().count() > 24 => format!("<td class=\"t\"><div>{shown}</div></td>"),
         Field::Text(_) | Field::Word(_) => format!("<td>{shown}</td>"),
         other => {
             let order = other.order().map_or(String::new(), |value| format!(" data-v=\"{value}\""));

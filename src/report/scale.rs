@@ -30,6 +30,12 @@ impl Scale {
         }
     }
 
+    /// Over shares, from 0 to a round number that none of them exceeds.
+    pub fn shares(shares: impl IntoIterator<Item = f64>) -> Self {
+        let largest = shares.into_iter().fold(0.0, f64::max);
+        Self::Linear(0.0, [0.1, 0.2, 0.5].into_iter().find(|end| *end >= largest).unwrap_or(1.0))
+    }
+
     /// Where a number is on the axis, from 0 to 1.
     pub fn share(&self, x: f64) -> f64 {
         match *self {
@@ -139,6 +145,7 @@ mod tests {
         assert_eq!(Scale::Linear(2.0, 4.0).share(3.0), 0.5);
         assert_eq!(Scale::Lanes(2).share(1.0), 0.75);
         assert_eq!(Scale::places(&[3.0]).share(3.0), 0.5);
-        assert!(Scale::Log(1.0, 100.0).share(0.0) == 0.0);
+        assert_eq!(Scale::Log(1.0, 100.0).share(0.0), 0.0);
+        assert_eq!([0.0, 0.15, 0.4, 0.6].map(|share| Scale::shares([share])), [0.1, 0.2, 0.5, 1.0].map(|end| Scale::Linear(0.0, end)));
     }
 }

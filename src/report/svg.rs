@@ -107,7 +107,7 @@ pub fn label(text: &str) -> String {
     escaped(&crate::ui::abbreviated(&visible(text), LONGEST_LABEL))
 }
 
-/// About the width of a text of 11 units in Arial, rather too much than too little.
+/// About the width of a text of 12 units in Arial, rather too much than too little.
 fn width(text: &str) -> f64 {
     let of = |c: char| match c {
         'i' | 'j' | 'l' | 't' | 'f' | 'I' | '.' | ',' | ':' | ';' | '\'' | '|' | ' ' | '(' | ')' | '/' => 0.32,
@@ -116,7 +116,7 @@ fn width(text: &str) -> f64 {
         c if u32::from(c) > 0x2e80 => 1.0,
         _ => 0.58,
     };
-    11.0 * text.chars().map(of).sum::<f64>()
+    12.0 * text.chars().map(of).sum::<f64>()
 }
 
 impl Panel {
@@ -182,7 +182,7 @@ impl Panel {
     fn dodge(&self, series: usize, of: usize) -> f64 {
         let places: Vec<f64> = self.x.ticks.iter().map(|(x, _)| self.place_x(*x)).collect();
         let gap = places.windows(2).map(|pair| pair[1] - pair[0]).fold(60.0, f64::min);
-        let step = if self.x.scale.is_points() { (0.6 * gap / of.max(1) as f64).min(5.0) } else { 0.0 };
+        let step = if self.x.scale.is_points() { (0.6 * gap / of.max(1) as f64).min(4.5) } else { 0.0 };
         step * (series as f64 - (of as f64 - 1.0) / 2.0)
     }
 

@@ -87,11 +87,11 @@ impl Field {
                 format!("{} [{}, {}]", two(*mean), two(*low), two(*high))
             }
             Self::Estimate(Some(Estimate { mean, .. })) => two(*mean),
+            Self::Rate(_, 0) | Self::Estimate(None) | Self::None => "–".to_owned(),
             Self::Rate(successes, n) => {
                 let (low, high) = wilson(*successes, *n);
                 format!("{successes} of {n} [{low:.2}, {high:.2}]")
             }
-            Self::Estimate(None) | Self::None => "–".to_owned(),
         }
     }
 

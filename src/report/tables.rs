@@ -28,15 +28,14 @@ fn scores(group: &Group) -> Table {
         let matched = series.by_target(&group.targets, |cell| Some(share(cell)));
         let mut fields = vec![Field::Text(series.label.to_owned())];
         fields.extend(counts);
-        fields.extend(SCORES.iter().map(|score| estimate(score.of)));
-        fields.push(Field::Estimate(super::statistics::estimate(&matched)));
         fields.push(Field::Rate(series.exact(), series.cells.len()));
+        fields.push(Field::Estimate(super::statistics::estimate(&matched)));
+        fields.extend(SCORES.iter().map(|score| estimate(score.of)));
         fields.extend([average(&costs), average(&seconds)]);
         fields
     };
-    let columns =
-        [vec![column("method"), column("targets"), column("runs"), column("failed")], SCORES.map(|score| estimates(score.name)).to_vec()];
-    let last = vec![estimates("matched prefix"), rates("exact"), column("positions"), column("seconds")];
+    let first = vec![column("method"), column("targets"), column("runs"), column("failed"), rates("exact"), estimates("matched prefix")];
+    let scores = SCORES.map(|score| estimates(score.name)).to_vec();
     Table {
         name: format!("scores-{}", group.slug()),
         title: format!("Table 1: methods and scores ({})", group.title()),
@@ -46,7 +45,7 @@ fn scores(group: &Group) -> Table {
             repeated(group),
             failed(group)
         ),
-        columns: [columns.concat(), last].concat(),
+        columns: [first, scores, vec![column("positions"), column("seconds")]].concat(),
         rows: group.all_series().map(row).collect(),
     }
 }
@@ -65,7 +64,7 @@ fn repeated(group: &Group) -> String {
 fn failed(group: &Group) -> String {
     match group.all_series().map(Series::failed).sum::<usize>() {
         0 => String::new(),
-        n => format!(" {n} runs failed and count as 0 in every score that their method has; `study run --retry` computes them again."),
+        n => format!(" Failed: {n}. They count as 0 in every score that their method has; `study run --retry` computes them again."),
     }
 }
 
@@ -163,7 +162,7 @@ pub fn prompts(group: &Group) -> Table {
             column("target"),
             column("target text"),
             column("prompt"),
-            column("prompt perplexity"),
+            column("perplexity"),
             column("output"),
             column("LCS ratio"),
             choice("exact"),
@@ -181,7 +180,7 @@ pub fn cells(data: &Data) -> Table {
     columns.extend([choice("N"), choice("steps"), choice("seed")]);
     columns.extend(["target text", "prompt", "output", "matched"].map(column));
     columns.extend(SCORES.map(|score| column(score.name)));
-    columns.extend(["prompt perplexity", "overlap", "positions", "seconds", "stopped", "id"].map(column));
+    columns.extend(["perplexity", "overlap", "positions", "seconds", "stopped", "id"].map(column));
     Table {
         name: "cells".into(),
         title: "All cells".into(),

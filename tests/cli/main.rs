@@ -10,6 +10,7 @@ mod invert;
 mod methods;
 mod output;
 mod refusals;
+mod report;
 mod resume;
 mod settings;
 mod study;

@@ -43,10 +43,11 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
     }
     let cost = Scale::log(found.iter().flat_map(|(_, stages)| stages.iter().map(|stage| stage.cost)));
     let panel = |title: &str, axis: &str, of: fn(&Stage) -> (f64, Option<(f64, f64)>, String)| {
-        let shares = Scale::Linear(0.0, 1.0);
+        let points = found.iter().flat_map(|(_, stages)| stages).map(of);
+        let shares = Scale::shares(points.map(|(y, interval, _)| interval.map_or(y, |(_, high)| high)));
         Panel {
             title: title.to_owned(),
-            x: Axis { title: "positions through the model, forward and backward".into(), ticks: cost.ticks(), scale: cost.clone() },
+            x: Axis { title: "positions, forward and backward".into(), ticks: cost.ticks(), scale: cost.clone() },
             y: Axis { title: axis.to_owned(), ticks: shares.ticks(), scale: shares },
             marks: found.iter().flat_map(|(series, stages)| marks(series, stages, of)).collect(),
         }

@@ -5,8 +5,8 @@ use super::super::data::Step;
 use super::super::groups::{Group, Series};
 use super::super::scale::Scale;
 use super::super::statistics::{Estimate, estimate};
-use super::super::svg::{Axis, Figure, Mark, Panel};
-use super::{csv, numbers};
+use super::super::svg::{Axis, Figure, Mark, Panel, Point};
+use super::{csv, numbers, words};
 
 /// The figure of a group. None where no method has a temperature.
 pub(super) fn figure(group: &Group) -> Option<Figure> {
@@ -26,6 +26,12 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
         Mark::Band(series.style, points.iter().filter_map(|(step, estimate)| Some((*step, estimate.interval?))).collect())
     });
     let lines = found.iter().map(|(series, points)| Mark::Line(series.style, points.iter().map(|(step, it)| (*step, it.mean)).collect()));
+    let end = |series: &Series, (step, it): &(f64, Estimate)| {
+        let tip = format!("{}: {}", series.label, words(it));
+        Point { x: *step, y: it.mean, interval: None, tip }
+    };
+    let ends_of_lines =
+        found.iter().map(|(series, points)| Mark::Points(series.style, points.last().map(|last| end(series, last)).into_iter().collect()));
     Some(Figure {
         name: format!("temperature-{}", group.slug()),
         title: format!("Figure 4: effective temperature by step ({})", group.title()),
@@ -33,10 +39,10 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
                   targets, seeds nested. A run that has stopped keeps its last temperature. Methods without a temperature are left out."
             .into(),
         panels: vec![Panel {
-            title: "effective temperature, mean over positions".into(),
+            title: "effective temperature τ, mean over positions".into(),
             x: Axis { title: "step".into(), ticks: x.ticks(), scale: x },
-            y: Axis { title: "τ".into(), ticks: y.ticks(), scale: y },
-            marks: bands.chain(lines).collect(),
+            y: Axis { title: String::new(), ticks: y.ticks(), scale: y },
+            marks: bands.chain(lines).chain(ends_of_lines).collect(),
         }],
         legend: super::legend(found.iter().map(|(series, _)| *series)),
         csv: table,
