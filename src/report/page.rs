@@ -78,9 +78,7 @@ impl Report<'_> {
         }
         let failed = self.groups.iter().flat_map(|group| group.all_series()).map(|series| series.failed()).sum::<usize>();
         if failed > 0 {
-            notes.push(format!(
-                "{failed} runs failed. They stay in, as 0 and not exact; <code>study run --retry</code> computes them again."
-            ));
+            notes.push(format!("Failed: {failed}. They stay in, as 0 and not exact; <code>study run --retry</code> computes them again."));
         }
         if self.groups.iter().any(|group| group.all_series().any(|series| series.repeated > 0)) {
             notes.push(
@@ -92,7 +90,7 @@ impl Report<'_> {
         if few < 10 {
             notes.push(format!(
                 "Intervals are for targets that were not tried. With few targets they are too narrow: of three targets a 95 % interval holds the truth in about \
-                 four of five studies. The fewest here at one k: {few}{}.",
+                 three of four studies. The fewest here at one k: {few}{}.",
                 if few == 1 { ", where the interval is over seeds alone" } else { "" }
             ));
         }

@@ -74,7 +74,7 @@ fn log_ticks(low: f64, high: f64) -> Vec<(f64, String)> {
         let digits = |x: &f64| !wide || [1, 2, 5].contains(&((x / 10f64.powf(x.log10().floor() + 1e-9)).round() as u32));
         return all.filter(|x| inside(*x)).filter(digits).map(|x| (x, number(x))).collect();
     }
-    let every = (decades.len() / 8 + 1) as i32;
+    let every = decades.iter().filter(|decade| inside(10f64.powi(**decade))).count().div_ceil(9) as i32;
     let powers = decades.into_iter().filter(|decade| decade.rem_euclid(every) == 0);
     powers.map(|decade| (10f64.powi(decade), power(decade))).filter(|(x, _)| inside(*x)).collect()
 }

@@ -100,7 +100,8 @@ pub fn density(sample: &[f64], points: &[f64]) -> Vec<f64> {
     let range = (quantile(&sorted, 0.75) - quantile(&sorted, 0.25)) / 1.34;
     let spread = [deviation, range].into_iter().filter(|x| *x > 0.0).fold(f64::INFINITY, f64::min);
     let width = if spread.is_finite() { 0.9 * spread * n.powf(-0.2) } else { 0.01 };
-    let at = |x: f64| sample.iter().map(|y| (-((x - y) / width).powi(2) / 2.0).exp()).sum::<f64>() / (n * width);
+    let at =
+        |x: f64| sample.iter().map(|y| (-((x - y) / width).powi(2) / 2.0).exp()).sum::<f64>() / (n * width * std::f64::consts::TAU.sqrt());
     points.iter().map(|&x| at(x)).collect()
 }
 

@@ -119,6 +119,18 @@ fn width(text: &str) -> f64 {
     12.0 * text.chars().map(of).sum::<f64>()
 }
 
+impl Mark {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Band(_, points) => points.is_empty(),
+            Self::Line(_, points) => points.is_empty(),
+            Self::Points(_, points) => points.is_empty(),
+            Self::Violin(_, _, sample) => sample.is_empty(),
+            Self::Reference(..) => false,
+        }
+    }
+}
+
 impl Panel {
     fn lanes(&self) -> Option<usize> {
         matches!(self.y.scale, Scale::Lanes(_)).then_some(self.y.ticks.len())
@@ -158,9 +170,9 @@ impl Panel {
     fn content(&self) -> String {
         let mut svg = format!("<text class=\"title\" x=\"{:.1}\" y=\"16\">{}</text>", self.plot().0, label(&self.title));
         self.axes(&mut svg);
-        let lines = self.marks.iter().filter(|mark| matches!(mark, Mark::Points(..))).count();
+        let lines = self.marks.iter().filter(|mark| matches!(mark, Mark::Points(..)) && !mark.is_empty()).count();
         let mut before = 0;
-        for mark in &self.marks {
+        for mark in self.marks.iter().filter(|mark| !mark.is_empty()) {
             match mark {
                 Mark::Band(style, points) => self.band(&mut svg, *style, points),
                 Mark::Line(style, points) => self.line(&mut svg, *style, points.iter().copied(), 0.0),
@@ -244,7 +256,7 @@ impl Panel {
     fn violin(&self, svg: &mut String, style: Style, lane: usize, sample: &[f64]) {
         const POINTS: usize = 80;
         let logs = sorted(&sample.iter().map(|x| x.ln()).collect::<Vec<_>>());
-        let (Some(low), Some(high)) = (logs.first(), logs.last()) else { return };
+        let (low, high) = (logs[0], logs[logs.len() - 1]);
         let (y, class) = (self.place_y(lane as f64), style.class());
         let at = |i: usize| low + (high - low) * i as f64 / (POINTS - 1) as f64;
         let places: Vec<f64> = (0..POINTS).map(at).collect();

@@ -14,8 +14,8 @@ use super::super::svg::{Axis, Figure, Mark, Panel};
 const ESTIMATORS: [(&str, &str, &str); 8] = [
     ("reinforce", "REINFORCE", "reinforce"),
     ("gs-tau1", "GS, τ = 1", "gbda"),
-    ("gs-tau100", "GS, τ = 100", "soda"),
-    ("gs-learned", "GS, L", "dlmi"),
+    ("gs-tau100", "GS, τ = 100", "gbda"),
+    ("gs-learned", "GS, L", "dlmi-tf"),
     ("gs-decoupled", "GS, D + L", "dlmi-tf"),
     ("stgs", "STGS", "stgs"),
     ("rebar", "REBAR", "rebar"),
@@ -66,11 +66,12 @@ fn figure(model: &str, n: u64, steps: u64, gradients: &[&Gradient]) -> Figure {
         ),
         title: format!("Figure 5: variance and bias of gradients ({model}, N = {n}, {steps} steps)"),
         caption: format!(
-            "Each value is a measurement at one step of one run (target × seed) of the estimator itself: {} gradients of {} prompts, the largest entry over \
-             all N·V logits. Violins over logarithms, with mean and extremes. The paper's reference is REINFORCE from a fresh shared baseline, which is nearly 0, so that its \
-             \"bias\" is nearly the largest gradient; the other is leave-one-out REINFORCE, and the upright line is the median of its floor, the largest standard error \
-             of the difference: nothing near it can be told from no bias. Values of one run depend on each other, so the p-values of the Kolmogorov–Smirnov tests in the CSV are \
-             too small.",
+            "A value is one measurement: a step of a run (target × seed) of the estimator itself, {} gradients of {} prompts each, the largest of \
+             all N·V logits. Violins over logarithms; the mark is the mean, the line goes to the extremes. The paper's reference is REINFORCE from a \
+             fresh shared baseline, which is nearly 0, so its \"bias\" is nearly the largest gradient. The other reference is leave-one-out \
+             REINFORCE, which is unbiased; the upright line is the median of the floor, the largest standard error of the difference. Values up to a few \
+             times the floor are no evidence of a bias. Values of one run depend on each other: the p-values of the Kolmogorov–Smirnov tests in the CSV \
+             are too small.",
             range(|it| it.draws),
             range(|it| it.samples)
         ),

@@ -58,7 +58,7 @@ fn panel(group: &Group, score: &Score, ks: &[f64]) -> Panel {
             ticks: ks.iter().map(|k| (*k, k.to_string())).collect(),
         },
         y: Axis { title: "LCS ratio".into(), ticks: shares.ticks(), scale: shares },
-        marks: floor.chain(series).filter(|mark| !matches!(mark, Mark::Points(_, points) if points.is_empty())).collect(),
+        marks: floor.chain(series).collect(),
     }
 }
 
