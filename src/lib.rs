@@ -52,6 +52,8 @@ pub mod objective;
 pub mod ops;
 pub mod optimiser;
 pub mod problem;
+#[cfg(feature = "cli")]
+pub mod report;
 pub mod setting;
 pub mod settings;
 pub mod source;

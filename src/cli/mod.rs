@@ -9,6 +9,7 @@ mod gradients;
 mod invert;
 mod methods;
 mod models;
+mod report;
 mod score;
 mod session;
 mod signals;
@@ -83,6 +84,7 @@ fn run(cli: &Cli, policy: Policy) -> Result<ExitCode> {
         Verb::Targets(verb) => targets::run(cli, verb, policy),
         Verb::Study(verb) => study::run(cli, verb, policy),
         Verb::Gradients(verb) => gradients::run(cli, verb, policy),
+        Verb::Report(verb) => done(report::run(cli, verb)),
         Verb::Bench(verb) => done(bench::run(cli, verb, policy)),
         Verb::Models(verb) => done(models::run(cli, verb, policy)),
         Verb::Methods => done(methods::run(cli)),

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// From the top to the ground: a module may use those that come after it.
-const FLOORS: [&str; 27] = [
+const FLOORS: [&str; 28] = [
     "main",
     "cli",
+    "report",
     "ui",
     "gradients",
     "study",

@@ -13,6 +13,7 @@ mod list;
 mod methods;
 mod output;
 mod refusals;
+mod report;
 mod resume;
 mod settings;
 mod study;

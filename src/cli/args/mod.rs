@@ -6,6 +6,7 @@ mod global;
 mod gradients;
 mod invert;
 mod models;
+mod report;
 mod score;
 mod setting;
 mod study;
@@ -25,6 +26,7 @@ pub use global::Global;
 pub use gradients::Gradients;
 pub use invert::Invert;
 pub use models::Models;
+pub use report::Report;
 pub use score::Score;
 pub use study::{Cells, Compute, Slurm, Study};
 pub use targets::Targets;
@@ -68,6 +70,8 @@ Examples:
     Study(Study),
     /// Variance and bias of the gradient estimators along their runs: the paper's figure 5
     Gradients(Box<Gradients>),
+    /// What studies say: the paper's figures and tables, as a page and as files
+    Report(Report),
     /// The paper's Table 1: what tells the relaxed methods apart
     Methods,
     /// Models: what is here, fetch one, describe one
@@ -142,7 +146,7 @@ impl Cli {
             Verb::Gradients(verb) => verb.flags(&mut flags),
             Verb::Bench(verb) => verb.options().flags(&mut flags),
             Verb::Models(verb) => verb.flags(&mut flags)?,
-            Verb::Study(_) | Verb::Methods | Verb::Doctor | Verb::Config(_) | Verb::Completions { .. } => (),
+            Verb::Study(_) | Verb::Report(_) | Verb::Methods | Verb::Doctor | Verb::Config(_) | Verb::Completions { .. } => (),
         }
         Ok(flags.given)
     }
