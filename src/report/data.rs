@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::groups::FLOOR;
 use crate::error::quoted;
 use crate::files::read_text;
 use crate::metrics::Spread;
@@ -138,8 +139,19 @@ pub struct Step {
     pub temperature: Option<Spread>,
     /// Of the best prompt so far.
     pub best: Option<Prefix>,
+    /// Of the hard prompt at hand.
+    pub scores: Option<Hard>,
     /// Work so far.
     pub cost: Cost,
+}
+
+/// What a step says of the hard prompt at hand.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Hard {
+    /// The target fed.
+    pub hard_forced: f64,
+    /// Free-running.
+    pub hard_free: f64,
 }
 
 /// What a step says of the best prompt so far.
@@ -300,9 +312,22 @@ fn parse_cell(mut value: Value) -> Result<Cell, String> {
         Some(reason) => (Err(reason.to_owned()), Vec::new()),
         None => (Ok(typed::<Inversion>(value["inversion"].take())?), typed(value["trace"].take())?),
     };
-    let cell = Cell { place, outcome, trace };
+    let mut cell = Cell { place, outcome, trace };
+    average_floor(&mut cell);
     check(&cell)?;
     Ok(cell)
+}
+
+/// The floor's last step is one random prompt of many: its scores are the means over all steps that were scored.
+fn average_floor(cell: &mut Cell) {
+    let scores: Vec<Hard> = cell.trace.iter().filter_map(|step| step.scores).collect();
+    if let Ok(found) = &mut cell.outcome
+        && found.method == FLOOR
+        && !scores.is_empty()
+    {
+        let mean = |of: fn(&Hard) -> f64| scores.iter().map(of).sum::<f64>() / scores.len() as f64;
+        (found.lcs.hard_forced, found.lcs.hard_free) = (mean(|it| it.hard_forced), mean(|it| it.hard_free));
+    }
 }
 
 fn typed<T: for<'a> Deserialize<'a>>(value: Value) -> Result<T, String> {

@@ -7,7 +7,7 @@ use super::palette::Style;
 use super::statistics::{Estimate, estimate};
 use crate::method::registry::METHODS;
 
-/// The label of cells that nobody searched for: random prompts.
+/// The method of cells that nobody searched for, random prompts, and their label.
 pub const FLOOR: &str = "floor";
 
 /// The four scores, what a user gets first.

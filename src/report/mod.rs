@@ -3,7 +3,7 @@
 //! Records go in one direction: [`data`] reads them, [`groups`] puts side by side what may be compared, [`statistics`] makes means and
 //! intervals of it, `figures` and `tables` say what is shown, `svg`, `png`, `csv` and `page` how.
 
-mod csv;
+pub mod csv;
 pub mod data;
 mod figures;
 pub mod groups;

@@ -47,7 +47,7 @@ fn a_list_is_inverted_line_by_line_and_not_twice() {
     assert!(table.out.contains("\n0 of 3 exact, "), "{table:?}");
     let csv = list(&["--csv", "--out", &out]).out;
     let rows: Vec<&str> = csv.lines().collect();
-    assert!(rows.len() == 4 && rows[0].starts_with("target,exact,") && rows[2].starts_with("\"b \"\"2\"\"\",false,"), "{csv}");
+    assert!(rows.len() == 4 && rows[0].starts_with("target,exact,") && rows[2].starts_with(r#""""b \""2\""""",false,"#), "{csv}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::cli::session::Session;
 use crate::cli::signals::watch_signals;
 use crate::invert::Report;
 use crate::problem::targets::parse_targets;
+use crate::report::csv::{Csv, text};
 use crate::study::{Cell, End, Foreman, Queue, Store, Study, Tally, work};
 use crate::ui::table::columns;
 use crate::ui::{Policy, Progress, Status, print_part, print_result, visible};
@@ -194,16 +195,13 @@ fn table(lines: &[Line]) -> String {
 }
 
 fn csv(lines: &[Line]) -> String {
-    let head = "target,exact,right_when_fed,matched_prefix,tokens,seconds,forward_tokens,backward_tokens,prompt\n";
+    let head = ["target", "exact", "right_when_fed", "matched_prefix", "tokens", "seconds", "forward_tokens", "backward_tokens", "prompt"];
     let row = |line: &Line| {
         let Line { right_when_fed, matched, tokens, seconds, cost: [forward, backward], .. } = line;
-        let (target, prompt, exact) = (quoted(&line.target), quoted(&line.prompt), line.exact.map_or(String::new(), |it| it.to_string()));
-        format!("{target},{exact},{right_when_fed},{matched},{tokens},{seconds},{forward},{backward},{prompt}\n")
+        let exact = line.exact.map_or(String::new(), |exact| exact.to_string());
+        let numbers = [right_when_fed.to_string(), matched.to_string(), tokens.to_string(), seconds.to_string()];
+        let cost = [forward.to_string(), backward.to_string()];
+        [vec![text(&line.target), exact], numbers.to_vec(), cost.to_vec(), vec![text(&line.prompt)]].concat()
     };
-    head.to_owned() + &lines.iter().map(row).collect::<String>()
-}
-
-/// A text as a field of CSV (RFC 4180).
-fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('"', "\"\""))
+    Csv { rows: lines.iter().map(row).collect(), ..Csv::new(&head) }.to_csv()
 }
