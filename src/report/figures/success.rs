@@ -59,9 +59,9 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
     Some(Figure {
         name: format!("success-{}", group.slug()),
         title: format!("Success against cost ({})", group.title()),
-        caption: "By the best prompt so far. Left: runs whose prompt is exact, with Wilson's 95 % interval at the end. Right: the share of the \
-                  target that is written before the first wrong token, with the 95 % interval of a bootstrap over targets, seeds nested. Cost is the \
-                  mean over the method's runs; the LM head is not in it. Runs that failed count as 0 in both."
+        caption: "By the best prompt so far. Left: runs whose prompt is exact, with Wilson's 95 % interval at the end. Right: the share \
+                  of the target that is written before the first wrong token, with the 95 % interval of a bootstrap over targets, seeds \
+                  nested. Cost is the mean over the method's runs; the LM head is not in it. Runs that failed count as 0 in both."
             .into(),
         panels: vec![panel("exact", "share of runs", rate), panel("matched prefix", "share of the target", matched)],
         legend: legend(found.iter().map(|(series, _)| *series)),
