@@ -74,7 +74,17 @@ impl<'a> Target<'a> {
     }
 }
 
-impl Series<'_> {
+impl<'a> Series<'a> {
+    /// In the order of targets and seeds; of runs that draw nothing, one for each target.
+    fn of(label: &'a str, style: Style, mut cells: Vec<&'a Cell>) -> Self {
+        cells.sort_by_key(|cell| (Target::of(cell), cell.place.seed, &cell.place.id));
+        let all = cells.len();
+        cells.dedup_by(|later, first| {
+            !later.draws_anything() && !first.draws_anything() && later.place.target_ids == first.place.target_ids
+        });
+        Self { label, style, repeated: all - cells.len(), cells }
+    }
+
     /// A number of each run that has one, by target.
     pub fn by_target(&self, targets: &[Target], of: impl Fn(&Cell) -> Option<f64>) -> Vec<Vec<f64>> {
         let on =
@@ -135,33 +145,40 @@ impl<'a> Group<'a> {
     }
 }
 
-/// All groups, by model, N and budget.
-pub fn groups(data: &Data) -> Vec<Group<'_>> {
+/// All groups, by model, N and budget. The floor of a model and N stands in all of theirs: random prompts have no budget.
+pub fn groups<'a>(data: &'a Data) -> Vec<Group<'a>> {
     let models = model_names(data);
     let styles = styles(data);
+    let place = |cell: &Cell| (models[cell.place.model_digest.as_str()].as_str(), cell.place.prompt_tokens);
+    let (floor, searched): (Vec<&Cell>, Vec<&Cell>) = data.cells.iter().partition(|cell| cell.place.method == FLOOR);
     let mut sorted: BTreeMap<(&str, u64, u64), Vec<&Cell>> = BTreeMap::new();
-    for cell in &data.cells {
-        let model = models[cell.place.model_digest.as_str()].as_str();
-        sorted.entry((model, cell.place.prompt_tokens, cell.place.steps)).or_default().push(cell);
+    for cell in searched {
+        let (model, n) = place(cell);
+        sorted.entry((model, n, cell.place.steps)).or_default().push(cell);
     }
-    sorted.into_iter().map(|((model, n, steps), cells)| group(model, n, steps, cells, &styles)).collect()
+    let one = |((model, n, steps), cells): ((&str, u64, u64), Vec<&'a Cell>)| {
+        let floor = floor.iter().copied().filter(|cell| place(cell) == (model, n)).collect();
+        group(model, n, steps, cells, floor, &styles)
+    };
+    sorted.into_iter().map(one).collect()
 }
 
-fn group<'a>(model: &str, prompt_tokens: u64, steps: u64, cells: Vec<&'a Cell>, styles: &[(&'a str, Style)]) -> Group<'a> {
+fn group<'a>(
+    model: &str,
+    prompt_tokens: u64,
+    steps: u64,
+    cells: Vec<&'a Cell>,
+    floor: Vec<&'a Cell>,
+    styles: &[(&'a str, Style)],
+) -> Group<'a> {
     let mut targets: Vec<Target> = cells.iter().map(|cell| Target::of(cell)).collect();
     targets.sort_by_key(|target| target.ids);
     targets.dedup_by_key(|target| target.ids);
     targets.sort();
-    let of = |label: &'a str, style: Style| {
-        let mut cells: Vec<&Cell> = cells.iter().copied().filter(|cell| cell.place.method == label).collect();
-        cells.sort_by_key(|cell| (Target::of(cell), cell.place.seed));
-        let all = cells.len();
-        cells.dedup_by(|later, first| !later.draws_anything() && later.place.target_ids == first.place.target_ids && first.outcome.is_ok());
-        Series { label, style, repeated: all - cells.len(), cells }
-    };
-    let series = styles.iter().map(|(label, style)| of(label, *style)).filter(|series| !series.cells.is_empty());
-    let (floor, series): (Vec<Series>, Vec<Series>) = series.partition(|series| series.label == FLOOR);
-    Group { model: model.to_owned(), prompt_tokens, steps, series, floor: floor.into_iter().next(), targets }
+    let labelled = |label: &str| cells.iter().copied().filter(|cell| cell.place.method == label).collect::<Vec<_>>();
+    let series = styles.iter().map(|(label, style)| Series::of(label, *style, labelled(label))).filter(|series| !series.cells.is_empty());
+    let floor = Some(Series::of(FLOOR, Style::FLOOR, floor)).filter(|series| !series.cells.is_empty());
+    Group { model: model.to_owned(), prompt_tokens, steps, series: series.collect(), floor, targets }
 }
 
 /// Names of models by digest: as they were given, else the digest's beginning; both where two have the same name.
@@ -194,5 +211,5 @@ fn styles(data: &Data) -> Vec<(&str, Style)> {
     order.sort_by_key(|(label, method)| (place(method), *label));
     let methods: Vec<&str> = order.iter().map(|(_, method)| *method).collect();
     let styles = Style::of_methods(&methods);
-    order.into_iter().map(|(label, _)| label).zip(styles).chain([(FLOOR, Style::FLOOR)]).collect()
+    order.into_iter().map(|(label, _)| label).zip(styles).collect()
 }

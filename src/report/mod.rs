@@ -96,7 +96,7 @@ impl<'a> Report<'a> {
     }
 
     fn tables(&self) -> impl Iterator<Item = &Table> {
-        self.comparisons.iter().chain(&self.prompts).chain([&self.cells])
+        self.comparisons.iter().chain(&self.prompts).chain(Some(&self.cells).filter(|table| !table.rows.is_empty()))
     }
 
     /// Two models may come to the same part of a file's name.

@@ -43,7 +43,8 @@
         .forEach(([row]) => body.append(row));
     });
     if (!("choice" in head.dataset)) return;
-    const values = [...new Set(rows.map((row) => row.cells[column].textContent))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+    const values = [...new Set(rows.map((row) => row.cells[column].textContent))];
+    values.sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
     if (values.length < 2 || values.length > 60) return;
     const select = document.createElement("select");
     const name = head.textContent;

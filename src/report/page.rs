@@ -32,9 +32,9 @@ impl Report<'_> {
         let policy =
             format!("default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'");
         format!(
-            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>dlmi report</title>\n<style>\n{}{CSS}</style>\n</head>\n\
-             <body>\n{body}<script>{SCRIPT}</script>\n</body>\n</html>\n",
+            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta http-equiv=\"Content-Security-Policy\" \
+             content=\"{policy}\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>dlmi \
+             report</title>\n<style>\n{}{CSS}</style>\n</head>\n<body>\n{body}<script>{SCRIPT}</script>\n</body>\n</html>\n",
             in_page()
         )
     }
@@ -74,9 +74,13 @@ impl Report<'_> {
             return notes;
         }
         if self.groups.iter().any(|group| group.floor.is_none()) {
-            notes.push("There is no floor: what a prompt gets that nobody searched for is unknown here. Cells labelled <code>floor</code> would be drawn as one.".to_owned());
+            notes.push(
+                "There is no floor: what a prompt gets that nobody searched for is unknown here. Cells labelled <code>floor</code> \
+                        would be drawn as one."
+                    .to_owned(),
+            );
         }
-        let failed = self.groups.iter().flat_map(|group| group.all_series()).map(|series| series.failed()).sum::<usize>();
+        let failed = self.data.cells.iter().filter(|cell| cell.outcome.is_err()).count();
         if failed > 0 {
             notes.push(format!("Failed: {failed}. They stay in, as 0 and not exact; <code>study run --retry</code> computes them again."));
         }
@@ -89,8 +93,8 @@ impl Report<'_> {
         let few = self.groups.iter().flat_map(|group| group.by_k()).map(|(_, targets)| targets.len()).min().unwrap_or(0);
         if few < 10 {
             notes.push(format!(
-                "Intervals are for targets that were not tried. With few targets they are too narrow: of three targets a 95 % interval holds the truth in about \
-                 three of four studies. The fewest here at one k: {few}{}.",
+                "Intervals are for targets that were not tried. With few targets they are too narrow: of three targets a 95 % interval \
+                 holds the truth in about three of four studies. The fewest here at one k: {few}{}.",
                 if few == 1 { ", where the interval is over seeds alone" } else { "" }
             ));
         }
@@ -153,8 +157,8 @@ fn label_of_caption(caption: &str) -> String {
 
 fn cells(table: &Table) -> String {
     format!(
-        "<p class=\"caption\">{} {}</p><div class=\"controls\" hidden><input type=\"search\" placeholder=\"Search all columns\" aria-label=\"Search\"></div>\
-         <p class=\"shown\" aria-live=\"polite\"></p>{}",
+        "<p class=\"caption\">{} {}</p><div class=\"controls\" hidden><input type=\"search\" placeholder=\"Search all columns\" \
+         aria-label=\"Search\"></div><p class=\"shown\" aria-live=\"polite\"></p>{}",
         label_of_caption(&table.caption),
         links(&table.name, &["csv", "md"]),
         grid(table, true)

@@ -94,12 +94,13 @@ fn rules(colour: impl Fn(&str, &str, &str) -> String) -> String {
     let ground: Vec<String> = GROUND.iter().map(|(name, light, dark)| colour(name, light, dark)).collect();
     let [ink, muted, grid, ground] = &ground[..] else { unreachable!("four colours") };
     let mut css = format!(
-        "svg text{{font-family:Arimo,Arial,Helvetica,sans-serif;font-size:12px;fill:{muted}}}\nsvg .title{{font-size:13.5px;fill:{ink}}}\n\
-         svg .ground{{fill:{ground}}}\nsvg .grid{{stroke:{grid};stroke-width:1;fill:none}}\nsvg .axis{{stroke:{muted};stroke-width:1;fill:none}}\n\
-         svg .line{{fill:none;stroke-width:1.7;stroke-linejoin:round}}\nsvg .whisker{{fill:none;stroke-width:1.1;opacity:.75}}\n\
-         svg .mark{{stroke:{ground};stroke-width:.8}}\nsvg .band{{stroke:none;opacity:.16}}\nsvg .violin{{opacity:.5;stroke:none}}\n\
-         svg .broken.line{{stroke-dasharray:5 3}}\nsvg .floor.line{{stroke:{muted};stroke-dasharray:3 3;stroke-width:1.2}}\n\
-         svg .floor.band,svg .floor.mark{{fill:{muted}}}\nsvg .reference{{stroke:{ink};stroke-width:1.6;fill:none}}\n"
+        "svg text{{font-family:Arimo,Arial,Helvetica,sans-serif;font-size:12px;fill:{muted}}}\nsvg \
+         .title{{font-size:13.5px;fill:{ink}}}\nsvg .ground{{fill:{ground}}}\nsvg .grid{{stroke:{grid};stroke-width:1;fill:none}}\nsvg \
+         .axis{{stroke:{muted};stroke-width:1;fill:none}}\nsvg .line{{fill:none;stroke-width:1.7;stroke-linejoin:round}}\nsvg \
+         .whisker{{fill:none;stroke-width:1.1;opacity:.75}}\nsvg .mark{{stroke:{ground};stroke-width:.8}}\nsvg \
+         .band{{stroke:none;opacity:.16}}\nsvg .violin{{opacity:.5;stroke:none}}\nsvg .broken.line{{stroke-dasharray:5 3}}\nsvg \
+         .floor.line{{stroke:{muted};stroke-dasharray:3 3;stroke-width:1.2}}\nsvg .floor.band,svg .floor.mark{{fill:{muted}}}\nsvg \
+         .reference{{stroke:{ink};stroke-width:1.6;fill:none}}\n"
     );
     for (place, (light, dark)) in COLOURS.iter().enumerate() {
         let colour = colour(&format!("s{place}"), light, dark);

@@ -107,7 +107,7 @@ pub fn number(x: f64) -> String {
     match x.abs() {
         0.0 => "0".to_owned(),
         size if !size.is_finite() => x.to_string(),
-        size if size < 1e-3 || size >= 1e12 => format!("{x:.1e}"),
+        size if !(1e-3..1e12).contains(&size) => format!("{x:.1e}"),
         size if size >= 1e9 => format!("{}G", plain(x / 1e9)),
         size if size >= 1e6 => format!("{}M", plain(x / 1e6)),
         size if size >= 1e4 => format!("{}k", plain(x / 1e3)),

@@ -19,6 +19,8 @@ const BOTTOM: f64 = 42.0;
 const RIGHT: f64 = 14.0;
 /// Longest label, in characters.
 const LONGEST_LABEL: usize = 44;
+/// Fewest values of a density.
+const FEWEST: usize = 6;
 /// Height of a line of the legend.
 const LEGEND_LINE: f64 = 20.0;
 
@@ -252,29 +254,32 @@ impl Panel {
         }
     }
 
-    /// Densities are over logarithms, as the axis is.
+    /// Mean and extremes, and the density over logarithms, as the axis is; of a handful of values there is no density to speak of.
     fn violin(&self, svg: &mut String, style: Style, lane: usize, sample: &[f64]) {
-        const POINTS: usize = 80;
         let logs = sorted(&sample.iter().map(|x| x.ln()).collect::<Vec<_>>());
-        let (low, high) = (logs[0], logs[logs.len() - 1]);
+        let (low, high) = (logs[0].exp(), logs[logs.len() - 1].exp());
         let (y, class) = (self.place_y(lane as f64), style.class());
-        let at = |i: usize| low + (high - low) * i as f64 / (POINTS - 1) as f64;
-        let places: Vec<f64> = (0..POINTS).map(at).collect();
-        let found = density(&logs, &places);
+        if logs.len() >= FEWEST {
+            _ = write!(svg, "<path class=\"{class} violin\" d=\"M{}Z\"/>", self.outline(y, &logs));
+        }
+        let (left, middle, right) = (self.place_x(low), self.place_x(mean(sample)), self.place_x(high));
+        let ends = format!("M{left:.1} {:.1}v8M{right:.1} {:.1}v8", y - 4.0, y - 4.0);
+        _ = write!(svg, "<path class=\"{class} whisker\" d=\"M{left:.1} {y:.1}H{right:.1}{ends}\"/>");
+        let tip = format!("{} values, mean {}, {} to {}", sample.len(), number(mean(sample)), number(low), number(high));
+        _ = write!(svg, "<path class=\"{class} mark\" d=\"{}\"><title>{tip}</title></path>", style.mark(middle, y));
+    }
+
+    /// The outline of a violin around y, of sorted logarithms.
+    fn outline(&self, y: f64, logs: &[f64]) -> String {
+        const POINTS: usize = 80;
+        let (low, high) = (logs[0], logs[logs.len() - 1]);
+        let places: Vec<f64> = (0..POINTS).map(|i| low + (high - low) * i as f64 / (POINTS - 1) as f64).collect();
+        let found = density(logs, &places);
         let largest = found.iter().copied().fold(0.0, f64::max);
-        let corner =
-            |i: usize, side: f64| format!("{:.1} {:.1}", self.place_x(places[i].exp()), y + side * 0.42 * LANE * found[i] / largest);
-        let corners: Vec<String> = (0..POINTS).map(|i| corner(i, -1.0)).chain((0..POINTS).rev().map(|i| corner(i, 1.0))).collect();
-        let tip = format!("{} values, mean {}, {} to {}", sample.len(), number(mean(sample)), number(low.exp()), number(high.exp()));
-        _ = write!(svg, "<path class=\"{class} violin\" d=\"M{}Z\"><title>{tip}</title></path>", corners.join("L"));
-        let (low, high, mean) = (self.place_x(low.exp()), self.place_x(high.exp()), self.place_x(mean(sample)));
-        _ = write!(
-            svg,
-            "<path class=\"{class} whisker\" d=\"M{low:.1} {y:.1}H{high:.1}M{low:.1} {:.1}v8M{high:.1} {:.1}v8\"/>",
-            y - 4.0,
-            y - 4.0
-        );
-        _ = write!(svg, "<path class=\"{class} mark\" d=\"{}\"/>", style.mark(mean, y));
+        let corner = |i: usize, half: f64| format!("{:.1} {:.1}", self.place_x(places[i].exp()), y + half * found[i] / largest);
+        let half = 0.42 * LANE;
+        let corners: Vec<String> = (0..POINTS).map(|i| corner(i, -half)).chain((0..POINTS).rev().map(|i| corner(i, half))).collect();
+        corners.join("L")
     }
 }
 
@@ -357,7 +362,7 @@ mod tests {
     fn a_violin_and_a_line_of_one_value_are_drawn_without_a_number_that_is_none() {
         let axis = |scale: Scale, ticks| Axis { title: String::new(), scale, ticks };
         let marks =
-            vec![Mark::Violin(Style::of_method("dlmi"), 0, vec![2.0]), Mark::Violin(Style::of_method("gbda"), 1, vec![1.0, 1.0, 10.0])];
+            vec![Mark::Violin(Style::of_method("dlmi"), 0, vec![2.0; 9]), Mark::Violin(Style::of_method("gbda"), 1, vec![1.0, 1.0, 10.0])];
         let lanes = vec![(0.0, "a".to_owned()), (1.0, "b".to_owned())];
         let log = Scale::log([1.0, 10.0]);
         let panel = Panel { title: "p".into(), x: axis(log.clone(), log.ticks()), y: axis(Scale::Lanes(2), lanes), marks };

@@ -40,8 +40,9 @@ fn scores(group: &Group) -> Table {
         name: format!("scores-{}", group.slug()),
         title: format!("Table 1: methods and scores ({})", group.title()),
         caption: format!(
-            "The four scores are of the last step, matched prefix (a share of the target) and exact of the best prompt. Means over targets with the 95 % \
-             interval of a bootstrap over targets, seeds nested; of rates Wilson's, over runs. Compare within a column.{}{}",
+            "The four scores are of the last step, matched prefix (a share of the target) and exact of the best prompt. Means over \
+             targets with the 95 % interval of a bootstrap over targets, seeds nested; of rates Wilson's, over runs. Compare within a \
+             column.{}{}",
             repeated(group),
             failed(group)
         ),
@@ -93,8 +94,9 @@ fn overlaps(group: &Group) -> Table {
     Table {
         name: format!("overlap-{}", group.slug()),
         title: format!("§4.3: overlap of prompt and target ({})", group.title()),
-        caption: "Of the best hard prompt. Overlap: share of its positions with a token of the target; hit ratio: share of the target's distinct tokens that it \
-                  has; letters: longest common run of letters and digits over those of the target. The paper says that overlap stays below 0.2."
+        caption: "Of the best hard prompt. Overlap: share of its positions with a token of the target; hit ratio: share of the target's \
+                  distinct tokens that it has; letters: longest common run of letters and digits over those of the target. The paper says \
+                  that overlap stays below 0.2."
             .into(),
         columns: vec![
             column("method"),
@@ -124,8 +126,8 @@ fn differences(group: &Group) -> Table {
     Table {
         name: format!("differences-{}", group.slug()),
         title: format!("Paired differences ({})", group.title()),
-        caption: "Method minus the other on the same targets, mean and 95 % interval of a bootstrap over targets, seeds nested. Each interval is for itself: among \
-                  twenty pairs without a difference, about one leaves out 0."
+        caption: "Method minus the other on the same targets, mean and 95 % interval of a bootstrap over targets, seeds nested. Each \
+                  interval is for itself: among twenty pairs without a difference, about one leaves out 0."
             .into(),
         columns: [vec![column("method"), column("minus")], SCORES.map(|score| estimates(score.name)).to_vec()].concat(),
         rows: pairs.map(row).collect(),
@@ -153,8 +155,8 @@ pub fn prompts(group: &Group) -> Table {
     Table {
         name: format!("prompts-{}", group.slug()),
         title: format!("Tables 3 and 4: prompts that were found ({})", group.title()),
-        caption: "The best hard prompt of the first seed, its perplexity from its second token on, what the model writes after it (greedily; marked where it departs \
-                  from the target), and the LCS ratio of that."
+        caption: "The best hard prompt of the first seed, its perplexity from its second token on, what the model writes after it \
+                  (greedily; marked where it departs from the target), and the LCS ratio of that."
             .into(),
         columns: vec![
             choice("method"),
@@ -184,7 +186,8 @@ pub fn cells(data: &Data) -> Table {
     Table {
         name: "cells".into(),
         title: "All cells".into(),
-        caption: "One row for each run. Prompt, output and matched prefix are of the best hard prompt, the four scores of the last step. A click on a column's name sorts."
+        caption: "One row for each run. Prompt, output and matched prefix are of the best hard prompt, the four scores of the last step. \
+                  A click on a column's name sorts."
             .into(),
         columns,
         rows: sorted(data).into_iter().map(|cell| row(cell, several.then(|| models[cell.place.model_digest.as_str()].as_str()))).collect(),

@@ -7,7 +7,7 @@ use super::super::data::{Data, Gradient};
 use super::super::groups::model_names;
 use super::super::palette::Style;
 use super::super::scale::Scale;
-use super::super::statistics::{kolmogorov_smirnov, mean, sorted};
+use super::super::statistics::{kolmogorov_smirnov, mean, quantile, sorted};
 use super::super::svg::{Axis, Figure, Mark, Panel};
 
 /// Estimators as `dlmi gradients` names them, as the paper does, and the method whose colour they have.
@@ -66,12 +66,12 @@ fn figure(model: &str, n: u64, steps: u64, gradients: &[&Gradient]) -> Figure {
         ),
         title: format!("Figure 5: variance and bias of gradients ({model}, N = {n}, {steps} steps)"),
         caption: format!(
-            "A value is one measurement: a step of a run (target × seed) of the estimator itself, {} gradients of {} prompts each, the largest of \
-             all N·V logits. Violins over logarithms; the mark is the mean, the line goes to the extremes. The paper's reference is REINFORCE from a \
-             fresh shared baseline, which is nearly 0, so its \"bias\" is nearly the largest gradient. The other reference is leave-one-out \
-             REINFORCE, which is unbiased; the upright line is the median of the floor, the largest standard error of the difference. Values up to a few \
-             times the floor are no evidence of a bias. Values of one run depend on each other: the p-values of the Kolmogorov–Smirnov tests in the CSV \
-             are too small.",
+            "A value is one measurement: a step of a run (target × seed) of the estimator itself, {} gradients of {} prompts each, the \
+             largest of all N·V logits. Violins over logarithms; the mark is the mean, the line goes to the extremes. The paper's \
+             reference is REINFORCE from a fresh shared baseline, which is nearly 0, so its \"bias\" is nearly the largest gradient. The \
+             other reference is leave-one-out REINFORCE, which is unbiased; the upright line is the median of the floor, the largest \
+             standard error of the difference. Values up to a few times the floor are no evidence of a bias. Values of one run depend on \
+             each other: the p-values of the Kolmogorov–Smirnov tests in the CSV are too small.",
             range(|it| it.draws),
             range(|it| it.samples)
         ),
@@ -100,7 +100,7 @@ fn panel(quantity: &Quantity, estimators: &[(&str, String, Style)], gradients: &
         own.filter_map(|gradient| of(gradient)).filter(|value| value.is_finite() && *value > 0.0).collect()
     };
     let reinforce = of("reinforce", quantity.of);
-    let median = |values: &[f64]| sorted(values).get(values.len() / 2).copied();
+    let median = |values: &[f64]| (!values.is_empty()).then(|| quantile(&sorted(values), 0.5));
     let (mut marks, mut lanes) = (Vec::new(), Vec::new());
     for (name, label, style) in estimators {
         let values = of(name, quantity.of);

@@ -27,8 +27,8 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
         name: format!("lcs-{}", group.slug()),
         title: format!("Figures 2 and 3: LCS ratio against k ({})", group.title()),
         caption: format!(
-            "What the last step of a run scores; never compare two panels. Mean over targets and 95 % interval of a bootstrap over targets, \
-             seeds nested; points are moved aside so as not to cover each other. {floor}"
+            "What the last step of a run scores; never compare two panels. Mean over targets and 95 % interval of a bootstrap over \
+             targets, seeds nested; points are moved aside so as not to cover each other. {floor}"
         ),
         panels: SCORES.iter().map(|score| panel(group, score, &ks)).collect(),
         legend: legend(group.all_series()),

@@ -42,9 +42,9 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
         }
     }
     let cost = Scale::log(found.iter().flat_map(|(_, stages)| stages.iter().map(|stage| stage.cost)));
-    let panel = |title: &str, axis: &str, of: fn(&Stage) -> (f64, Option<(f64, f64)>, String)| {
+    let panel = |title: &str, axis: &str, of: fn(&Stage) -> Point| {
         let points = found.iter().flat_map(|(_, stages)| stages).map(of);
-        let shares = Scale::shares(points.map(|(y, interval, _)| interval.map_or(y, |(_, high)| high)));
+        let shares = Scale::shares(points.map(|point| point.interval.map_or(point.y, |(_, high)| high)));
         Panel {
             title: title.to_owned(),
             x: Axis { title: "positions, forward and backward".into(), ticks: cost.ticks(), scale: cost.clone() },
@@ -53,15 +53,20 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
         }
     };
     let rate = |stage: &Stage| {
-        (stage.exact as f64 / stage.runs as f64, Some(wilson(stage.exact, stage.runs)), format!("{} of {} exact", stage.exact, stage.runs))
+        let (low, high) = wilson(stage.exact, stage.runs);
+        let tip = format!("{} of {} exact [{low:.3}, {high:.3}]", stage.exact, stage.runs);
+        Point { x: stage.cost, y: stage.exact as f64 / stage.runs as f64, interval: Some((low, high)), tip }
     };
-    let matched = |stage: &Stage| (stage.matched.mean, stage.matched.interval, words(&stage.matched));
+    let matched = |stage: &Stage| {
+        let Estimate { mean, interval, .. } = stage.matched;
+        Point { x: stage.cost, y: mean, interval, tip: words(&stage.matched) }
+    };
     Some(Figure {
         name: format!("success-{}", group.slug()),
         title: format!("Success against cost ({})", group.title()),
-        caption: "By the best prompt so far. Left: runs whose prompt is exact, with Wilson's 95 % interval at the end. Right: the share of the \
-                  target that is written before the first wrong token, with the 95 % interval of a bootstrap over targets, seeds nested. Cost is the \
-                  mean over the method's runs; the LM head is not in it. Runs that failed count as 0 in both."
+        caption: "By the best prompt so far. Left: runs whose prompt is exact, with Wilson's 95 % interval at the end. Right: the share \
+                  of the target that is written before the first wrong token, with the 95 % interval of a bootstrap over targets, seeds \
+                  nested. Cost is the mean over the method's runs; the LM head is not in it. Runs that failed count as 0 in both."
             .into(),
         panels: vec![panel("exact", "share of runs", rate), panel("matched prefix", "share of the target", matched)],
         legend: legend(found.iter().map(|(series, _)| *series)),
@@ -70,13 +75,10 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
 }
 
 /// A line over all stages, a point with its interval at the last.
-fn marks(series: &Series, stages: &[Stage], of: fn(&Stage) -> (f64, Option<(f64, f64)>, String)) -> [Mark; 2] {
-    let point = |stage: &Stage| {
-        let (y, interval, tip) = of(stage);
-        Point { x: stage.cost, y, interval, tip: format!("{}: {tip}", series.label) }
-    };
-    let line = stages.iter().map(|stage| (stage.cost, of(stage).0)).collect();
-    [Mark::Line(series.style, line), Mark::Points(series.style, stages.last().map(point).into_iter().collect())]
+fn marks(series: &Series, stages: &[Stage], of: fn(&Stage) -> Point) -> [Mark; 2] {
+    let line = stages.iter().map(of).map(|point| (point.x, point.y)).collect();
+    let last = stages.last().map(of).map(|point| Point { tip: format!("{}: {}", series.label, point.tip), ..point });
+    [Mark::Line(series.style, line), Mark::Points(series.style, last.into_iter().collect())]
 }
 
 fn stages(group: &Group, series: &Series) -> Vec<Stage> {
