@@ -71,27 +71,6 @@ pub fn wilson(successes: usize, n: usize) -> (f64, f64) {
     ((middle - half).max(0.0), (middle + half).min(1.0))
 }
 
-/// Two-sided Kolmogorov–Smirnov test of two samples: the largest distance of their distribution functions, and the asymptotic p-value
-/// (Stephens 1970).
-pub fn kolmogorov_smirnov(a: &[f64], b: &[f64]) -> (f64, f64) {
-    let (a, b) = (sorted(a), sorted(b));
-    let below = |sample: &[f64], x: f64| sample.partition_point(|&y| y <= x) as f64 / sample.len() as f64;
-    let distance = a.iter().chain(&b).map(|&x| (below(&a, x) - below(&b, x)).abs()).fold(0.0, f64::max);
-    let n = (a.len() * b.len()) as f64 / (a.len() + b.len()) as f64;
-    let scaled = (n.sqrt() + 0.12 + 0.11 / n.sqrt()) * distance;
-    (distance, kolmogorov(scaled))
-}
-
-/// P(K > x) of Kolmogorov's distribution.
-fn kolmogorov(x: f64) -> f64 {
-    // The series alternates and hardly converges there; the value is 1 to 12 digits.
-    if x < 0.2 {
-        return 1.0;
-    }
-    let term = |j: i32| if j % 2 == 1 { 2.0 } else { -2.0 } * (-2.0 * f64::from(j * j) * x * x).exp();
-    (1..=100).map(term).sum::<f64>().clamp(0.0, 1.0)
-}
-
 /// Density of a sample at `points`, by a Gaussian kernel with Silverman's bandwidth.
 pub fn density(sample: &[f64], points: &[f64]) -> Vec<f64> {
     let sorted = sorted(sample);
@@ -173,17 +152,6 @@ mod tests {
         near(wilson(1, 29), (0.0061, 0.1718));
         near(wilson(20, 20), (0.8389, 1.0));
         assert_eq!(wilson(0, 0), (0.0, 1.0));
-    }
-
-    /// Kolmogorov's distribution at two tabulated points, and samples whose distance is known.
-    #[test]
-    fn kolmogorov_smirnov_is_what_others_compute() {
-        let (a, b): (Vec<f64>, Vec<f64>) = ((0..100).map(f64::from).collect(), (30..130).map(f64::from).collect());
-        let (distance, p) = kolmogorov_smirnov(&a, &b);
-        assert!((distance - 0.3).abs() < 1e-12 && (1e-5..1e-3).contains(&p), "{distance} {p}");
-        assert_eq!(kolmogorov_smirnov(&a, &a), (0.0, 1.0));
-        assert!(kolmogorov_smirnov(&[0.0; 50], &[1.0; 50]).1 < 1e-12);
-        assert!((kolmogorov(1.0) - 0.269_999_671).abs() < 1e-8 && (kolmogorov(1.358_1) - 0.05).abs() < 1e-4);
     }
 
     #[test]

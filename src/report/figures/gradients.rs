@@ -7,8 +7,9 @@ use super::super::data::{Data, Gradient};
 use super::super::groups::model_names;
 use super::super::palette::Style;
 use super::super::scale::Scale;
-use super::super::statistics::{kolmogorov_smirnov, mean, quantile, sorted};
+use super::super::statistics::{mean, quantile, sorted};
 use super::super::svg::{Axis, Figure, Mark, Panel};
+use crate::distribution::kolmogorov_smirnov;
 
 /// Estimators as `dlmi gradients` names them, as the paper does, and the method whose colour they have.
 const ESTIMATORS: [(&str, &str, &str); 8] = [
@@ -108,12 +109,8 @@ fn panel(quantity: &Quantity, estimators: &[(&str, String, Style)], gradients: &
             continue;
         }
         let floor = (quantity.name == "bias").then(|| median(&of(name, |it| it.bias?.floor.max))).flatten();
-        let (distance, p) = if *name == "reinforce" || reinforce.is_empty() {
-            (None, None)
-        } else {
-            let (distance, p) = kolmogorov_smirnov(&values, &reinforce);
-            (Some(distance), Some(p))
-        };
+        let test = if *name == "reinforce" { None } else { kolmogorov_smirnov(&values, &reinforce) };
+        let (distance, p) = (test.map(|test| test.statistic), test.map(|test| test.p));
         let ordered = sorted(&values);
         let number = |value: Option<f64>| value.map_or(String::new(), exact);
         let ends = [Some(mean(&values)), Some(ordered[0]), median(&values), ordered.last().copied(), floor, distance, p].map(number);
