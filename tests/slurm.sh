@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One study, however it is run: in one process, as a Slurm job array whose tasks are warned, killed, cancelled and lose their node, by GNU
+# One study, however it is run: in one run, as a Slurm job array whose tasks are warned, killed, cancelled and lose their node, by GNU
 # parallel, and as three shards. `merge --science` must give the same bytes. The cluster is a slurmctld and four slurmd on loopback; they
 # and all that they start end with this script.
 #   tests/slurm.sh [PROGRAM]    default: target/release/dlmi
@@ -137,19 +137,19 @@ kill_node() {
   kill -9 "$(cat "$dir/$1.pid")" $(ours "SLURMD_NODENAME=$1") 2>/dev/null || true
 }
 
-# Every cell is done, and the records are those of the one process.
+# Every cell is done, and the records are those of the one run.
 same() {
   local folder outs=()
   for folder in "${@:2}"; do outs+=(--out "$folder"); done
   "$program" study merge "$study" "${outs[@]}" --science -o "$dir/merged.jsonl"
-  cmp "$dir/one.jsonl" "$dir/merged.jsonl" || fail "$1: not what one process computes"
+  cmp "$dir/one.jsonl" "$dir/merged.jsonl" || fail "$1: not what one run computes"
   say "$1: the same $cells records"
 }
 
-"$program" study run "$study" --out "$dir/one" -q
+"$program" study run "$study" --out "$dir/one" --workers 2 -q >/dev/null
 [ "$(counted "$dir/one" "done")" = "$cells" ] || fail "there are not $cells cells"
 "$program" study merge "$study" --out "$dir/one" --science -o "$dir/one.jsonl"
-say "one process has computed $cells cells"
+say "one run has computed $cells cells"
 
 start_cluster
 "$program" study slurm "$study" --out "$out" --tasks 8 >"$dir/job.sbatch"
