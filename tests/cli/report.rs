@@ -87,6 +87,8 @@ fn its_numbers_are_those_of_the_records() {
     assert_eq!(found.iter().filter(relaxed).count(), 0, "REINFORCE has no relaxed prompt");
     let page = fs::read_to_string(out.join("index.html")).unwrap();
     assert!(page.contains("There is no floor"), "a study without a floor says so");
+    let asks = ["http:", "https:", "src=", "@import", "url("].into_iter().filter(|part| page.contains(part)).collect::<Vec<_>>();
+    assert!(asks.is_empty() && page.contains("default-src 'none'"), "a page that asks for nothing: {asks:?}");
 }
 
 /// SODA draws nothing before step 1500: two seeds are one run. What failed is in the rates and scores, as nothing found.
