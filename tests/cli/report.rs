@@ -123,7 +123,7 @@ fn it_reads_folders_and_science_and_draws_a_floor() {
         let mut cell = cell;
         cell.remove("model");
         if cell["method"] == "snap" {
-            cell["method"] = "floor".into();
+            (cell["method"], cell["steps"]) = ("floor".into(), 1.into());
         }
         record["cell"] = cell.into();
         let place = folder.path().join("cells");
@@ -136,7 +136,8 @@ fn it_reads_folders_and_science_and_draws_a_floor() {
     assert_eq!(ran.out.trim_end(), out.join("index.html").display().to_string());
     let page = fs::read_to_string(out.join("index.html")).unwrap();
     assert!(!page.contains("There is no floor") && page.contains("class=\"floor band\""));
-    assert!(files(&out).keys().any(|name| name.starts_with("lcs-model") && name.ends_with(".svg")), "{:?}", files(&out).keys());
+    let names: Vec<String> = files(&out).into_keys().filter(|name| name.starts_with("lcs-") && name.ends_with(".svg")).collect();
+    assert_eq!(names, ["lcs-model4be62e1e-n5-12.svg"], "a floor has no budget of its own");
 }
 
 #[test]
