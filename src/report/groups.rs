@@ -139,10 +139,15 @@ impl<'a> Group<'a> {
 
     /// Its part of file names.
     pub fn slug(&self) -> String {
-        let letters = self.model.rsplit(['/', '\\']).next().unwrap_or_default().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-');
-        let model: String = letters.take(40).collect::<String>().to_ascii_lowercase();
-        format!("{model}-n{}-{}", self.prompt_tokens, self.steps)
+        slug(&self.model, self.prompt_tokens, self.steps)
     }
+}
+
+/// A model, N and a budget as part of a file's name.
+pub fn slug(model: &str, prompt_tokens: u64, steps: u64) -> String {
+    let name = model.rsplit(['/', '\\']).next().unwrap_or_default().replace(' ', "-");
+    let letters: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
+    format!("{}-n{prompt_tokens}-{steps}", letters.to_ascii_lowercase())
 }
 
 /// All groups, by model, N and budget. The floor of a model and N stands in all of theirs: random prompts have no budget.

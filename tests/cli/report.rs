@@ -137,7 +137,7 @@ fn it_reads_folders_and_science_and_draws_a_floor() {
     let page = fs::read_to_string(out.join("index.html")).unwrap();
     assert!(!page.contains("There is no floor") && page.contains("class=\"floor band\""));
     let names: Vec<String> = files(&out).into_keys().filter(|name| name.starts_with("lcs-") && name.ends_with(".svg")).collect();
-    assert_eq!(names, ["lcs-model4be62e1e-n5-12.svg"], "a floor has no budget of its own");
+    assert_eq!(names, ["lcs-model-4be62e1e-n5-12.svg"], "a floor has no budget of its own");
 }
 
 #[test]
