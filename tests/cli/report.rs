@@ -152,7 +152,7 @@ fn figure_5_is_drawn_from_gradients() {
             "schema": "dlmi.gradients/1", "unit": format!("{estimator}{seed}"), "estimator": estimator, "target": "t", "k": 1, "seed": seed,
             "step": step, "steps": 256, "model": "ab12cd34ef", "prompt_tokens": 80, "vocab_size": 1536, "target_tokens": 20, "samples": 8,
             "draws": 5, "objective": 1.0, "temperature": null, "gradient": of(1.0), "variance": variance,
-            "bias_authors": if step % 50 == 0 { of(1.0) } else { Value::Null }, "bias": if step % 50 == 0 { bias } else { Value::Null },
+            "bias_authors": if step.is_multiple_of(50) { of(1.0) } else { Value::Null }, "bias": if step.is_multiple_of(50) { bias } else { Value::Null },
             "reference_samples": 64, "seconds": 0.1,
         })
     };
