@@ -182,6 +182,7 @@ fn group<'a>(
     targets.sort();
     let labelled = |label: &str| cells.iter().copied().filter(|cell| cell.place.method == label).collect::<Vec<_>>();
     let series = styles.iter().map(|(label, style)| Series::of(label, *style, labelled(label))).filter(|series| !series.cells.is_empty());
+    let floor = floor.into_iter().filter(|cell| targets.iter().any(|target| target.ids == cell.place.target_ids)).collect();
     let floor = Some(Series::of(FLOOR, Style::FLOOR, floor)).filter(|series| !series.cells.is_empty());
     Group { model: model.to_owned(), prompt_tokens, steps, series: series.collect(), floor, targets }
 }

@@ -147,12 +147,13 @@ fn figure_5_is_drawn_from_gradients() {
         let of = |scale: f64| json!({ "max": scale * (1.0 + (seed * 7 + step) as f64 % 13.0), "mean": scale });
         let (max, floor) = (0.2 + seed as f64, of(0.05));
         let bias = json!({ "max": max, "mean": 0.1, "floor": floor, "reference_error": floor, "squared": 1, "gradient_squared": 1 });
+        let (authors, bias) = if step.is_multiple_of(50) { (of(1.0), bias) } else { (Value::Null, Value::Null) };
         let variance = of(if estimator == "reinforce" { 10.0 } else { 0.01 });
         json!({
             "schema": "dlmi.gradients/1", "unit": format!("{estimator}{seed}"), "estimator": estimator, "target": "t", "k": 1, "seed": seed,
             "step": step, "steps": 256, "model": "ab12cd34ef", "prompt_tokens": 80, "vocab_size": 1536, "target_tokens": 20, "samples": 8,
             "draws": 5, "objective": 1.0, "temperature": null, "gradient": of(1.0), "variance": variance,
-            "bias_authors": if step.is_multiple_of(50) { of(1.0) } else { Value::Null }, "bias": if step.is_multiple_of(50) { bias } else { Value::Null },
+            "bias_authors": authors, "bias": bias,
             "reference_samples": 64, "seconds": 0.1,
         })
     };
