@@ -139,10 +139,15 @@ impl<'a> Group<'a> {
 
     /// Its part of file names.
     pub fn slug(&self) -> String {
-        let letters = self.model.rsplit(['/', '\\']).next().unwrap_or_default().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-');
-        let model: String = letters.take(40).collect::<String>().to_ascii_lowercase();
-        format!("{model}-n{}-{}", self.prompt_tokens, self.steps)
+        slug(&self.model, self.prompt_tokens, self.steps)
     }
+}
+
+/// A model, N and a budget as part of a file's name.
+pub fn slug(model: &str, prompt_tokens: u64, steps: u64) -> String {
+    let name = model.rsplit(['/', '\\']).next().unwrap_or_default().replace(' ', "-");
+    let letters: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
+    format!("{}-n{prompt_tokens}-{steps}", letters.to_ascii_lowercase())
 }
 
 /// All groups, by model, N and budget. The floor of a model and N stands in all of theirs: random prompts have no budget.
@@ -177,6 +182,7 @@ fn group<'a>(
     targets.sort();
     let labelled = |label: &str| cells.iter().copied().filter(|cell| cell.place.method == label).collect::<Vec<_>>();
     let series = styles.iter().map(|(label, style)| Series::of(label, *style, labelled(label))).filter(|series| !series.cells.is_empty());
+    let floor = floor.into_iter().filter(|cell| targets.iter().any(|target| target.ids == cell.place.target_ids)).collect();
     let floor = Some(Series::of(FLOOR, Style::FLOOR, floor)).filter(|series| !series.cells.is_empty());
     Group { model: model.to_owned(), prompt_tokens, steps, series: series.collect(), floor, targets }
 }

@@ -177,7 +177,7 @@ pub fn prompts(group: &Group) -> Table {
 pub fn cells(data: &Data) -> Table {
     let models = model_names(data);
     let several = models.len() > 1;
-    let mut columns: Vec<Column> = [choice("exact"), choice("method"), choice("k"), column("target")].to_vec();
+    let mut columns: Vec<Column> = [choice("method"), choice("exact"), choice("k"), column("target")].to_vec();
     columns.extend(several.then(|| choice("model")));
     columns.extend([choice("N"), choice("steps"), choice("seed")]);
     columns.extend(["target text", "prompt", "output", "matched"].map(column));
@@ -210,8 +210,8 @@ fn row(cell: &Cell, model: Option<&str>) -> Vec<Field> {
     let text = |of: fn(&Inversion) -> &String| found.map_or(Field::None, |it| Field::Text(of(it).clone()));
     let number = |of: fn(&Inversion) -> Option<f64>| Field::optional(found.and_then(of));
     let mut fields = vec![
-        found.map_or(Field::Word("failed".into()), |it| yes(it.exact)),
         Field::Text(place.method.clone()),
+        found.map_or(Field::Word("failed".into()), |it| yes(it.exact)),
         k(cell),
         Field::Text(place.target.clone()),
     ];

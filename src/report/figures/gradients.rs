@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::super::csv::{Csv, exact, text};
 use super::super::data::{Data, Gradient};
-use super::super::groups::model_names;
+use super::super::groups::{model_names, slug};
 use super::super::palette::Style;
 use super::super::scale::Scale;
 use super::super::statistics::{mean, quantile, sorted};
@@ -61,10 +61,7 @@ fn figure(model: &str, n: u64, steps: u64, gradients: &[&Gradient]) -> Figure {
         values.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
     };
     Figure {
-        name: format!(
-            "gradients-n{n}-{steps}-{}",
-            model.chars().filter(char::is_ascii_alphanumeric).take(24).collect::<String>().to_ascii_lowercase()
-        ),
+        name: format!("gradients-{}", slug(model, n, steps)),
         title: format!("Figure 5: variance and bias of gradients ({model}, N = {n}, {steps} steps)"),
         caption: format!(
             "A value is one measurement: a step of a run (target × seed) of the estimator itself, {} gradients of {} prompts each, the \
