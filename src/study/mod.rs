@@ -46,9 +46,22 @@ impl Study {
     /// # Errors
     /// Those of [`Grid::read`], a model or target file that is not there, settings that are wrong, and two cells that are the same.
     pub fn open(path: &Path, offline: bool, observer: hub::Observer) -> Result<Self> {
-        let grid = Grid::read(path)?;
+        Self::of_grid(&Grid::read(path)?, offline, observer)
+    }
+
+    /// As [`Self::open`] with another model in place of the file's: to see what there is, and what it costs, without their weights.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn with_stand_in(path: &Path, model: &str, offline: bool, observer: hub::Observer) -> Result<Self> {
+        let mut grid = Grid::read(path)?;
+        grid.models = vec![model.to_owned()];
+        Self::of_grid(&grid, offline, observer)
+    }
+
+    fn of_grid(grid: &Grid, offline: bool, observer: hub::Observer) -> Result<Self> {
         let models: Vec<Model> = grid.models.iter().map(|spec| Model::open_with(spec, offline, observer)).collect::<Result<_>>()?;
-        let cells = cell::list(&grid, &models)?;
+        let cells = cell::list(grid, &models)?;
         let mut seen = HashMap::new();
         for cell in &cells {
             if let Some(other) = seen.insert(&cell.id, cell) {

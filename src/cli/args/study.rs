@@ -14,6 +14,7 @@ Examples:
   dlmi study cells configs/study/smoke.toml --json | head
   dlmi study cells configs/study/smoke.toml --pending --out smoke --ids
   dlmi study cells configs/study/smoke.toml --cost --speed-up 30
+  dlmi study cells configs/study/figure2.toml --cost --stand-in SmolLM2-135M-Instruct.Q4_1.gguf
 
 The model's files are read, its weights are not loaded. Any beginning of the list is balanced over k, methods and N.")]
     Cells(Cells),
@@ -92,6 +93,9 @@ pub struct Cells {
     /// Predict the hours they take, from the finished cells in --out or a measurement of a few seconds
     #[arg(long, conflicts_with = "ids")]
     pub cost: bool,
+    /// Another model in place of the study's, whose weights need not be here: to check its cells and their cost
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["out", "ids"])]
+    pub stand_in: Option<String>,
     /// How many times as fast as this machine a GPU is, as `dlmi bench step` on both says
     #[arg(long, value_name = "X", requires = "cost", value_parser = positive)]
     pub speed_up: Option<f64>,

@@ -27,7 +27,7 @@ const PLACE: [&str; 2] = ["backend", "device"];
 #[inline]
 pub(super) fn run(cli: &Cli, verb: &args::Study, policy: Policy) -> Result<ExitCode> {
     match verb {
-        args::Study::Cells(verb) => cells(cli, verb, open(cli, &verb.file, policy)?),
+        args::Study::Cells(verb) => cells(cli, verb, open_for_list(cli, verb, policy)?),
         args::Study::Run(verb) => run::run(cli, verb, policy),
         args::Study::Slurm(verb) => slurm::run(cli, verb, &open(cli, &verb.file, policy)?),
         args::Study::Worker(verb) => workers::work(cli, verb, policy),
@@ -39,6 +39,17 @@ pub(super) fn run(cli: &Cli, verb: &args::Study, policy: Policy) -> Result<ExitC
 fn open(cli: &Cli, file: &Path, policy: Policy) -> Result<Study> {
     cli.flags_among(&PLACE)?;
     Study::open(file, cli.global.offline, &transfer_bar(policy))
+}
+
+/// The study, of the model of `--stand-in` where one is named.
+fn open_for_list(cli: &Cli, verb: &args::Cells, policy: Policy) -> Result<Study> {
+    match &verb.stand_in {
+        None => open(cli, &verb.file, policy),
+        Some(model) => {
+            cli.flags_among(&PLACE)?;
+            Study::with_stand_in(&verb.file, model, cli.global.offline, &transfer_bar(policy))
+        }
+    }
 }
 
 /// What `--backend` and `--device` say.
