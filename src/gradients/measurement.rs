@@ -27,7 +27,7 @@ pub struct Measurement {
     /// Σ(ĝ_j − ḡ)²/(n − 1).
     pub variance: Extent,
     /// |ḡ − r|, r the mean of n REINFORCE gradients from a fresh shared baseline: what the paper's authors plot. The first of these gradients is
-    /// 0 and the others nearly, so this is nearly |ḡ|, biased or not.
+    /// 0 and the others nearly, so this is about |ḡ|, or the noise of r where that is larger; biased or not.
     pub bias_authors: Option<Extent>,
     /// Against a reference that is unbiased.
     pub bias: Option<Bias>,
