@@ -1,7 +1,7 @@
 //! What a cell costs, predicted from its settings alone.
 //!
-//! The count is of operations, those that are slower for their number weighted by how much slower. Its scale is a machine's: seconds for
-//! one operation, which a step or finished cells give for each model, method and N.
+//! Operations are counted, the slower kinds weighted by how much slower they are (fitted to steps of all methods on bard, on one core). The
+//! seconds that an operation takes are a machine's own: a measured step or finished cells give them for each model, method and N.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Add, Mul};
@@ -86,7 +86,7 @@ impl Work {
         Self { positions: samples * n, decoded: samples * (m - 1.0), rows: samples * m, ..Self::default() }
     }
 
-    /// Behind so many positions.
+    /// Weighted operations; a position looks back on `context` others.
     fn operations(self, config: &LlamaConfig, context: f64) -> f64 {
         let Self { positions, decoded, graph, rows, distributions } = self;
         let attention = 2.0 * context * (config.num_attention_heads * config.head_dim * config.num_hidden_layers) as f64;
@@ -112,6 +112,7 @@ fn of_step(cell: &Cell) -> Work {
     match cell.options.method_settings() {
         MethodSettings::Relaxed(row) => relaxed(row, n, m),
         MethodSettings::Search(search) => candidates(search, n, m),
+        // An echo is next to nothing, but a rate is of something.
         MethodSettings::Echo | MethodSettings::Floor => Work::forced(1.0, n, m),
     }
 }
@@ -250,7 +251,7 @@ impl Rates {
     pub fn add(&mut self, study: &Study, measured: &[(usize, f64)]) {
         for &(place, seconds) in measured {
             let cell = &study.cells[place];
-            self.of.insert(kind(cell), seconds / study.step(place).max(1.0));
+            self.of.insert(kind(cell), seconds / study.step(place));
             self.measured += 1;
         }
     }
