@@ -22,6 +22,8 @@ const COLOURS: [(&str, &str); 9] = [
 ];
 /// The methods that have a colour of their own, in the order of [`COLOURS`]; others take what is free.
 const OWN: [&str; COLOURS.len()] = ["dlmi", "dlmi-tf", "gbda", "reinforce", "soda", "snap", "stgs", "rebar", "relax"];
+/// In which order others take what is free: colours of the rarer methods first.
+const FREE: [usize; COLOURS.len()] = [6, 7, 8, 5, 4, 3, 2, 1, 0];
 
 /// Text, quiet text, grid and ground of a light and of a dark page.
 const GROUND: [(&str, &str, &str); 4] =
@@ -39,7 +41,7 @@ impl Style {
             places.push(own(method).filter(|place| !places.contains(&Some(*place))));
         }
         for i in 0..places.len() {
-            let free = (0..).find(|place| !places.contains(&Some(*place)));
+            let free = FREE.into_iter().chain(COLOURS.len()..).find(|place| !places.contains(&Some(*place)));
             places[i] = places[i].or(free);
         }
         places.into_iter().flatten().map(|place| Self { place }).collect()
@@ -135,7 +137,7 @@ mod tests {
     fn a_method_keeps_its_colour_and_its_variants_take_free_ones() {
         let places = |methods: &[&str]| Style::of_methods(methods).iter().map(|style| style.place).collect::<Vec<_>>();
         assert_eq!(places(&["dlmi", "soda"]), [0, 4]);
-        assert_eq!(places(&["dlmi", "dlmi-tf", "dlmi-tf", "gbda", "gbda", "reinforce", "soda"]), [0, 1, 5, 2, 6, 3, 4]);
+        assert_eq!(places(&["dlmi", "dlmi-tf", "dlmi-tf", "gbda", "gbda", "reinforce", "soda"]), [0, 1, 6, 2, 7, 3, 4]);
         let many = Style::of_methods(&["dlmi"; 12]);
         assert_eq!((many[0].class(), many[10].class()), ("s0".to_owned(), "s1 broken".to_owned()));
         assert_eq!(Style::FLOOR.class(), "floor");
