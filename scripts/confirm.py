@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Judge what `dlmi invert --json` claims, with transformers and nothing of dlmi: does the prompt, typed as text, make the model write the target?
 
-usage: confirm.py HF_DIR RESULT.json... [--targets FILE] [--max-tokens N] [--forbid | --allow] [--threads N]
+usage: confirm.py HF_DIR RESULTS... [--targets FILE] [--max-tokens N] [--forbid | --allow] [--threads N]
 needs: pip install torch transformers tokenizers
+
+RESULTS holds one result as JSON, or one on each line (`dlmi invert --targets FILE --json`), or cells of a study (`dlmi study merge`).
 
 A result is confirmed when `prompt_text`, tokenised again (after one BoS if `bos` is true), makes the model write exactly `target_ids` by
 greedy decoding in f32, and
@@ -105,7 +107,7 @@ class Judge:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="HF_DIR")
-    parser.add_argument("results", metavar="RESULT.json", nargs="+")
+    parser.add_argument("results", metavar="RESULTS", nargs="+")
     parser.add_argument("--targets", metavar="FILE")
     parser.add_argument("--max-tokens", type=int, metavar="N")
     ban = parser.add_mutually_exclusive_group()
@@ -115,29 +117,45 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def read(path: str) -> list[tuple[str, str]]:
+    """(name, JSON) of each result of a file; one that cannot be read is a result too, so that it is not passed over."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return [(path, "")]
+    lines = [line for line in text.splitlines() if line.strip()]
+    try:
+        json.loads(text)
+    except ValueError:
+        return [(f"{path}, line {number}", line) for number, line in enumerate(lines, 1)] or [(path, "")]
+    return [(path, text)]
+
+
 def main() -> int:
     args = arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
     transformers_logging.disable_progress_bar()
-    targets = Path(args.targets).read_text(encoding="utf-8").split("\n") if args.targets else [None] * len(args.results)
-    if len(targets) < len(args.results):
-        sys.exit(f"{args.targets} has {len(targets)} lines for {len(args.results)} results")
+    results = [result for path in args.results for result in read(path)]
+    targets = Path(args.targets).read_text(encoding="utf-8").split("\n") if args.targets else [None] * len(results)
+    if len(targets) < len(results):
+        sys.exit(f"{args.targets} has {len(targets)} lines for {len(results)} results")
     judge = Judge(args.model, args.max_tokens, args.forbid)
     confirmed = wrong = 0
-    for path, target in zip(args.results, targets):
+    for (name, text), target in zip(results, targets):
         claim = False
         try:
-            result = json.loads(Path(path).read_text(encoding="utf-8"))
+            result = json.loads(text)
+            result = result.get("inversion", result)
             claim = bool(result["exact"])
             verdict = judge.verdict(result, target)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             verdict = Verdict(f"unreadable ({type(error).__name__}: {error})", 0.0)
         confirmed += not verdict.fault
         wrong += claim and bool(verdict.fault)
         outcome = f"not confirmed: {verdict.fault}" if verdict.fault else f"confirmed, margin {verdict.margin:.4f}"
-        print(f"{path}: claims exact={claim}; {outcome}{' <-- WRONG CLAIM' if claim and verdict.fault else ''}")
-    print(f"{confirmed}/{len(args.results)}")
+        print(f"{name}: claims exact={claim}; {outcome}{' <-- WRONG CLAIM' if claim and verdict.fault else ''}")
+    print(f"{confirmed}/{len(results)}")
     return 1 if wrong else 0
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Targets that a model would write by itself: its own greedy continuation of each line of a file, for scripts/race.py.
+"""Targets that a model would write by itself: its own greedy continuation of each line of a file: a file for `dlmi invert --targets`.
 
 usage: continuations.py SENTENCES.txt OUT.jsonl [--model SPEC] [--tokens 20] [--dlmi PROGRAM]
 

@@ -105,10 +105,11 @@ pub fn step<B: TrackedBackend>(
 
 /// Rows of a step that are mixed of the whole vocabulary, there and back: relaxed prompts, and distributions that are fed back.
 fn soft_rows(row: &TableRow, problem: &Problem) -> usize {
-    let prompts = if row.estimator.is_soft() { problem.prompt.tokens() } else { 0 };
+    let prompts = row.estimator.soft_embeddings() * problem.prompt.tokens();
+    let passes = if row.estimator.has_control() { 3 } else { 1 };
     let fed_back =
         if matches!(row.feeding, Feeding::Free(Feedback::Soft | Feedback::Gumbel)) { problem.first().target.ids.len() - 1 } else { 0 };
-    row.samples * (prompts + fed_back)
+    row.samples * (prompts + passes * fed_back)
 }
 
 /// Candidates of a search.
@@ -293,14 +294,14 @@ pub fn timed<T>(rounds: usize, mut round: impl FnMut(usize) -> Result<T>) -> Res
 }
 
 /// Weights that meet every position: the matrices of the layers.
-fn layers(config: &LlamaConfig) -> usize {
+pub fn layers(config: &LlamaConfig) -> usize {
     let tensors = config.tensors().into_iter();
     let matrices = tensors.filter(|(name, shape)| name.starts_with("model.layers.") && shape.len() == 2);
     matrices.map(|(_, shape)| shape.iter().product::<usize>()).sum()
 }
 
 /// Weights of the LM head.
-fn head(config: &LlamaConfig) -> usize {
+pub fn head(config: &LlamaConfig) -> usize {
     config.vocab_size * config.hidden_size
 }
 

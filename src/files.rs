@@ -62,7 +62,7 @@ pub fn utf8(bytes: Vec<u8>, name: &str) -> Result<String> {
 /// # Errors
 /// [`Error::Environment`] with the path.
 pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(content)?;

@@ -38,9 +38,11 @@ pub mod bench;
 pub mod budget;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod distribution;
 pub mod error;
 pub mod estimator;
 mod files;
+pub mod gradients;
 pub mod invert;
 pub mod method;
 pub mod metrics;
@@ -50,10 +52,13 @@ pub mod objective;
 pub mod ops;
 pub mod optimiser;
 pub mod problem;
+#[cfg(feature = "cli")]
+pub mod report;
 pub mod setting;
 pub mod settings;
 pub mod source;
 pub mod state;
+pub mod study;
 pub mod subject;
 pub mod tensor;
 #[cfg(test)]

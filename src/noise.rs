@@ -24,6 +24,10 @@ pub enum Purpose {
     SearchDraws = 5,
     /// Ranks of generated targets.
     Targets = 6,
+    /// A second Gumbel noise of an estimate: a token drawn again from its soft sample, or a soft sample drawn given its token.
+    SecondNoise = 7,
+    /// The first weights of RELAX's network.
+    Surrogate = 8,
 }
 
 /// Where the random numbers of a step come from.

@@ -226,6 +226,12 @@ impl Inventory {
         }
     }
 
+    /// The rows of the GPUs that are of the same backend and kind as `device`, itself among them; none for a CPU.
+    pub fn like(&self, device: &DeviceInfo) -> Vec<usize> {
+        let alike = |other: &&DeviceInfo| other.is_gpu() && (other.backend, other.kind) == (device.backend, device.kind);
+        self.devices.iter().filter(alike).map(|device| device.row).collect()
+    }
+
     fn choose_row(&self, requested: BackendName, row: usize) -> Result<Choice> {
         let Some(device) = self.devices.get(row) else {
             return Err(Error::environment(format!(
@@ -398,6 +404,14 @@ mod tests {
         let error = row(BackendName::Auto, 3).unwrap_err();
         assert_eq!(error.exit_code(), 3);
         assert!(error.to_string().contains("devices 0 to 2"), "{error}");
+    }
+
+    #[test]
+    fn gpus_that_are_alike_can_be_shared_out() {
+        let inventory = inventory(&[CUDA, SOFTWARE, CUDA, DISCRETE]);
+        assert_eq!(inventory.like(&inventory.devices[1]), [1, 3]);
+        assert_eq!(inventory.like(&inventory.devices[4]), [4]);
+        assert!(inventory.like(&inventory.devices[0]).is_empty());
     }
 
     #[test]

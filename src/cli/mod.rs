@@ -5,12 +5,15 @@ mod bench;
 mod complete;
 mod config;
 mod doctor;
+mod gradients;
 mod invert;
 mod methods;
 mod models;
+mod report;
 mod score;
 mod session;
 mod signals;
+mod study;
 mod targets;
 
 use std::ffi::OsString;
@@ -79,6 +82,9 @@ fn run(cli: &Cli, policy: Policy) -> Result<ExitCode> {
         Verb::Complete(verb) => done(complete::run(cli, verb, policy)),
         Verb::Score(verb) => done(score::run(cli, verb, policy)),
         Verb::Targets(verb) => targets::run(cli, verb, policy),
+        Verb::Study(verb) => study::run(cli, verb, policy),
+        Verb::Gradients(verb) => gradients::run(cli, verb, policy),
+        Verb::Report(verb) => done(report::run(cli, verb)),
         Verb::Bench(verb) => done(bench::run(cli, verb, policy)),
         Verb::Models(verb) => done(models::run(cli, verb, policy)),
         Verb::Methods => done(methods::run(cli)),

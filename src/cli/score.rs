@@ -7,7 +7,7 @@ use serde_json::json;
 use super::args::{Cli, Score, read_text};
 use super::session::Session;
 use crate::Result;
-use crate::invert::record::{BOS_NOTE, Overlaps};
+use crate::invert::record::{BOS_NOTE, Overlaps, TARGET_NOTE};
 use crate::metrics::matched_prefix;
 use crate::subject::check_context;
 use crate::ui::{Policy, print_result, visible};
@@ -30,10 +30,10 @@ pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
     check_context(session.model.config(), prompt_ids.len(), target_ids.len())?;
 
     let (judge, example) = (session.judge()?, [(&*prompt_ids, &*target_ids)]);
-    // Ids that no text gives are no prompt.
-    let typed = &prompt_ids[session.bos()?.iter().len()..];
-    let typeable = tokenizer.encode(&tokenizer.decode(typed)) == typed;
-    let verdict = judge.verdict(typeable, &example)?;
+    // Ids that no text gives are neither a prompt nor a target that can be exact.
+    let given_by_text = |ids: &[u32]| tokenizer.encode(&tokenizer.decode(ids)) == ids;
+    let (typeable, target_round_trips) = (given_by_text(&prompt_ids[session.bos()?.iter().len()..]), given_by_text(&target_ids));
+    let verdict = judge.verdict(typeable && target_round_trips, &example)?;
     let scores = judge.scores(&example, &verdict)?;
     let perplexities = judge.perplexities(&prompt_ids, &target_ids, session.model.start_token())?;
     let (prompt_text, target_text) = (tokenizer.decode(&prompt_ids), tokenizer.decode(&target_ids));
@@ -42,7 +42,8 @@ pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
     let overlaps = Overlaps::of(&prompt_ids, &target_ids, &prompt_text, &target_text);
     let untypeable = (!typeable).then(|| "no text gives these ids, so nobody can type this prompt".to_owned());
     let bos = session.settings().bos.then(|| BOS_NOTE.to_owned());
-    let notes: Vec<String> = [bos, untypeable, overlaps.note(), verdict.note()].into_iter().flatten().collect();
+    let other_target = (!target_round_trips).then(|| TARGET_NOTE.to_owned());
+    let notes: Vec<String> = [bos, untypeable, other_target, overlaps.note(), verdict.note()].into_iter().flatten().collect();
     if cli.global.json {
         let result = json!({
             "prompt_text": prompt_text, "prompt_ids": prompt_ids, "target_text": target_text, "target_ids": target_ids,

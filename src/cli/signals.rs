@@ -1,21 +1,38 @@
-//! Ctrl-C and SIGTERM: once to end with what there is, twice to end at once.
+//! Ctrl-C, SIGTERM and SIGUSR1: once to end with what there is; Ctrl-C or SIGTERM twice to end at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
+#[cfg(unix)]
+use signal_hook::consts::SIGUSR1;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::{Error, Result};
 
-/// The first Ctrl-C or SIGTERM leaves its number here; the second one ends the program at once.
+/// The first signal leaves its number here; a second Ctrl-C or SIGTERM ends the program at once.
 pub(super) fn watch_signals() -> Result<Arc<AtomicUsize>> {
     let (number, again) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     for signal in [SIGINT, SIGTERM] {
         flag::register_conditional_shutdown(signal, 128 + signal, again.clone())
             .and_then(|_| flag::register_usize(signal, number.clone(), signal as usize))
             .and_then(|_| flag::register(signal, again.clone()))
-            .map_err(|error| Error::environment(format!("cannot watch for Ctrl-C: {error}")))?;
+            .map_err(cannot_watch)?;
     }
+    // Schedulers send it when the time of a job is nearly up, some of them more than once.
+    #[cfg(unix)]
+    flag::register_usize(SIGUSR1, number.clone(), SIGUSR1 as usize).map_err(cannot_watch)?;
     Ok(number)
+}
+
+/// Leaves signals to the parent: schedulers send them to every process of a job.
+pub(super) fn ignore_signals() -> Result<()> {
+    let ignored = Arc::new(AtomicBool::new(false));
+    #[cfg(unix)]
+    flag::register(SIGUSR1, ignored.clone()).map_err(cannot_watch)?;
+    [SIGINT, SIGTERM].into_iter().try_for_each(|signal| flag::register(signal, ignored.clone()).map(drop).map_err(cannot_watch))
+}
+
+fn cannot_watch(error: std::io::Error) -> Error {
+    Error::environment(format!("cannot watch for signals: {error}"))
 }

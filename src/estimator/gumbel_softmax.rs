@@ -30,12 +30,21 @@ pub(super) fn differentiate<B: TrackedBackend>(
     prompt: Gumbel<Plain<B>>,
     feedback: Gumbel<Plain<B>>,
 ) -> Estimate<Plain<B>> {
+    backward(at, prompt, |soft| at.subject.value_and_gradient(soft, at.problem, at.objective, &at.feeding.fed(feedback)))
+}
+
+/// Z and Φ → soft prompts under this noise → a value and its gradient there, `[S·N, D]`, taken back to Z and Φ.
+pub(super) fn backward<B: TrackedBackend>(
+    at: &Relaxation<B>,
+    prompt: Gumbel<Plain<B>>,
+    value_and_gradient: impl FnOnce(Matrix<B>) -> (f64, Matrix<B>),
+) -> Estimate<Plain<B>> {
     let leaf = |x: &Matrix<B>| Tensor::<B, 2>::from_inner(x.clone()).require_grad();
     let (z, phi) = (leaf(&at.z), at.phi.as_ref().map(leaf));
     let tau = at.temperature.tau(phi.clone(), &z);
     let soft = B::soft_embedding(&at.soft_prompt(prompt).tracked(z.clone(), tau)).embeddings;
-    let (graph, loss) = at.subject.loss(soft, at.problem, at.objective, &at.feeding.fed(feedback));
-    let mut gradients = graph.backward();
+    let (loss, slope) = value_and_gradient(soft.clone().inner());
+    let mut gradients = B::track_loss(soft, loss, slope).backward();
     let mut gradient = |x: Tensor<B, 2>| x.grad_remove(&mut gradients);
     Estimate { loss, dz: gradient(z).expect("Z is tracked"), dphi: phi.and_then(gradient) }
 }

@@ -3,15 +3,26 @@
 //!
 //! An estimate moves nothing: an optimiser may use it, or a study may look at many of them at one place.
 
+mod control;
+mod exact;
 pub mod gumbel_softmax;
+pub mod rebar;
 pub mod reinforce;
+pub mod relax;
 pub mod relaxation;
 pub mod softmax;
+pub mod straight_through;
+mod surrogate;
+pub mod tuning;
 
+pub use exact::exact_gradient;
 pub use gumbel_softmax::GumbelSoftmax;
+pub use rebar::Rebar;
 pub use reinforce::Reinforce;
+pub use relax::Relax;
 pub use relaxation::{Noise, Relaxation, Temperature};
 pub use softmax::Softmax;
+pub use straight_through::StraightThrough;
 
 use burn::tensor::{Tensor, backend::Backend};
 
@@ -44,6 +55,9 @@ pub trait Estimator<B: TrackedBackend> {
     /// Forgets what it learned, at a start.
     fn reset(&mut self) {}
 
+    /// From here on no estimate serves to look for better parameters: each is what most are. For those who measure estimates.
+    fn settle(&mut self) {}
+
     /// Adds what it learned to a run state.
     fn save(&self, _state: &mut State) {}
 
@@ -65,6 +79,12 @@ pub enum EstimatorKind {
     Softmax,
     /// Sampled tokens, no gradient through the model.
     Reinforce(Reinforce),
+    /// Sampled tokens, differentiated as if they were soft embeddings.
+    StraightThrough(StraightThrough),
+    /// Sampled tokens, soft embeddings as a control variate.
+    Rebar(Rebar),
+    /// The same with a network that learns.
+    Relax(Relax),
 }
 
 impl EstimatorKind {
@@ -74,12 +94,31 @@ impl EstimatorKind {
             Self::GumbelSoftmax(estimator) => Box::new(estimator),
             Self::Softmax => Box::new(Softmax),
             Self::Reinforce(settings) => Box::new(reinforce::ReinforceEstimator::new(settings)),
+            Self::StraightThrough(estimator) => Box::new(estimator),
+            Self::Rebar(settings) => Box::new(rebar::RebarEstimator::new(settings)),
+            Self::Relax(settings) => Box::new(relax::RelaxEstimator::new(settings)),
         }
     }
 
-    /// Whether the model is shown soft embeddings: Table 1's column Soft Emb.
+    /// Whether the model is shown soft embeddings in place of tokens: Table 1's column Soft Emb.
     pub fn is_soft(self) -> bool {
-        !matches!(self, Self::Reinforce(_))
+        matches!(self, Self::GumbelSoftmax(_) | Self::Softmax)
+    }
+
+    /// Whether tokens have soft embeddings beside them as a control variate, each of which is a pass of its own.
+    pub fn has_control(self) -> bool {
+        matches!(self, Self::Rebar(_) | Self::Relax(_))
+    }
+
+    /// Soft embeddings of a position of a sample, made and differentiated: what they cost in products with W_E, there and back.
+    pub fn soft_embeddings(self) -> usize {
+        match self {
+            Self::Reinforce(_) => 0,
+            Self::GumbelSoftmax(_) | Self::Softmax | Self::StraightThrough(_) => 1,
+            Self::Rebar(_) => 2,
+            // Of each of the two: made, taken back for the objective and for the network, and moved.
+            Self::Relax(_) => 4,
+        }
     }
 
     /// Whether samples differ from each other.
@@ -88,5 +127,7 @@ impl EstimatorKind {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod enumeration_tests;
 #[cfg(test)]
 mod tests;

@@ -56,11 +56,7 @@ impl Reinforce {
                 *average = Some(self.beta * b + (1.0 - self.beta) * mean);
                 losses.iter().map(|loss| loss - b).collect()
             }
-            // L − (ΣL − L)/(S − 1) = (L − mean L)·S/(S − 1).
-            Baseline::LeaveOneOut => {
-                let s = losses.len() as f64;
-                losses.iter().map(|loss| (loss - mean) * s / (s - 1.0)).collect()
-            }
+            Baseline::LeaveOneOut => leave_one_out(losses),
             Baseline::Shared => {
                 let b = average.map_or(mean, |b| (1.0 - self.beta) * b + self.beta * mean);
                 *average = Some(b);
@@ -72,15 +68,21 @@ impl Reinforce {
 
     /// The estimate `[N, V]`: the mean over the samples of A·∇_Z log p_Z(x), where ∇_Z log p_Z(x)_i = onehot(x_i) − softmax(Z_i).
     pub fn gradient<B: Backend>(&self, logits: Tensor<B, 2>, prompts: &[Vec<u32>], advantages: &[f64]) -> Tensor<B, 2> {
-        let ([n, _], s) = (logits.dims(), prompts.len());
-        let (scale, options) = (self.reward_scale / s as f64, (&logits.device(), logits.dtype()));
+        let scale = self.reward_scale / prompts.len() as f64;
         let weights: Vec<f64> = advantages.iter().map(|advantage| advantage * scale).collect();
-        let tokens: Vec<i64> = (0..n).flat_map(|i| prompts.iter().map(move |prompt| i64::from(prompt[i]))).collect();
-        let tokens = Tensor::<B, 2, Int>::from_data(TensorData::new(tokens, [n, s]), options.0);
-        let all = weights.iter().sum::<f64>();
-        let weights = Tensor::<B, 2>::from_data(TensorData::new(weights, [1, s]), options).expand([n, s]);
-        (softmax(logits, 1) * -all).scatter(1, tokens, weights, IndexingUpdateOp::Add)
+        score(logits, prompts, weights)
     }
+}
+
+/// Σ w·∇_Z log p_Z(x) over the samples, `[N, V]`; a weight for each.
+pub(super) fn score<B: Backend>(logits: Tensor<B, 2>, prompts: &[Vec<u32>], weights: Vec<f64>) -> Tensor<B, 2> {
+    let ([n, _], s) = (logits.dims(), prompts.len());
+    let options = (&logits.device(), logits.dtype());
+    let tokens: Vec<i64> = (0..n).flat_map(|i| prompts.iter().map(move |prompt| i64::from(prompt[i]))).collect();
+    let tokens = Tensor::<B, 2, Int>::from_data(TensorData::new(tokens, [n, s]), options.0);
+    let all = weights.iter().sum::<f64>();
+    let weights = Tensor::<B, 2>::from_data(TensorData::new(weights, [1, s]), options).expand([n, s]);
+    (softmax(logits, 1) * -all).scatter(1, tokens, weights, IndexingUpdateOp::Add)
 }
 
 /// The estimator at work.
@@ -125,7 +127,13 @@ impl<B: TrackedBackend> Estimator<B> for ReinforceEstimator {
     }
 }
 
-fn mean(losses: &[f64]) -> f64 {
+/// L less the mean of the others, of which there must be one: L − (ΣL − L)/(S − 1) = (L − mean L)·S/(S − 1).
+pub(super) fn leave_one_out(losses: &[f64]) -> Vec<f64> {
+    let (s, mean) = (losses.len() as f64, mean(losses));
+    losses.iter().map(|loss| (loss - mean) * s / (s - 1.0)).collect()
+}
+
+pub(super) fn mean(losses: &[f64]) -> f64 {
     losses.iter().sum::<f64>() / losses.len() as f64
 }
 

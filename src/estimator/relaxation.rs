@@ -3,7 +3,7 @@
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Tensor, TensorData};
 
-use crate::noise::{Clock, Purpose};
+use crate::noise::{Clock, Purpose, Stream};
 use crate::objective::Objective;
 use crate::ops::{Gumbel, SoftPrompt, TrackedBackend, wide};
 use crate::problem::Problem;
@@ -109,6 +109,22 @@ impl<B: Backend> Noise<B> {
         match self {
             Self::Drawn(clock) => Gumbel::Drawn { stream: clock.stream(Purpose::FeedbackNoise), largest },
             Self::Given { feedback, .. } => Gumbel::Given(feedback.clone()),
+        }
+    }
+
+    /// A second noise of the prompts, independent of the first; none beside noise from outside.
+    pub fn second(&self) -> Gumbel<B> {
+        match self {
+            Self::Drawn(clock) => Gumbel::drawn(clock.stream(Purpose::SecondNoise)),
+            Self::Given { .. } => Gumbel::Silent,
+        }
+    }
+
+    /// Where first weights come from: the same at every step of a start.
+    pub fn weights(&self) -> Stream {
+        match self {
+            Self::Drawn(clock) => Clock { step: 0, ..*clock }.stream(Purpose::Surrogate),
+            Self::Given { .. } => Stream::new(0, 0, 0, Purpose::Surrogate, 0),
         }
     }
 }

@@ -26,6 +26,14 @@ fn reinforce(baseline: Baseline) -> Box<dyn Estimator<B>> {
     EstimatorKind::Reinforce(Reinforce { baseline, beta: reinforce::BETA, reward_scale: 1.0 }).build()
 }
 
+fn rebar() -> EstimatorKind {
+    EstimatorKind::Rebar(Rebar { lambda: None, beta: rebar::BETA })
+}
+
+fn relax() -> EstimatorKind {
+    EstimatorKind::Relax(Relax { rebar: Rebar { lambda: None, beta: rebar::BETA }, hidden: 16, rate: 0.01 })
+}
+
 fn clock(step: u32) -> Noise<Flex> {
     Noise::Drawn(Clock { seed: 8, restart: 0, step })
 }
@@ -134,10 +142,13 @@ fn an_estimate_is_had_without_a_step() {
     let z = matrix::<Flex>(&Stream::new(4, 0, 0, Purpose::InitialLogits, 0).normal(2, v), v, DType::F64);
     let phi = Some(matrix::<Flex>(&[0.2], 1, DType::F64));
     let at = Relaxation { z: z.clone(), phi, feeding: Feeding::Free(Feedback::Gumbel), ..relaxation(&subject, &problem, learned, 3) };
-    let estimators: [Box<dyn Estimator<B>>; 3] = [
+    let estimators: [Box<dyn Estimator<B>>; 6] = [
         EstimatorKind::GumbelSoftmax(GumbelSoftmax { largest_uniform: None }).build(),
         EstimatorKind::Softmax.build(),
+        EstimatorKind::StraightThrough(StraightThrough { largest_uniform: None, draw_again: true }).build(),
         reinforce(Baseline::Ema),
+        rebar().build(),
+        relax().build(),
     ];
     for (i, mut estimator) in estimators.into_iter().enumerate() {
         let mut values = |step| {
@@ -148,7 +159,7 @@ fn an_estimate_is_had_without_a_step() {
         let first = values(0);
         assert!(values(1) != first, "{i}");
         assert_eq!(values(0), first, "{i}");
-        assert_eq!(first.2.map(|dphi| dphi.len()), (i < 2).then_some(1), "{i}");
+        assert_eq!(first.2.map(|dphi| dphi.len()), (i < 3).then_some(1), "{i}");
         assert_eq!(estimator.soft_prompts(&at, &clock(0)).map(|prompts| prompts.dims()[0]).is_some(), i < 2, "{i}");
     }
     assert_eq!(doubles(at.z), doubles(z));

@@ -114,7 +114,14 @@ impl Model {
     /// # Errors
     /// A target that the tokenizer cannot write, or that holds an end-of-sequence token; a search vocabulary without a token.
     pub fn problem(&self, target: &str, options: &Options) -> Result<Problem> {
-        let target = Target::from_text(target, self.tokenizer())?;
+        self.problem_of(Target::from_text(target, self.tokenizer())?, options)
+    }
+
+    /// As [`Self::problem`], of a target that is tokenised already.
+    ///
+    /// # Errors
+    /// As [`Self::problem`].
+    pub fn problem_of(&self, target: Target, options: &Options) -> Result<Problem> {
         let ends = |id: &&u32| self.config().eos_token_ids.contains(id);
         if let Some(end) = target.ids.iter().find(ends).filter(|_| !options.allow_special) {
             return Err(Error::option(

@@ -12,6 +12,9 @@ use crate::problem::Problem;
 use crate::source::Tokenizer;
 use crate::subject::Cost;
 
+/// The schema of the record.
+pub const SCHEMA: &str = "dlmi.inversion/1";
+
 /// Which model was inverted.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ModelIdentity {
@@ -203,7 +206,7 @@ impl Inversion {
         let (prompt_text, free_text) = (example.text(&best.free), prompt.free_text(&best.free));
         let overlaps = Overlaps::of(&prompt_ids, &target.ids, &prompt_text, &target.text);
         Ok(Self {
-            schema: "dlmi.inversion/1",
+            schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
             exact: verdict.exact,
             round_trips: prompt_ids == search_ids,
@@ -299,6 +302,9 @@ const HIGH_OVERLAP: f64 = 0.5;
 /// What a printed prompt does not show.
 pub(crate) const BOS_NOTE: &str = "a beginning-of-sequence token stands before the prompt, which the printed text does not show";
 
+/// Of a target that was given as ids.
+pub(crate) const TARGET_NOTE: &str = "the target's text is tokenised to other ids than those given, so no prompt is called exact";
+
 /// What a reader of the result must also know.
 fn notes(problem: &Problem, verdict: &Verdict, overlaps: &Overlaps) -> Vec<String> {
     let options = problem.prompt.options();
@@ -306,6 +312,7 @@ fn notes(problem: &Problem, verdict: &Verdict, overlaps: &Overlaps) -> Vec<Strin
     let fixed = [("prefix", &options.prefix), ("suffix", &options.suffix)];
     let holding = fixed.into_iter().filter(|(_, text)| problem.prompt.repeats_target(text));
     notes.extend(holding.map(|(name, _)| format!("the {name} holds words of the target, which no rule forbids there")));
+    notes.extend((!problem.can_be_exact()).then(|| TARGET_NOTE.to_owned()));
     notes.extend(overlaps.note());
     notes.extend(verdict.note());
     notes

@@ -270,7 +270,8 @@ impl<B: TrackedBackend> Run<'_, B> {
     /// Whether the best prompt is exact: asked of the plain path where it seems to solve the problem. One that fails there is marked
     /// down.
     fn is_exact(&mut self) -> Result<bool> {
-        let Some(best) = self.at.best.as_ref().filter(|best| best.solves(self.trial.problem)) else {
+        let problem = self.trial.problem;
+        let Some(best) = self.at.best.as_ref().filter(|best| problem.can_be_exact() && best.solves(problem)) else {
             return Ok(false);
         };
         let verdict = self.verdict(best)?;
@@ -279,7 +280,7 @@ impl<B: TrackedBackend> Run<'_, B> {
             self.exact = Some(verdict);
         } else {
             // A target that is written by a tie counts as one that is not.
-            let matched = verdict.matched_prefix(self.trial.problem).min(self.trial.problem.target_tokens() - 1);
+            let matched = verdict.matched_prefix(problem).min(problem.target_tokens() - 1);
             self.at.best.as_mut().expect("it was there").matched_prefix = matched;
         }
         Ok(exact)
@@ -291,7 +292,7 @@ impl<B: TrackedBackend> Run<'_, B> {
         for (typed, target) in examples.iter().filter(|(typed, _)| !typed.is_empty()) {
             self.trial.subject.charge(typed.len() + target.len() - 1, 0, target.len());
         }
-        self.trial.judge.verdict(judged.valid, &examples)
+        self.trial.judge.verdict(judged.valid && self.trial.problem.can_be_exact(), &examples)
     }
 
     /// Whether all steps of this start were made.

@@ -12,6 +12,7 @@ use crate::Result;
 use crate::backend::{self, Choice, Dtype, Job};
 use crate::method::Build;
 use crate::method::registry::MethodSettings;
+use crate::model::Llama;
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::settings::Options;
@@ -59,14 +60,34 @@ impl<'a> Task<'a> {
     /// # Errors
     /// Options that contradict each other; prompt and target do not fit into the context; there is no such device, or it does not
     /// compute rightly.
-    pub fn new(model: &'a mut Model, problem: Problem, mut options: Options) -> Result<Self> {
+    pub fn new(model: &'a mut Model, problem: Problem, options: Options) -> Result<Self> {
+        Self::prepared(model, problem, options, |options| {
+            let device = backend::open(options.backend, options.device, options.dtype)?;
+            tracing::info!("running on {}: {}", device.device, device.reason);
+            Ok(device)
+        })
+    }
+
+    /// The same on a device that was chosen before.
+    ///
+    /// # Errors
+    /// As [`Self::new`], but for those of the device.
+    pub fn on(device: Choice, model: &'a mut Model, problem: Problem, options: Options) -> Result<Self> {
+        Self::prepared(model, problem, options, |_| Ok(device))
+    }
+
+    fn prepared(
+        model: &'a mut Model,
+        problem: Problem,
+        mut options: Options,
+        device: impl FnOnce(&Options) -> Result<Choice>,
+    ) -> Result<Self> {
         options.check()?;
         options.model = model.identity().spec;
         for example in &problem.examples {
             check_context(model.config(), example.len(), example.target.ids.len())?;
         }
-        let device = backend::open(options.backend, options.device, options.dtype)?;
-        tracing::info!("running on {}: {}", device.device, device.reason);
+        let device = device(&options)?;
         let (method, name) = (options.method_settings().clone(), options.method.to_string());
         Ok(Self { model, problem, method, name, options, presets: Vec::new(), device, resume: None })
     }
@@ -124,6 +145,17 @@ impl<'a, M: Build> Task<'a, M> {
         backend::dispatch(&device, Watched { task: self, observer })
     }
 
+    /// As [`Self::run`], on a model that is loaded already, for those who run one task after another.
+    ///
+    /// # Errors
+    /// Those of the method and of the observer.
+    pub fn run_on<B: TrackedBackend>(self, plain: Llama<B::InnerBackend>, judge: &Judge, observer: &mut dyn Observer) -> Result<Inversion> {
+        let subject = Subject::<B>::new(plain, self.model.tokenizer().clone());
+        let circumstances = self.circumstances();
+        let Task { problem, method, options, resume, .. } = self;
+        Search { problem, method, options, resume, circumstances }.run(subject, judge, observer)
+    }
+
     fn circumstances(&self) -> Circumstances {
         Circumstances {
             model: self.model.identity(),
@@ -153,11 +185,8 @@ impl<M: Build> Job for Watched<'_, '_, M> {
     fn run<B: TrackedBackend>(self, device: B::Device) -> Result<Inversion> {
         let Watched { task, observer } = self;
         let subject = Subject::<B>::new(task.model.load(&device, task.options.dtype)?, task.model.tokenizer().clone());
-        let (samples, feeding) = task.method.footprint();
-        let subject = subject.within(task.options.max_memory, &task.problem, samples, feeding)?;
         let circumstances = task.circumstances();
-        let mut method = task.method.build::<B>();
-        let Task { model, problem, options, resume, .. } = task;
+        let Task { model, problem, method, options, resume, .. } = task;
         let judge = match subject.as_flex() {
             Some(plain) => Judge::new(plain),
             None => {
@@ -165,8 +194,27 @@ impl<M: Build> Job for Watched<'_, '_, M> {
                 Judge::lazy(move || model.borrow_mut().load(&Default::default(), Dtype::F32))
             }
         };
-        let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget: options.budget(), seed: options.seed };
+        Search { problem, method, options, resume, circumstances }.run(subject, &judge, observer)
+    }
+}
+
+/// A task whose model is loaded.
+struct Search<M> {
+    problem: Problem,
+    method: M,
+    options: Options,
+    resume: Option<Snapshot>,
+    circumstances: Circumstances,
+}
+
+impl<M: Build> Search<M> {
+    fn run<B: TrackedBackend>(self, subject: Subject<B>, judge: &Judge, observer: &mut dyn Observer) -> Result<Inversion> {
+        let Self { problem, method, options, resume, circumstances } = self;
+        let (samples, feeding) = method.footprint();
+        let subject = subject.within(options.max_memory, &problem, samples, feeding)?;
+        let mut method = method.build::<B>();
+        let trial = Trial { subject: &subject, judge, problem: &problem, budget: options.budget(), seed: options.seed };
         let outcome = trial.run(method.as_mut(), resume, observer)?;
-        Inversion::new(outcome, &problem, &judge, circumstances, subject.tokenizer())
+        Inversion::new(outcome, &problem, judge, circumstances, subject.tokenizer())
     }
 }

@@ -23,9 +23,7 @@ impl<B: TrackedBackend> Method<B> for Echo {
     }
 
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, _: Clock) -> Result<Progress> {
-        let margins = subject.all_margins(std::slice::from_ref(&self.free), problem);
-        let wrong = margins[0].iter().filter(|&&margin| margin <= 0.0).count();
-        Ok(Progress { objective: wrong as f32, gradient_norm: None, temperature: None, entropy: None, stalled: true })
+        Ok(Progress { objective: wrong_tokens(subject, problem, &self.free), stalled: true, ..Progress::default() })
     }
 
     fn hard_prompt(&self, _: &Subject<B>, _: &Problem) -> HardPrompt {
@@ -40,4 +38,10 @@ impl<B: TrackedBackend> Method<B> for Echo {
         self.free = state.fields()?;
         Ok(())
     }
+}
+
+/// Target tokens that are not the argmax behind a prompt under teacher forcing: what the controls have for an objective.
+pub(super) fn wrong_tokens<B: TrackedBackend>(subject: &Subject<B>, problem: &Problem, free: &[u32]) -> f32 {
+    let margins = subject.all_margins(&[free], problem);
+    margins[0].iter().filter(|&&margin| margin <= 0.0).count() as f32
 }

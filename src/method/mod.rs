@@ -1,6 +1,7 @@
 //! The inverters. A method has a prompt and improves it step by step; the run around it judges, scores and stops.
 
 pub mod echo;
+pub mod floor;
 pub mod registry;
 pub mod relaxed;
 pub mod search;

@@ -8,7 +8,8 @@ use std::fmt;
 use serde_json::Value;
 
 use super::echo::Echo;
-use super::relaxed::{self, RelaxedMethod, TableRow, dlmi, gbda, reinforce, soda};
+use super::floor::Floor;
+use super::relaxed::{self, RelaxedMethod, TableRow, dlmi, gbda, rebar, reinforce, relax, soda, stgs};
 use super::search::{self, Search, SearchMethod, random, snap};
 use super::{Build, Method};
 use crate::ops::TrackedBackend;
@@ -38,6 +39,15 @@ pub const METHODS: &[Registered] = &[
     Registered::new("soda", "A sharp softmax without noise, decaying logits", DefaultBudget::steps(256), || {
         MethodSettings::Relaxed(soda::SODA)
     }),
+    Registered::new("stgs", "DLMI, the model shown whole tokens: straight-through Gumbel-softmax", DefaultBudget::steps(256), || {
+        MethodSettings::Relaxed(stgs::STGS)
+    }),
+    Registered::new("rebar", "REINFORCE, the relaxed prompt as a control variate", DefaultBudget::steps(256), || {
+        MethodSettings::Relaxed(rebar::REBAR)
+    }),
+    Registered::new("relax", "The same, and a small network that learns beside it", DefaultBudget::steps(256), || {
+        MethodSettings::Relaxed(relax::RELAX)
+    }),
     Registered::new(
         "snap",
         "Search on whole tokens led by the gradient: always holds a prompt that can be typed",
@@ -48,6 +58,7 @@ pub const METHODS: &[Registered] = &[
         MethodSettings::Search(random::RANDOM)
     }),
     Registered::new("echo", "Control: the target itself as the prompt", DefaultBudget::steps(1), || MethodSettings::Echo),
+    Registered::new("floor", "Control: another random prompt at every step", DefaultBudget::steps(32), || MethodSettings::Floor),
 ];
 
 /// The method of a run that names none.
@@ -155,6 +166,8 @@ pub enum MethodSettings {
     Search(Search),
     /// The target as the prompt, which has no settings.
     Echo,
+    /// Random prompts, which have no settings.
+    Floor,
 }
 
 impl MethodSettings {
@@ -166,7 +179,7 @@ impl MethodSettings {
         match self {
             Self::Relaxed(_) => listed(relaxed::KEYS),
             Self::Search(_) => listed(search::KEYS),
-            Self::Echo => Vec::new(),
+            Self::Echo | Self::Floor => Vec::new(),
         }
     }
 
@@ -175,7 +188,7 @@ impl MethodSettings {
         match self {
             Self::Relaxed(row) => setting::get(relaxed::KEYS, row, name),
             Self::Search(search) => setting::get(search::KEYS, search, name),
-            Self::Echo => None,
+            Self::Echo | Self::Floor => None,
         }
     }
 
@@ -184,7 +197,7 @@ impl MethodSettings {
         match self {
             Self::Relaxed(row) => setting::set(relaxed::KEYS, row, name, written),
             Self::Search(search) => setting::set(search::KEYS, search, name, written),
-            Self::Echo => None,
+            Self::Echo | Self::Floor => None,
         }
     }
 
@@ -193,7 +206,7 @@ impl MethodSettings {
         match self {
             Self::Relaxed(row) => row.check(),
             Self::Search(search) => search.check(),
-            Self::Echo => Ok(()),
+            Self::Echo | Self::Floor => Ok(()),
         }
     }
 
@@ -201,7 +214,7 @@ impl MethodSettings {
     pub fn row(&self) -> Option<TableRow> {
         match self {
             Self::Relaxed(row) => Some(*row),
-            Self::Search(_) | Self::Echo => None,
+            Self::Search(_) | Self::Echo | Self::Floor => None,
         }
     }
 }
@@ -212,6 +225,7 @@ impl Build for MethodSettings {
             Self::Relaxed(row) => Box::new(RelaxedMethod::new(*row)),
             Self::Search(search) => Box::new(SearchMethod::new(*search)),
             Self::Echo => Box::new(Echo::default()),
+            Self::Floor => Box::new(Floor::default()),
         }
     }
 
@@ -235,7 +249,10 @@ mod tests {
 
     #[test]
     fn methods_are_called_what_they_are_typed_as() {
-        assert_eq!(names::<MethodName>(), ["dlmi", "dlmi-tf", "gbda", "reinforce", "soda", "snap", "random", "echo"]);
+        assert_eq!(
+            names::<MethodName>(),
+            ["dlmi", "dlmi-tf", "gbda", "reinforce", "soda", "stgs", "rebar", "relax", "snap", "random", "echo", "floor"]
+        );
         for method in MethodName::all() {
             assert_eq!(setting::named(method.registered().name), Some(method));
         }

@@ -22,7 +22,7 @@ pub fn blocks<B: Backend>(matrix: &Tensor<B, 2>, dtype: DType) -> impl Iterator<
 }
 
 /// x·W in the type of `x` `[R, V]`, whatever type `matrix` `[V, D]` is stored in.
-pub(super) fn product<B: Backend>(x: Tensor<B, 2>, matrix: &Tensor<B, 2>) -> Tensor<B, 2> {
+pub fn product<B: Backend>(x: Tensor<B, 2>, matrix: &Tensor<B, 2>) -> Tensor<B, 2> {
     let parts = blocks(matrix, x.dtype()).map(|(first, rows)| part(&x, 1, first, rows.dims()[0]).matmul(rows));
     parts.reduce(|sum, part| sum + part).expect("a matrix has rows")
 }

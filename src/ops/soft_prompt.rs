@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 
 use super::CHUNK;
 use crate::noise::Stream;
@@ -36,6 +36,19 @@ impl<B: Backend> Gumbel<B> {
             Self::Drawn { stream, largest } => Gumbel::Drawn { stream, largest },
             Self::Given(noise) => Gumbel::Given(Tensor::from_inner(noise)),
             Self::Silent => Gumbel::Silent,
+        }
+    }
+
+    /// g of some samples, `[count·N, V]`, for a matrix `[N, V]` of each; nothing where there is no noise.
+    pub(crate) fn of_samples(&self, samples: Range<usize>, [n, v]: [usize; 2], options: (&B::Device, DType)) -> Option<Tensor<B, 2>> {
+        let shape = [samples.len() * n, v];
+        match self {
+            Self::Drawn { stream, largest } => {
+                let values = gumbel(*stream, *largest, samples, [n, v]);
+                Some(Tensor::from_data(TensorData::new(values, shape), options))
+            }
+            Self::Given(noise) => Some(noise.clone().narrow(0, samples.start * n, shape[0])),
+            Self::Silent => None,
         }
     }
 }
@@ -86,17 +99,12 @@ impl<B: Backend> SoftPrompt<B> {
     }
 
     /// (Z + g) / τ of some samples, `[count·N, V]`.
-    pub(super) fn scaled(&self, first: usize, count: usize) -> Tensor<B, 2> {
-        let [n, v] = self.logits.dims();
+    pub(crate) fn scaled(&self, first: usize, count: usize) -> Tensor<B, 2> {
         let logits = stack(self.masked(), count);
-        let noisy = match &self.noise {
-            Gumbel::Drawn { stream, largest } => {
-                let values = gumbel(*stream, *largest, first..first + count, [n, v]);
-                let options = (&logits.device(), logits.dtype());
-                logits + Tensor::from_data(TensorData::new(values, [count * n, v]), options)
-            }
-            Gumbel::Given(noise) => logits + noise.clone().narrow(0, first * n, count * n),
-            Gumbel::Silent => logits,
+        let noise = self.noise.of_samples(first..first + count, self.logits.dims(), (&logits.device(), logits.dtype()));
+        let noisy = match noise {
+            Some(noise) => logits + noise,
+            None => logits,
         };
         noisy / stack(self.temperature.clone(), count)
     }
@@ -115,7 +123,7 @@ pub struct SoftEmbeddings<B: Backend> {
 }
 
 /// `count` copies of the rows of `x`, one after another.
-pub(super) fn stack<B: Backend>(x: Tensor<B, 2>, count: usize) -> Tensor<B, 2> {
+pub(crate) fn stack<B: Backend>(x: Tensor<B, 2>, count: usize) -> Tensor<B, 2> {
     if count == 1 { x } else { Tensor::cat(vec![x; count], 0) }
 }
 

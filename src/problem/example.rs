@@ -25,6 +25,7 @@ pub struct Example {
     head: Vec<u32>,
     tail: Vec<u32>,
     tokens: usize,
+    target_round_trips: bool,
     tokenizer: Tokenizer,
 }
 
@@ -33,7 +34,9 @@ impl Example {
         let (before, after) = (context.before + &options.prefix, options.suffix.clone() + &context.between);
         let head = options.bos.into_iter().chain(tokenizer.encode(&before)).collect();
         let tail = tokenizer.encode(&after);
-        Self { target, before, after, bos: options.bos, head, tail, tokens: options.tokens, tokenizer: tokenizer.clone() }
+        let target_round_trips = tokenizer.encode(&target.text) == target.ids;
+        let (bos, tokens, tokenizer) = (options.bos, options.tokens, tokenizer.clone());
+        Self { target, before, after, bos, head, tail, tokens, target_round_trips, tokenizer }
     }
 
     /// Fixed tokens before the free part, BoS included.
@@ -74,6 +77,11 @@ impl Example {
     /// Whether typing the text gives the ids as searched.
     pub fn round_trips(&self, free: &[u32]) -> bool {
         self.typed_ids(free) == self.search_ids(free)
+    }
+
+    /// Whether the target's text is tokenised to its ids. Where it is not, the ids can be written and scored, but no text is exact.
+    pub fn target_round_trips(&self) -> bool {
+        self.target_round_trips
     }
 
     /// What is left of typed ids between the fixed beginning and end.

@@ -76,6 +76,11 @@ impl Problem {
         self.examples.iter().all(|example| example.round_trips(free))
     }
 
+    /// Whether a prompt can be exact at all: every target's text is tokenised to its ids.
+    pub fn can_be_exact(&self) -> bool {
+        self.examples.iter().all(Example::target_round_trips)
+    }
+
     /// Whether a free part may be proposed: what is typed gives the ids as searched, and its text keeps the ban.
     pub fn admits(&self, free: &[u32]) -> bool {
         self.round_trips(free) && self.prompt.keeps_ban(&self.prompt.free_text(free))

@@ -28,4 +28,9 @@ impl Target {
         }
         Ok(Self { text: text.to_owned(), ids })
     }
+
+    /// These ids, which must be of the vocabulary. Their text may be tokenised to others.
+    pub fn from_ids(ids: Vec<u32>, tokenizer: &Tokenizer) -> Self {
+        Self { text: tokenizer.decode(&ids), ids }
+    }
 }

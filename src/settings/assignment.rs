@@ -157,7 +157,8 @@ fn is_section(name: &str, origin: &Origin) -> Result<()> {
     )))
 }
 
-fn written(value: &DeValue<'_>) -> Written {
+/// What a TOML file says for a setting.
+pub fn written(value: &DeValue<'_>) -> Written {
     match value {
         DeValue::String(text) => Written::new(text.as_ref(), Kind::Text),
         DeValue::Integer(number) => match i128::from_str_radix(number.as_str(), number.radix()) {

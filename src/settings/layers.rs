@@ -87,6 +87,15 @@ impl Layers {
         Ok(Self { presets: sources.presets, given, flags })
     }
 
+    /// Adds a value on top.
+    ///
+    /// # Errors
+    /// There is no such setting.
+    pub fn add(&mut self, name: &str, value: Written, origin: Origin) -> Result<()> {
+        self.given.push(Assignment::new(name, value, origin)?);
+        Ok(())
+    }
+
     /// The settings without the model's preset: enough to open the backend and to find the model.
     ///
     /// # Errors
@@ -138,6 +147,8 @@ mod tests {
     use super::super::Options;
     use super::super::resolved::toml;
     use super::*;
+    use crate::method::registry::MethodName;
+    use crate::setting::names;
 
     fn setting(name: &str) -> Setting {
         Setting::find(name).unwrap_or_else(|| panic!("{name}"))
@@ -244,6 +255,8 @@ mod tests {
         let wrong = "`reinforce.baseline` (--set) leave-one-out compares a sample with the others: \
                      `reinforce.samples` (--set) must be at least 2, not 1";
         assert_eq!(refusal(both), wrong);
+        let hard = refusal(set(&["rebar.feedback=hard"]));
+        assert!(hard.starts_with("`rebar.feedback` (--set) must be soft or gumbel, not hard: "), "{hard}");
     }
 
     #[test]
@@ -318,6 +331,7 @@ mod tests {
 
     #[test]
     fn a_wrong_value_is_refused_with_its_place_and_range() {
+        let methods = format!("`--set method` must be one of {}, not `gcq`", names::<MethodName>().join(", "));
         let cases = [
             ("prompt_tokens=0", "`--set prompt_tokens` must be a whole number from 1 to 4096, not `0`"),
             ("prompt_tokens=4097", "`--set prompt_tokens` must be a whole number from 1 to 4096, not `4097`"),
@@ -329,7 +343,7 @@ mod tests {
             ("max_seconds=inf", "`--set max_seconds` must be `none` or a number above 0 and at most 1e9, not `inf`"),
             ("snap.momentum=1", "`--set snap.momentum` must be a number from 0 to 0.999, not `1`"),
             ("bos=yes", "`--set bos` must be true or false, not `yes`"),
-            ("method=gcq", "`--set method` must be one of dlmi, dlmi-tf, gbda, reinforce, soda, snap, random, echo, not `gcq`"),
+            ("method=gcq", &methods),
             ("bos", "`--set bos` has no value: write --set key=value"),
         ];
         for (text, message) in cases {
@@ -385,7 +399,7 @@ mod tests {
     #[test]
     fn what_is_shown_can_be_read_again() {
         let odd = "say \"hi\"\n\t\\ \u{7f}\u{1b} ü # x";
-        for method in ["dlmi", "soda", "reinforce", "snap", "random", "echo"] {
+        for method in ["dlmi", "soda", "reinforce", "snap", "random", "echo", "floor"] {
             let sources = flags(&[("prefix", odd), ("max_seconds", "0.1"), ("method", method)]);
             let shown = resolved(Sources { set: vec!["dlmi.learning_rate=1e9".into(), "snap.margin=0.7".into()], ..sources });
             let file = toml_file(&shown.to_string());
@@ -393,7 +407,7 @@ mod tests {
             assert_eq!(again.settings.to_json(), shown.settings.to_json());
             assert!(shown.to_string().contains("max_seconds         = 0.1 "), "{shown}");
             assert_eq!(shown.to_json()["max_seconds"], json!({ "value": 0.1, "layer": "flag", "place": "--max-seconds" }));
-            assert_eq!(shown.to_string().contains(&format!("\n\n[{method}]\n")), method != "echo", "{shown}");
+            assert_eq!(shown.to_string().contains(&format!("\n\n[{method}]\n")), !["echo", "floor"].contains(&method), "{shown}");
         }
     }
 }

@@ -11,9 +11,10 @@ mod names;
 mod presets;
 mod resolved;
 
-pub use assignment::Origin;
+pub use assignment::{Origin, written};
 pub use general::{KEYS, Options};
 pub use layers::{Layers, Sources, environment};
 pub use names::Setting;
+pub(crate) use names::nearest;
 pub use presets::{ModelIdentity, preset_names};
 pub use resolved::Resolved;

@@ -77,7 +77,7 @@ pub(super) fn is_variable(name: &str) -> bool {
 }
 
 /// The one of `names` that takes the fewest edits from `name`.
-pub(super) fn nearest<'a>(name: &str, names: &[&'a str]) -> &'a str {
+pub(crate) fn nearest<'a>(name: &str, names: &[&'a str]) -> &'a str {
     names.iter().min_by_key(|other| edits(name, other)).copied().unwrap_or_default()
 }
 

@@ -45,7 +45,11 @@ impl<B: TrackedBackend> Subject<B> {
         fed: &Fed<Plain<B>>,
     ) -> (f64, Tensor<Plain<B>, 2>) {
         let n = problem.prompt.tokens();
-        let each = problem.examples.iter().map(|example| self.of_example(free.clone(), n, example, objective, fed));
+        let each = problem.examples.iter().map(|example| {
+            let (parts, gradient) = self.of_example(free.clone(), n, example, objective, fed);
+            let weight = objective.weight(example.target.ids.len()) / (free.dims()[0] / n) as f64;
+            (parts.iter().map(|losses| losses.iter().sum::<f64>() * weight).sum::<f64>(), gradient)
+        });
         let (value, gradient) = each.reduce(|a, b| (a.0 + b.0, a.1 + b.1)).expect("a problem has an example");
         match problem.examples.len() {
             1 => (value, gradient),
@@ -53,7 +57,28 @@ impl<B: TrackedBackend> Subject<B> {
         }
     }
 
-    /// [`Self::value_and_gradient`] of one example.
+    /// The same gradient, and the objective of each sample in place of their mean, `[S]`.
+    pub fn values_and_gradient(
+        &self,
+        free: Tensor<Plain<B>, 2>,
+        problem: &Problem,
+        objective: Objective,
+        fed: &Fed<Plain<B>>,
+    ) -> (Vec<f64>, Tensor<Plain<B>, 2>) {
+        let (n, examples) = (problem.prompt.tokens(), problem.examples.len() as f64);
+        let (mut values, mut gradient) = (vec![0.0; free.dims()[0] / n], Tensor::zeros_like(&free));
+        for example in &problem.examples {
+            let (parts, of_example) = self.of_example(free.clone(), n, example, objective, fed);
+            let (m, losses) = (example.target.ids.len(), parts.concat());
+            for (value, losses) in values.iter_mut().zip(losses.chunks_exact(m)) {
+                *value += losses.iter().sum::<f64>() * objective.weight(m) / examples;
+            }
+            gradient = gradient + of_example / examples;
+        }
+        (values, gradient)
+    }
+
+    /// The losses of all samples' target positions, in the parts in which they are summed, and the gradient of one example's objective.
     fn of_example(
         &self,
         free: Tensor<Plain<B>, 2>,
@@ -61,7 +86,7 @@ impl<B: TrackedBackend> Subject<B> {
         example: &Example,
         objective: Objective,
         fed: &Fed<Plain<B>>,
-    ) -> (f64, Tensor<Plain<B>, 2>) {
+    ) -> (Vec<Vec<f64>>, Tensor<Plain<B>, 2>) {
         match fed {
             Fed::Target => self.forced_gradient(free, n, example, objective, std::slice::from_ref(&example.target.ids)),
             // The gradient does not pass through a token: that of a pass which is fed what the model wrote is the same.
@@ -82,7 +107,7 @@ impl<B: TrackedBackend> Subject<B> {
         example: &Example,
         objective: Objective,
         fed: &[Vec<u32>],
-    ) -> (f64, Tensor<Plain<B>, 2>) {
+    ) -> (Vec<Vec<f64>>, Tensor<Plain<B>, 2>) {
         let Samples { count, positions, weight, prefix } = self.samples(free.dims()[0] / n, example, objective);
         self.charge(count * positions, count * positions, count * example.target.ids.len());
         let ((groups, at_once), d) = (self.groups(count, positions), free.dims()[1]);
@@ -92,7 +117,7 @@ impl<B: TrackedBackend> Subject<B> {
             move || group_gradient(&model, &prefix, free.reshape([samples.len(), n, d]), example, objective, weight, fed)
         });
         let (losses, gradients): (Vec<Vec<f64>>, Vec<_>) = Plain::<B>::side_by_side(jobs.collect(), at_once).into_iter().unzip();
-        (losses.iter().flatten().sum::<f64>() * weight, Tensor::cat(gradients, 0))
+        (vec![losses.concat()], Tensor::cat(gradients, 0))
     }
 
     /// Fed what the model writes, as a distribution: Burn's graph, through every token that was fed back.
@@ -103,12 +128,12 @@ impl<B: TrackedBackend> Subject<B> {
         example: &Example,
         objective: Objective,
         output: &Output<Plain<B>>,
-    ) -> (f64, Tensor<Plain<B>, 2>) {
+    ) -> (Vec<Vec<f64>>, Tensor<Plain<B>, 2>) {
         let m = example.target.ids.len();
         let Samples { count, positions, weight, prefix } = self.samples(free.dims()[0] / n, example, objective);
         self.charge(count * positions, count * positions, count * (2 * m - 1));
         let model = <Llama<B> as AutodiffModule<B>>::from_inner(self.plain.clone()).no_grad();
-        let (mut value, mut gradients) = (0.0, Vec::new());
+        let (mut losses, mut gradients) = (Vec::new(), Vec::new());
         for samples in together(count) {
             let leaf = Tensor::<B, 2>::from_inner(free.clone().narrow(0, samples.start * n, samples.len() * n)).require_grad();
             let d = leaf.dims()[1];
@@ -120,10 +145,10 @@ impl<B: TrackedBackend> Subject<B> {
             let of_loss = Plain::<B>::target_loss(hidden.clone().inner(), self.plain.head(), targets, objective);
             let (slope, scale) = slope(of_loss.hidden, weight, self.plain.dtype());
             let mut graph = B::track_loss(hidden, 0.0, slope).backward();
-            value += of_loss.losses.into_data().iter::<f64>().sum::<f64>() * weight;
+            losses.push(of_loss.losses.into_data().iter().collect());
             gradients.push(leaf.grad_remove(&mut graph).expect("the prompt is tracked") / scale);
         }
-        (value, Tensor::cat(gradients, 0))
+        (losses, Tensor::cat(gradients, 0))
     }
 
     /// The objective of each of some hard prompts, `[S]`, by the N free tokens of each; its mean over the examples.

@@ -32,6 +32,8 @@ pub(super) fn above_live_line<T>(write: impl FnOnce() -> T) -> T {
 /// How far long work has come.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Status {
+    /// What is counted; steps where nothing is said.
+    pub unit: &'static str,
     /// Steps done.
     pub step: u64,
     /// Steps at most.
@@ -56,7 +58,8 @@ impl Status {
     }
 
     fn line(&self) -> String {
-        let mut line = format!("step {}", self.step);
+        let unit = if self.unit.is_empty() { "step" } else { self.unit };
+        let mut line = format!("{unit} {}", self.step);
         if let Some(steps) = self.steps {
             _ = write!(line, "/{steps}");
         }

@@ -10,10 +10,6 @@ use serde_json::{Value, json};
 
 use crate::support::*;
 
-fn tokenizer() -> Tokenizer {
-    Tokenizer::from_file(&Path::new(TINY).join("tokenizer.json")).unwrap()
-}
-
 /// `invert TARGET` on the tiny model with a few steps of few tokens, and more flags.
 fn inverted(target: &str, flags: &[&str]) -> Value {
     inversion(tiny(["invert", target]).args(flags))
@@ -44,13 +40,19 @@ fn steps_and_seconds_both_hold() {
 #[test]
 fn samples_are_what_a_step_costs() {
     let (n, steps) = (4, 3);
-    for (method, samples) in [("dlmi", 1), ("dlmi", 5), ("dlmi-tf", 3), ("gbda", 3), ("reinforce", 3), ("soda", 1)] {
+    for (method, samples) in
+        [("dlmi", 1), ("dlmi", 5), ("dlmi-tf", 3), ("gbda", 3), ("reinforce", 3), ("soda", 1), ("stgs", 3), ("rebar", 2)]
+    {
         let count = samples.to_string();
         // soda draws nothing, and its step is one sample.
         let flag = if method == "soda" { &[][..] } else { &["--samples", &count] };
         let record = inverted(OUT_OF_REACH, &[&["--method", method, "--prompt-tokens", "4", "--steps", "3"], flag].concat());
         let positions = n + ids(&record["target_ids"]).len() - 1;
-        let gradients = if method == "reinforce" { 0 } else { samples };
+        let gradients = match method {
+            "reinforce" => 0,
+            "rebar" => 2 * samples,
+            _ => samples,
+        };
         assert_eq!(record["cost"]["backward_tokens"], gradients * steps * positions, "{method}");
         assert!(record["cost"]["forward_tokens"].as_u64().unwrap() as usize >= samples * steps * positions, "{method}");
         assert!(method == "soda" || record["settings"][method]["samples"] == samples, "{record}");
@@ -71,7 +73,7 @@ fn restarts_are_fresh_starts_of_the_step_budget() {
 
 #[test]
 fn prefix_and_suffix_stand_around_the_free_part() {
-    for method in ["snap", "dlmi", "dlmi-tf", "reinforce", "soda", "random", "echo"] {
+    for method in ["snap", "dlmi", "dlmi-tf", "reinforce", "soda", "random", "echo", "floor"] {
         let flags = ["--method", method, "--prompt-tokens", "5", "--steps", "2", "--prefix", "Once, ", "--suffix", "\nAnswer:"];
         let record = inverted(OUT_OF_REACH, &flags);
         let (prompt, free) = (record["prompt_text"].as_str().unwrap(), record["free_text"].as_str().unwrap());

@@ -29,6 +29,22 @@ fn table_1_is_printed_from_its_rows() {
     assert_eq!(TABLE_1.map(|name| cell(name, "teacher_forcing").as_str().unwrap().starts_with("yes")), [true, false, false, false, true]);
     assert_eq!(cell("soda", "optimiser"), "Adam 0.03 (0.9, 0.995), no bias correction, decay 0.98, reset every 50");
     assert_eq!(cell("reinforce", "gradient_estimator"), "REINFORCE, ema baseline, beta 0.9");
+    let columns = ["soft_embedding", "gradient_estimator", "learned_temperature", "teacher_forcing"];
+    let others = ["stgs", "rebar", "relax"].map(|name| columns.map(|column| cell(name, column).as_str().unwrap().to_owned()));
+    let expected = [
+        ["backward only", "straight-through Gumbel-softmax", "yes, tau0 = 100, one per position", "yes"],
+        ["control only", "REBAR, lambda chosen", "-", "no, fed back soft"],
+        ["control only", "RELAX, lambda chosen, 16 hidden", "-", "no, fed back soft"],
+    ];
+    assert_eq!(others, expected.map(|row| row.map(str::to_owned)));
+}
+
+#[test]
+fn a_control_variate_that_no_gradient_passes_through_is_refused() {
+    for method in ["rebar", "relax"] {
+        let hard = ["--method", method, "--set", &format!("{method}.feedback=hard")];
+        refuses(tiny(["invert", "he is"]).args(hard), 2, &[&format!("`{method}.feedback` (--set) must be soft or gumbel, not hard")]);
+    }
 }
 
 /// The hard scores are those of the prompt as a user would have it scored; there are relaxed ones where there is a relaxed prompt. On

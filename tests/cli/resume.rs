@@ -111,7 +111,7 @@ fn dlmi_interrupted_and_resumed_ends_as_if_never_interrupted() {
 #[test]
 fn a_killed_run_goes_on_from_its_last_checkpoint() {
     let steps = 50;
-    for method in ["snap", "dlmi", "gbda", "reinforce", "soda"] {
+    for method in ["snap", "dlmi", "gbda", "reinforce", "soda", "stgs", "rebar", "relax"] {
         let folder = folder();
         let out = folder.path();
         let arguments = slow(method, steps, out);
@@ -142,6 +142,22 @@ fn a_folder_in_use_is_refused_and_sigterm_ends_a_run_with_143() {
     assert_eq!(output.status.code(), Some(143));
     let record: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(record["stopped"], "signal");
+}
+
+/// What a scheduler sends before a job's time is up.
+#[test]
+fn a_warning_ends_a_run_with_138_and_it_goes_on() {
+    let folder = folder();
+    let out = folder.path();
+    let child = under_way(&arguments("dlmi", 1_000_000, out), out, 3);
+    send("USR1", &child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(138));
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["stopped"], "signal");
+    let made = record["steps"].as_u64().unwrap();
+    let more = run(dlmi(arguments("dlmi", made + 2, out)).arg("--resume")).json();
+    assert_eq!(more["steps"], made + 2);
 }
 
 /// Nothing is kept then, but what was found is printed.

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use assert_cmd::Command;
+use dlmi::source::tokenizer::Tokenizer;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -128,6 +129,11 @@ pub fn untimed(record: &Value) -> Value {
         record.as_object_mut().expect("an object").remove(key).unwrap_or_else(|| panic!("no `{key}`"));
     }
     record
+}
+
+/// The tiny model's tokenizer.
+pub fn tokenizer() -> Tokenizer {
+    Tokenizer::from_file(&Path::new(TINY).join("tokenizer.json")).unwrap()
 }
 
 /// A list of token ids.

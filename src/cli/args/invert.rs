@@ -17,6 +17,7 @@ Examples:
   dlmi invert \"the king is dead\" --prompt-tokens 30
   dlmi --model HuggingFaceTB/SmolLM2-135M-Instruct invert --file target.txt --out run1
   dlmi --model HuggingFaceTB/SmolLM2-135M-Instruct invert --file target.txt --out run1 --resume --max-seconds 3600
+  dlmi invert --targets targets.jsonl --max-seconds 60 --out list1
 
 Exit code: 0 exact, 1 not exact, 2 bad input, 3 no such device, model or disk space, 130 interrupted.")]
 pub struct Invert {
@@ -50,6 +51,16 @@ pub struct Invert {
     /// Read TARGET from a file (its last newline left out)
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+    /// Token ids that the model shall write, in place of a text
+    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',', conflicts_with_all = ["target", "file"])]
+    pub target_ids: Option<Vec<u32>>,
+    /// Invert every target of a file (`-`: standard input), as `dlmi targets` prints them, and print a table (with --json a line for each); --out keeps
+    /// the results, and the same command goes on from there
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "file", "target_ids", "resume"])]
+    pub targets: Option<PathBuf>,
+    /// Print the table of --targets as CSV
+    #[arg(long, requires = "targets", conflicts_with = "json")]
+    pub csv: bool,
     /// Keep result, events (for TensorBoard too) and checkpoint in a folder
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

@@ -3,10 +3,13 @@
 mod bench;
 mod complete;
 mod global;
+mod gradients;
 mod invert;
 mod models;
+mod report;
 mod score;
 mod setting;
+mod study;
 mod targets;
 mod text;
 
@@ -14,15 +17,18 @@ use std::ffi::OsString;
 
 use clap::{Args, Command, FromArgMatches, Subcommand};
 
-use crate::Result;
 use crate::settings::{self, Layers, Sources};
+use crate::{Error, Result};
 
 pub use bench::{Bench, BenchOptions};
 pub use complete::Complete;
 pub use global::Global;
+pub use gradients::Gradients;
 pub use invert::Invert;
 pub use models::Models;
+pub use report::Report;
 pub use score::Score;
+pub use study::{Cells, Compute, Slurm, Study};
 pub use targets::Targets;
 pub use text::read_text;
 
@@ -48,6 +54,24 @@ pub enum Verb {
     Score(Score),
     /// Draw targets by difficulty, make targets that can be reached, or label targets
     Targets(Targets),
+    /// Experiments: a grid of targets, methods, prompt lengths, budgets and seeds
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  dlmi study cells S.toml --cost                              what there is, and the hours it takes
+  dlmi study run S.toml --out DIR --workers 2                 compute it here; the same line goes on after an interruption
+  dlmi study run S.toml --out DIR --shard 2/8                 one machine of eight
+  dlmi study cells S.toml --ids | parallel dlmi study run S.toml --out DIR --cell {}
+  dlmi study slurm S.toml --out DIR --tasks 8 > S.sbatch      a job array
+  dlmi study status S.toml --out DIR
+  dlmi study merge S.toml --out DIR -o S.jsonl"
+    )]
+    Study(Study),
+    /// Variance and bias of the gradient estimators along their runs: the paper's figure 5
+    Gradients(Box<Gradients>),
+    /// What studies say: the paper's figures and tables, as a page and as files
+    Report(Report),
     /// The paper's Table 1: what tells the relaxed methods apart
     Methods,
     /// Models: what is here, fetch one, describe one
@@ -88,7 +112,26 @@ impl Cli {
 
     fn sources(&self, environment: Vec<(String, String)>) -> Result<Sources> {
         let Global { presets, files, set, .. } = &self.global;
-        Ok(Sources { presets: presets.clone(), files: files.clone(), environment, set: set.clone(), flags: self.flags()? })
+        // As a study does, it does as the paper unless told otherwise.
+        let paper = matches!(self.verb, Verb::Gradients(_)).then(|| "paper".to_owned());
+        let presets = paper.into_iter().chain(presets.iter().cloned()).collect();
+        Ok(Sources { presets, files: files.clone(), environment, set: set.clone(), flags: self.flags()? })
+    }
+
+    /// The flags of settings that were given to a verb that takes its settings from a file alone, but for those named here.
+    ///
+    /// # Errors
+    /// Others were given.
+    pub fn flags_among(&self, allowed: &[&str]) -> Result<Vec<(&'static str, String)>> {
+        let Global { presets, files, set, .. } = &self.global;
+        let lists = [("--preset", presets.is_empty()), ("-c", files.is_empty()), ("--set", set.is_empty())];
+        let flags = self.flags()?;
+        let lists = lists.into_iter().filter(|(_, absent)| !absent).map(|(name, _)| name.to_owned());
+        let others = flags.iter().filter(|(key, _)| !allowed.contains(key)).map(|(key, _)| format!("--{}", key.replace('_', "-")));
+        match lists.chain(others).next() {
+            None => Ok(flags),
+            Some(flag) => Err(Error::input(format!("a study takes its settings from its file; leave out {flag}, and write it there"))),
+        }
     }
 
     /// Keys and values of the flags that were given.
@@ -100,9 +143,10 @@ impl Cli {
             Verb::Complete(verb) => verb.flags(&mut flags),
             Verb::Score(verb) => verb.flags(&mut flags),
             Verb::Targets(verb) => verb.flags(&mut flags),
+            Verb::Gradients(verb) => verb.flags(&mut flags),
             Verb::Bench(verb) => verb.options().flags(&mut flags),
             Verb::Models(verb) => verb.flags(&mut flags)?,
-            Verb::Methods | Verb::Doctor | Verb::Config(_) | Verb::Completions { .. } => (),
+            Verb::Study(_) | Verb::Report(_) | Verb::Methods | Verb::Doctor | Verb::Config(_) | Verb::Completions { .. } => (),
         }
         Ok(flags.given)
     }
@@ -161,7 +205,8 @@ mod tests {
 
     use super::*;
     use crate::backend::{BackendName, Dtype};
-    use crate::setting::named;
+    use crate::method::registry::MethodName;
+    use crate::setting::{named, names};
     use crate::settings::Options;
 
     pub(super) fn parsed(line: &str) -> Cli {
@@ -249,10 +294,8 @@ mod tests {
     #[test]
     fn a_wrong_value_of_a_flag_is_one_sentence() {
         let message = |line| settings(&parsed(line)).unwrap_err().to_string();
-        assert_eq!(
-            message("invert x --method foo"),
-            "`--method` must be one of dlmi, dlmi-tf, gbda, reinforce, soda, snap, random, echo, not `foo`"
-        );
+        let methods = names::<MethodName>().join(", ");
+        assert_eq!(message("invert x --method foo"), format!("`--method` must be one of {methods}, not `foo`"));
         assert_eq!(message("invert x --backend metal"), "`--backend` must be one of auto, flex, ndarray, wgpu, cuda, not `metal`");
         assert_eq!(message("invert x --dtype f8"), "`--dtype` must be one of f32, f16, bf16, not `f8`");
         assert_eq!(message("invert x --prompt-tokens -3"), "`--prompt-tokens` must be a whole number from 1 to 4096, not `-3`");
@@ -316,6 +359,6 @@ mod tests {
     fn completions_know_the_methods() {
         let mut script = Vec::new();
         clap_complete::generate(clap_complete::Shell::Bash, &mut command(), "dlmi", &mut script);
-        assert!(String::from_utf8(script).unwrap().contains("dlmi dlmi-tf gbda reinforce soda snap random echo"));
+        assert!(String::from_utf8(script).unwrap().contains(&names::<MethodName>().join(" ")));
     }
 }

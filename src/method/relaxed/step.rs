@@ -52,6 +52,17 @@ impl<B: TrackedBackend> RelaxedMethod<B> {
         (z.value.clone(), phi.as_ref().map(|phi| phi.value.clone()))
     }
 
+    /// A copy of the estimator with what it has learned: its estimates do not disturb the run. Only of one that is the row's.
+    ///
+    /// # Errors
+    /// It is another one.
+    pub fn estimator(&self) -> Result<Box<dyn Estimator<B>>> {
+        let (mut copy, mut learned) = (self.row.estimator.build(), State::default());
+        self.estimator.save(&mut learned);
+        copy.restore(&mut learned)?;
+        Ok(copy)
+    }
+
     /// The relaxed prompt as it is now.
     pub fn relaxation<'a>(&self, subject: &'a Subject<B>, problem: &'a Problem) -> Relaxation<'a, B> {
         let (z, phi) = self.variables();

@@ -1,11 +1,11 @@
 //! A row of the paper's Table 1 as a value, with the constants that its Table 5 adds, and the settings that reach them.
 
 use crate::estimator::reinforce::Baseline;
-use crate::estimator::{EstimatorKind, GumbelSoftmax, Reinforce, Temperature};
+use crate::estimator::{EstimatorKind, GumbelSoftmax, Rebar, Reinforce, Relax, StraightThrough, Temperature};
 use crate::objective::{Objective, ObjectiveKind};
 use crate::optimiser::Adam;
 use crate::setting::{Choice, Key, Slot, choice, key, optional_real, optional_whole, positive, real, switch, whole};
-use crate::subject::feeding::Feeding;
+use crate::subject::feeding::{Feedback, Feeding};
 
 /// κ of a hinge where nothing else is said, as the search on whole tokens has it.
 pub const MARGIN: f64 = 0.3;
@@ -91,7 +91,14 @@ pub const KEYS: &[Key<TableRow>] = &[
     }),
     key("largest_uniform", "Where uniform draws, rescaled, end before they become Gumbel noise, or `none`: as they are", |row| {
         match &mut row.estimator {
-            EstimatorKind::GumbelSoftmax(GumbelSoftmax { largest_uniform }) => Some(optional_real(largest_uniform, 0.5..=1.0)),
+            EstimatorKind::GumbelSoftmax(GumbelSoftmax { largest_uniform })
+            | EstimatorKind::StraightThrough(StraightThrough { largest_uniform, .. }) => Some(optional_real(largest_uniform, 0.5..=1.0)),
+            _ => None,
+        }
+    }),
+    key("draw_again", "Draw the tokens that are shown again from the soft sample, as the paper's authors did", |row| {
+        match &mut row.estimator {
+            EstimatorKind::StraightThrough(StraightThrough { draw_again, .. }) => Some(switch(draw_again)),
             _ => None,
         }
     }),
@@ -102,6 +109,20 @@ pub const KEYS: &[Key<TableRow>] = &[
     key("baseline", "What is subtracted from a sample's loss", |row| reinforce(row, |settings| choice(&mut settings.baseline))),
     key("baseline_beta", "Beta of the moving average", |row| reinforce(row, |settings| real(&mut settings.beta, 0.0..=1.0))),
     key("reward_scale", "What the gradient is multiplied by", |row| reinforce(row, |settings| positive(&mut settings.reward_scale))),
+    key("lambda", "Temperature of the control variate, or `none`: the one of least variance among 0.1, 0.3, 1, 3 and 10", |row| {
+        rebar(row, |settings| optional_real(&mut settings.lambda, 1e-3..=1e3))
+    }),
+    key("regression_beta", "Share of the earlier means in the new ones of the regression that gives eta", |row| {
+        rebar(row, |settings| real(&mut settings.beta, 0.0..=0.999_999))
+    }),
+    key("surrogate_hidden", "Hidden units of the control variate's network", |row| match &mut row.estimator {
+        EstimatorKind::Relax(Relax { hidden, .. }) => Some(whole(hidden, 1..=1024)),
+        _ => None,
+    }),
+    key("surrogate_rate", "Adam's learning rate for the control variate's network", |row| match &mut row.estimator {
+        EstimatorKind::Relax(Relax { rate, .. }) => Some(positive(rate)),
+        _ => None,
+    }),
     key("learning_rate", "Adam's learning rate", |row| Some(positive(&mut row.optimiser.learning_rate))),
     key("beta1", "Adam's decay of the mean gradient", |row| Some(real(&mut row.optimiser.beta1, 0.0..=0.999_999))),
     key("beta2", "Adam's decay of the mean squared gradient", |row| Some(real(&mut row.optimiser.beta2, 0.0..=0.999_999))),
@@ -127,6 +148,13 @@ fn reinforce<'a>(row: &'a mut TableRow, slot: impl FnOnce(&'a mut Reinforce) -> 
     }
 }
 
+fn rebar<'a>(row: &'a mut TableRow, slot: impl FnOnce(&'a mut Rebar) -> Slot<'a>) -> Option<Slot<'a>> {
+    match &mut row.estimator {
+        EstimatorKind::Rebar(settings) | EstimatorKind::Relax(Relax { rebar: settings, .. }) => Some(slot(settings)),
+        _ => None,
+    }
+}
+
 impl TableRow {
     /// The objective, with its margin.
     pub fn objective(&self) -> Objective {
@@ -136,13 +164,20 @@ impl TableRow {
     /// Refuses values that contradict each other.
     ///
     /// # Errors
-    /// A sentence that names both.
+    /// A sentence that names them.
     pub fn check(&self) -> Result<(), String> {
         match self.estimator {
             EstimatorKind::Reinforce(Reinforce { baseline: Baseline::LeaveOneOut, .. }) if self.samples < 2 => Err(format!(
                 "`baseline` leave-one-out compares a sample with the others: `samples` must be at least 2, not {}",
                 self.samples
             )),
+            kind if kind.has_control() && self.feeding == Feeding::Free(Feedback::Hard) => Err(
+                "`feedback` must be soft or gumbel, not hard: a control variate that no gradient passes through makes the estimate biased"
+                    .to_owned(),
+            ),
+            kind if kind.has_control() && self.temperature != Temperature::None => {
+                Err("a control variate has `lambda` for a temperature, and its row none of its own".to_owned())
+            }
             _ => Ok(()),
         }
     }

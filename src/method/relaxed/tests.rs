@@ -5,8 +5,11 @@ use burn::tensor::{DType, Tensor};
 
 use super::dlmi::{DLMI, DLMI_TF};
 use super::gbda::GBDA;
+use super::rebar::REBAR;
 use super::reinforce::REINFORCE;
+use super::relax::RELAX;
 use super::soda::SODA;
+use super::stgs::STGS;
 use super::*;
 use crate::estimator::{EstimatorKind, Noise, Reinforce, Temperature, reinforce::Baseline};
 use crate::method::{Clock, Method};
@@ -134,7 +137,7 @@ fn saturated_temperatures_stay_finite<B: TrackedBackend>() {
 fn a_restored_state_goes_on_alike<B: TrackedBackend>() {
     let (subject, problem) = (subject::<B>(DType::F32), problem(3, ""));
     let clock = |step| Clock { seed: 1, restart: 0, step };
-    for (name, row) in rows() {
+    for (name, row) in rows().into_iter().chain([("stgs", STGS), ("rebar", REBAR), ("relax", RELAX)]) {
         let row = TableRow {
             samples: row.samples.min(2),
             initial: Initial { redraw_every: Some(2), redraw_deviation: 0.1, ..row.initial },
@@ -249,12 +252,15 @@ fn keys_belong_to_the_rows_that_have_their_fields() {
         "initial_deviation",
         "redraw_every",
     ];
-    let own: [(TableRow, &[&str]); 5] = [
+    let own: [(TableRow, &[&str]); 8] = [
         (DLMI, &["samples", "tau0", "per_position", "initial_phi", "largest_uniform"]),
         (DLMI_TF, &["samples", "tau0", "per_position", "initial_phi", "largest_uniform", "feedback"]),
         (GBDA, &["samples", "tau", "largest_uniform", "feedback"]),
         (REINFORCE, &["samples", "feedback", "baseline", "baseline_beta", "reward_scale"]),
         (SODA, &["tau", "redraw_deviation"]),
+        (STGS, &["samples", "tau0", "per_position", "initial_phi", "largest_uniform", "draw_again"]),
+        (REBAR, &["samples", "feedback", "lambda", "regression_beta"]),
+        (RELAX, &["samples", "feedback", "lambda", "regression_beta", "surrogate_hidden", "surrogate_rate"]),
     ];
     for (row, own) in own {
         let expected: Vec<_> = KEYS.iter().map(|key| key.name).filter(|name| all.contains(name) || own.contains(name)).collect();
@@ -269,7 +275,7 @@ fn a_key_changes_its_own_value_only() {
     let samples =
         ["0.75", "3", "false", "true", "hinge", "cross-entropy", "uniform", "hard", "gumbel", "leave-one-out"].map(Written::untyped);
     for key in KEYS {
-        let rows = [DLMI, DLMI_TF, GBDA, REINFORCE, SODA, TableRow { objective: ObjectiveKind::Hinge, ..DLMI }];
+        let rows = [DLMI, DLMI_TF, GBDA, REINFORCE, SODA, STGS, REBAR, RELAX, TableRow { objective: ObjectiveKind::Hinge, ..DLMI }];
         let rows = rows.into_iter().filter(|row| key.applies(row));
         for row in rows {
             let changed = samples.iter().filter_map(|written| {
@@ -287,4 +293,10 @@ fn a_key_changes_its_own_value_only() {
     assert_eq!(TableRow { samples: 1, ..row_with(Baseline::Ema) }.check(), Ok(()));
     let refused = TableRow { samples: 1, ..row_with(Baseline::LeaveOneOut) }.check().unwrap_err();
     assert!(refused.contains("`samples` must be at least 2, not 1"), "{refused}");
+    for row in [REBAR, RELAX] {
+        assert_eq!((row.check(), TableRow { feeding: Feeding::Forced, ..row }.check()), (Ok(()), Ok(())));
+        let hard = TableRow { feeding: Feeding::Free(Feedback::Hard), ..row };
+        assert!(hard.check().unwrap_err().starts_with("`feedback` must be soft or gumbel, not hard"));
+        assert!(TableRow { temperature: Temperature::Fixed(1.0), ..row }.check().unwrap_err().contains("`lambda`"));
+    }
 }

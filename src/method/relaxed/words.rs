@@ -1,7 +1,7 @@
 //! A row of Table 1 in words.
 
 use super::TableRow;
-use crate::estimator::{EstimatorKind, Temperature};
+use crate::estimator::{EstimatorKind, Rebar, Temperature};
 use crate::optimiser::Adam;
 use crate::setting::name;
 use crate::subject::feeding::Feeding;
@@ -11,7 +11,7 @@ impl TableRow {
     pub fn words(&self) -> [(&'static str, String); 8] {
         let redrawn = self.initial.redraw_every.map(|steps| format!(", {} every {steps} steps", normal(self.initial.redraw_deviation)));
         [
-            ("soft_embedding", if self.estimator.is_soft() { "yes" } else { "no" }.to_owned()),
+            ("soft_embedding", soft_embedding(self.estimator).to_owned()),
             ("gradient_estimator", estimator(self.estimator)),
             ("learned_temperature", temperature(self.temperature)),
             ("teacher_forcing", feeding(self.feeding)),
@@ -23,12 +23,29 @@ impl TableRow {
     }
 }
 
+fn soft_embedding(estimator: EstimatorKind) -> &'static str {
+    match estimator {
+        EstimatorKind::StraightThrough(_) => "backward only",
+        _ if estimator.has_control() => "control only",
+        _ if estimator.is_soft() => "yes",
+        _ => "no",
+    }
+}
+
 fn estimator(estimator: EstimatorKind) -> String {
     match estimator {
         EstimatorKind::GumbelSoftmax(_) => "Gumbel-softmax".to_owned(),
         EstimatorKind::Softmax => "none".to_owned(),
         EstimatorKind::Reinforce(it) => format!("REINFORCE, {} baseline, beta {}", name(&it.baseline), it.beta),
+        EstimatorKind::StraightThrough(it) if it.draw_again => "straight-through, drawn again".to_owned(),
+        EstimatorKind::StraightThrough(_) => "straight-through Gumbel-softmax".to_owned(),
+        EstimatorKind::Rebar(it) => format!("REBAR, {}", lambda(it)),
+        EstimatorKind::Relax(it) => format!("RELAX, {}, {} hidden", lambda(it.rebar), it.hidden),
     }
+}
+
+fn lambda(rebar: Rebar) -> String {
+    rebar.lambda.map_or_else(|| "lambda chosen".to_owned(), |lambda| format!("lambda = {lambda}"))
 }
 
 fn temperature(temperature: Temperature) -> String {

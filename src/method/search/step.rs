@@ -171,7 +171,7 @@ impl SearchMethod {
 }
 
 /// A random readable prompt that survives decode → encode; tokens that cannot stand beside their neighbours are drawn again.
-pub(super) fn random_prompt(problem: &Problem, clock: Clock, number: u32) -> Result<Vec<u32>> {
+pub(crate) fn random_prompt(problem: &Problem, clock: Clock, number: u32) -> Result<Vec<u32>> {
     let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, 0, Purpose::InitialPrompt, number));
     let readable = problem.prompt.readable();
     for _ in 0..1000 {

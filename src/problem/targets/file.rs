@@ -164,11 +164,11 @@ impl Reader<'_> {
             return Err(Error::input("`ids` is empty; give at least one token"));
         }
         check_ids(&ids, self.vocab_size)?;
-        let spelt = self.tokenizer.decode(&ids);
-        if text.is_some_and(|text| text != spelt) {
+        let target = Target::from_ids(ids, self.tokenizer);
+        if text.is_some_and(|text| text != target.text) {
             self.odd.push(quoted(name));
         }
-        Ok(Target { text: spelt, ids })
+        Ok(target)
     }
 }
 

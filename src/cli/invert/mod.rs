@@ -1,27 +1,33 @@
 //! `dlmi invert`: from a target to a prompt that is checked.
 
+mod list;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::args::{Cli, Invert, read_text};
-use super::session::Session;
-use super::signals::watch_signals;
 use crate::budget::Budget;
+use crate::cli::args::{Cli, Invert, read_text};
+use crate::cli::session::Session;
+use crate::cli::signals::watch_signals;
 use crate::invert::folder::Folder;
 use crate::invert::judge::Judged;
 use crate::invert::{Inversion, Observer, Report, Scores, Snapshot, Stopped, Task};
-use crate::problem::Problem;
+use crate::problem::{Problem, Target};
 use crate::source::bundled;
 use crate::ui::{Paint, Policy, Progress, Status, paint, print_result, visible};
 use crate::{Error, Result};
 
 #[inline]
 pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
-    let Session { mut model, resolved } = Session::open(cli, policy)?;
+    if let Some(targets) = &verb.targets {
+        return list::run(cli, verb, targets, policy);
+    }
+    let session = Session::open(cli, policy)?;
+    let target = target(verb, &session)?;
+    let Session { mut model, resolved } = session;
     let options = resolved.settings;
-    let target = target(verb, &options.model)?;
-    let problem = model.problem(&target, &options)?;
+    let problem = model.problem_of(target, &options)?;
     let budget = options.budget();
     let task = Task::new(&mut model, problem.clone(), options)?.with_presets(resolved.presets);
     let (folder, resume) = match &verb.out {
@@ -32,11 +38,11 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
     let mut watcher = Watcher::new(policy, problem, budget, folder, signal.clone());
     let inversion = task.with_snapshot(resume).run(&mut watcher)?;
     if let Some(folder) = watcher.folder.take() {
-        folder.result(&super::json(&inversion))?;
+        folder.result(&crate::cli::json(&inversion))?;
     }
     drop(watcher);
     match cli.global.json {
-        true => print_result(&super::json(&inversion))?,
+        true => print_result(&crate::cli::json(&inversion))?,
         false => print_result(&readable(&inversion, policy))?,
     }
     Ok(match (inversion.stopped, inversion.exact) {
@@ -46,13 +52,19 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
     })
 }
 
-/// The text to be written: from the command line, a file or standard input, else the bundled model's own.
-fn target(verb: &Invert, model: &str) -> Result<String> {
-    match (read_text(verb.target.clone(), verb.file.clone())?, bundled(model)) {
-        (Some(text), _) => Ok(text),
-        (None, Some(bundled)) => Ok(bundled.default_target.to_owned()),
-        (None, None) => Err(Error::input("a target is needed: give the text that the model should write, or --file FILE")),
+/// What is to be written: ids or a text from the command line, a text from a file or standard input, else the bundled model's own.
+fn target(verb: &Invert, session: &Session) -> Result<Target> {
+    let tokenizer = session.model.tokenizer();
+    if let Some(ids) = &verb.target_ids {
+        session.check_ids(ids, "--target-ids")?;
+        return Ok(Target::from_ids(ids.clone(), tokenizer));
     }
+    let text = match (read_text(verb.target.clone(), verb.file.clone())?, bundled(&session.settings().model)) {
+        (Some(text), _) => text,
+        (None, Some(bundled)) => bundled.default_target.to_owned(),
+        (None, None) => return Err(Error::input("a target is needed: give the text that the model should write, or --file FILE")),
+    };
+    Target::from_text(&text, tokenizer)
 }
 
 /// Shows progress, keeps the run folder, listens for signals.
@@ -82,6 +94,7 @@ impl Observer for Watcher {
             max_seconds: self.budget.seconds,
             best: format!("best {matched}/{} tokens, objective {:.2}{restarts}", self.problem.target_tokens(), report.progress.objective),
             text: report.best.map(|best| self.problem.prompt.text(&best.free)),
+            ..Status::default()
         });
         self.folder.as_mut().map_or(Ok(()), |folder| folder.event(report))
     }

@@ -1,0 +1,84 @@
+//! `dlmi study cells --cost`: the hours that cells take.
+
+use std::process::ExitCode;
+
+use serde_json::{Map, Value, json};
+
+use super::place;
+use crate::Result;
+use crate::cli::args::{Cells, Cli};
+use crate::study::cost::{Rates, measure};
+use crate::study::{Store, Study};
+use crate::ui::print_result;
+use crate::ui::table::pairs;
+
+#[inline]
+pub(super) fn run(cli: &Cli, verb: &Cells, study: &mut Study, store: Option<&Store>, cells: &[usize]) -> Result<ExitCode> {
+    let (backend, device) = place(cli)?;
+    let choice = study.device(backend, device)?;
+    let on_gpu = choice.device.is_gpu();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if !on_gpu {
+        // Of one core: with more, threads that wait for each other would count too. Whoever has made the pool already keeps it.
+        _ = rayon::ThreadPoolBuilder::new().num_threads(1).build_global();
+    }
+    let mut rates = store.map_or_else(|| Ok(Rates::default()), |store| Rates::of_finished(study, store, &choice.device))?;
+    let missing = rates.missing(study, cells);
+    let measured = measure(study, &choice, &missing, if on_gpu { wall_seconds } else { cpu_seconds })?;
+    rates.add(study, &measured);
+    let hours = cells.iter().map(|&cell| rates.seconds(study, cell)).sum::<f64>() / 3600.0;
+    let here = if on_gpu { hours } else { hours / cores as f64 };
+    let mut figures = Map::new();
+    let mut put = |name: &str, value: Value| drop(figures.insert(name.into(), value));
+    put("cells", cells.len().into());
+    put("device", choice.device.to_string().into());
+    put("finished_cells", rates.finished.into());
+    put("measured_steps", rates.measured.into());
+    if !on_gpu {
+        put("core_hours", hours.into());
+        put("workers", cores.into());
+    }
+    put("hours_here", here.into());
+    put("hours_on_gpu", json!(verb.speed_up.map(|times| here / times)));
+    match cli.global.json {
+        true => print_result(&Value::Object(figures).to_string())?,
+        false => print_result(&readable(figures, verb.speed_up, on_gpu))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn readable(mut figures: Map<String, Value>, speed_up: Option<f64>, on_gpu: bool) -> String {
+    for (_, value) in figures.iter_mut().filter(|(name, value)| name.contains("hours") && !value.is_null()) {
+        let hours = value.as_f64().unwrap_or(0.0);
+        // Three digits that say something.
+        let digits = (2.0 - hours.max(1e-9).log10().floor()).clamp(0.0, 9.0) as usize;
+        *value = format!("{hours:.digits$}").into();
+    }
+    match speed_up {
+        Some(times) => {
+            figures["hours_on_gpu"] = format!("{} at {times} times this speed", figures["hours_on_gpu"].as_str().unwrap()).into()
+        }
+        None if on_gpu => drop(figures.shift_remove("hours_on_gpu")),
+        None => figures["hours_on_gpu"] = "unknown: --speed-up X, the ratio of `dlmi bench step` there and here, extrapolates".into(),
+    }
+    pairs(&figures)
+}
+
+fn wall_seconds() -> f64 {
+    static BEGAN: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    BEGAN.elapsed().as_secs_f64()
+}
+
+/// Seconds of this process's threads, whatever else the machine does.
+#[cfg(unix)]
+fn cpu_seconds() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: it writes to `time` alone.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+#[cfg(not(unix))]
+fn cpu_seconds() -> f64 {
+    wall_seconds()
+}

@@ -1,0 +1,92 @@
+//! The estimators of figure 5, each by the row that its run goes by.
+
+use crate::estimator::Temperature;
+use crate::method::registry::MethodName;
+use crate::method::relaxed::TableRow;
+use crate::setting::{self, Choice};
+use crate::settings::Options;
+use crate::{Error, Result};
+
+/// An estimator that is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Compared {
+    /// REINFORCE with the baseline of its method
+    Reinforce,
+    /// Gumbel-softmax, τ = 1
+    GsTau1,
+    /// Gumbel-softmax, τ = 100
+    GsTau100,
+    /// Gumbel-softmax, one learned temperature: the paper's L
+    GsLearned,
+    /// Gumbel-softmax, a learned temperature for each position: the paper's D + L
+    GsDecoupled,
+    /// Straight-through Gumbel-softmax
+    Stgs,
+    /// REBAR
+    Rebar,
+    /// RELAX
+    Relax,
+}
+
+impl Choice for Compared {
+    const ALL: &'static [(Self, &'static str, &'static str)] = &[
+        (Self::Reinforce, "reinforce", "REINFORCE with the baseline of its method"),
+        (Self::GsTau1, "gs-tau1", "Gumbel-softmax, tau = 1"),
+        (Self::GsTau100, "gs-tau100", "Gumbel-softmax, tau = 100"),
+        (Self::GsLearned, "gs-learned", "Gumbel-softmax, one learned temperature: the paper's L"),
+        (Self::GsDecoupled, "gs-decoupled", "Gumbel-softmax, a learned temperature for each position: the paper's D + L"),
+        (Self::Stgs, "stgs", "Straight-through Gumbel-softmax"),
+        (Self::Rebar, "rebar", "REBAR"),
+        (Self::Relax, "relax", "RELAX"),
+    ];
+}
+
+impl Compared {
+    /// All of them, in the order in which they are listed.
+    pub fn all() -> Vec<Self> {
+        Self::ALL.iter().map(|(estimator, ..)| *estimator).collect()
+    }
+
+    /// What lines and tables call it.
+    pub fn label(self) -> &'static str {
+        setting::name(&self)
+    }
+
+    /// The method whose section of the settings its row is.
+    fn method(self) -> &'static str {
+        match self {
+            Self::Reinforce => "reinforce",
+            Self::GsTau1 | Self::GsTau100 => "gbda",
+            Self::GsLearned | Self::GsDecoupled => SHARED,
+            Self::Stgs => "stgs",
+            Self::Rebar => "rebar",
+            Self::Relax => "relax",
+        }
+    }
+
+    /// Its row: that of its method, with the samples, the objective and the feeding of [`SHARED`], which all have in common.
+    ///
+    /// # Errors
+    /// Settings that contradict each other.
+    pub fn row(self, options: &Options) -> Result<TableRow> {
+        let TableRow { samples, objective, margin, feeding, .. } = section(options, SHARED);
+        let mut row = TableRow { samples, objective, margin, feeding, ..section(options, self.method()) };
+        match (self, &mut row.temperature) {
+            (Self::GsTau1, temperature) => *temperature = Temperature::Fixed(1.0),
+            (Self::GsTau100, temperature) => *temperature = Temperature::Fixed(100.0),
+            (Self::GsLearned, Temperature::Learned { per_position, .. }) => *per_position = false,
+            (Self::GsDecoupled, Temperature::Learned { per_position, .. }) => *per_position = true,
+            _ => (),
+        }
+        row.check().map_err(|wrong| Error::input(format!("{}: {wrong}", self.label())))?;
+        Ok(row)
+    }
+}
+
+/// The method that says what all have in common: DLMI without teacher forcing.
+pub const SHARED: &str = "dlmi-tf";
+
+fn section(options: &Options, method: &str) -> TableRow {
+    let method: MethodName = setting::named(method).expect("it is registered");
+    options.section(method).row().expect("a relaxed method")
+}

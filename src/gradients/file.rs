@@ -1,0 +1,99 @@
+//! The file of the lines: what a run left there, and what it adds.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::line::SCHEMA;
+use super::{Line, Plan, Unit};
+use crate::files::{read_text, replace};
+use crate::{Error, Result};
+
+/// Larger than any file of lines, in bytes.
+const LARGEST_FILE: u64 = 1 << 30;
+
+/// A file of lines, which nobody else writes while this value lives.
+#[derive(Debug)]
+pub struct LineFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl LineFile {
+    /// Opens or makes the file, and says which of the plan's lines it holds: those of runs that were measured to their end. What is left
+    /// of others (a torn last line, the beginning of a run) is dropped; lines of runs that are not the plan's stay.
+    ///
+    /// # Errors
+    /// It holds something else, or one of these runs by other settings; another process writes it; the disk.
+    pub fn open(path: &Path, plan: &Plan) -> Result<(Self, Vec<Line>)> {
+        let this = Self { path: path.to_owned(), file: locked(path)? };
+        let text = read_text(path, LARGEST_FILE)?;
+        let whole = text.rfind('\n').map_or("", |at| &text[..=at]);
+        let lines: Vec<(&str, Line)> = (1..).zip(whole.lines()).map(|(n, line)| Ok((line, this.read(n, line)?))).collect::<Result<_>>()?;
+        let units: HashMap<&str, &Unit> = plan.units.iter().map(|unit| (unit.id.as_str(), unit)).collect();
+        let complete = complete(&lines, plan.points().len());
+        for (_, line) in &lines {
+            this.check(line, plan)?;
+        }
+        let stays = |line: &Line| !units.contains_key(line.unit.as_str()) || complete.contains(line.unit.as_str());
+        let kept: String = lines.iter().filter(|(_, line)| stays(line)).map(|(text, _)| format!("{text}\n")).collect();
+        let this = if kept == text {
+            this
+        } else {
+            replace(path, kept.as_bytes())?;
+            Self { file: locked(path)?, ..this }
+        };
+        let ours = |line: &Line| units.contains_key(line.unit.as_str()) && complete.contains(line.unit.as_str());
+        let ours = lines.iter().filter(|(_, line)| ours(line)).map(|(_, line)| line.clone()).collect();
+        Ok((this, ours))
+    }
+
+    /// Adds a line.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn add(&mut self, line: &Line) -> Result<()> {
+        // In one go: who is interrupted leaves whole lines.
+        self.file.write_all(format!("{}\n", line.to_json()).as_bytes()).map_err(|error| Error::writing(&self.path, &error))
+    }
+
+    fn read(&self, number: usize, text: &str) -> Result<Line> {
+        let line: Option<Line> = serde_json::from_str(text).ok();
+        line.filter(|line| line.schema == SCHEMA).ok_or_else(|| {
+            let path = self.path.display();
+            Error::input(format!("`{path}`, line {number}: this is no measurement of gradients ({SCHEMA}); name another file"))
+        })
+    }
+
+    /// Refuses a line of one of these runs that was made by other settings.
+    fn check(&self, line: &Line, plan: &Plan) -> Result<()> {
+        let alike = |unit: &&Unit| (unit.estimator.label(), &unit.target.id, unit.seed) == (&*line.estimator, &line.target, line.seed);
+        match plan.units.iter().find(alike).filter(|unit| unit.id != line.unit) {
+            None => Ok(()),
+            Some(unit) => {
+                let path = self.path.display();
+                Err(Error::input(format!("`{path}` holds {unit}, measured by other settings or on another model; name another file")))
+            }
+        }
+    }
+}
+
+/// Units with so many lines.
+fn complete<'a>(lines: &'a [(&str, Line)], points: usize) -> HashSet<&'a str> {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for (_, line) in lines {
+        *counts.entry(line.unit.as_str()).or_default() += 1;
+    }
+    counts.into_iter().filter(|(_, count)| *count == points).map(|(unit, _)| unit).collect()
+}
+
+/// A file to be added to, that no other process holds.
+fn locked(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().create(true).append(true).open(path).map_err(|error| Error::writing(path, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::input(format!("another process is writing `{}`; name another file", path.display()))),
+        Err(TryLockError::Error(error)) => Err(Error::writing(path, &error)),
+    }
+}

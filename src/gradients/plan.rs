@@ -1,0 +1,165 @@
+//! Which runs are measured, and when.
+
+use std::fmt;
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::Compared;
+use super::line::SCHEMA;
+use super::measurement::REFERENCE_PROMPTS;
+use crate::invert::Model;
+use crate::method::registry::MethodSettings;
+use crate::method::relaxed::TableRow;
+use crate::problem::Problem;
+use crate::problem::targets::Labelled;
+use crate::settings::Options;
+use crate::subject::check_context;
+use crate::{Error, Result};
+
+/// When a run is measured, and by how much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protocol {
+    /// Steps from one measurement of the variance to the next.
+    pub every: u64,
+    /// Steps from one measurement of the bias to the next.
+    pub bias_every: u64,
+    /// n, gradients of a measurement: 2 or more.
+    pub draws: u32,
+    /// Prompts of the unbiased reference; rounded up to whole gradients of 16 prompts, two or more.
+    pub reference_samples: u32,
+}
+
+impl Default for Protocol {
+    /// The paper's, and 1,024 prompts for the reference that it does not have.
+    fn default() -> Self {
+        Self { every: 25, bias_every: 50, draws: 5, reference_samples: 1024 }
+    }
+}
+
+impl Protocol {
+    /// The steps before which a run of so many is measured.
+    pub fn points(&self, steps: u64) -> Vec<u64> {
+        (0..steps).filter(|&step| step.is_multiple_of(self.every) || self.bias_is_due(step)).collect()
+    }
+
+    /// Whether the bias is measured before a step.
+    pub fn bias_is_due(&self, step: u64) -> bool {
+        step.is_multiple_of(self.bias_every)
+    }
+
+    /// Gradients of the reference.
+    pub(super) fn reference_gradients(&self) -> u32 {
+        self.reference_samples.div_ceil(REFERENCE_PROMPTS).max(2)
+    }
+
+    fn check(&self) -> Result<()> {
+        match self {
+            Self { every: 0, .. } => Err(Error::option("every", "it must be 1 or more")),
+            Self { bias_every: 0, .. } => Err(Error::option("bias_every", "it must be 1 or more")),
+            Self { draws: 0 | 1, .. } => Err(Error::option("draws", "a variance takes 2 or more")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A run that is measured: one estimator on one target with one seed.
+#[derive(Debug, Clone)]
+pub struct Unit {
+    /// Hash of all that decides its lines.
+    pub id: String,
+    /// The estimator.
+    pub estimator: Compared,
+    /// y, with its name and k.
+    pub target: Labelled,
+    /// Where its random numbers come from.
+    pub seed: u32,
+    /// What it runs by.
+    pub row: TableRow,
+}
+
+/// `gs-tau1, target k6_0, seed 0`.
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, target {}, seed {}", self.estimator.label(), self.target.id, self.seed)
+    }
+}
+
+/// All runs, with what they have in common.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// N, steps, and the rules of the prompt; the rows come from the methods' sections.
+    pub options: Options,
+    /// When is measured, and by how much.
+    pub protocol: Protocol,
+    /// The runs, so that after any beginning the estimators can be compared.
+    pub units: Vec<Unit>,
+    /// Steps of a run.
+    pub steps: u64,
+    /// SHA-256 of the model's weights.
+    pub(super) digest: String,
+}
+
+impl Plan {
+    /// Each estimator on each target with each seed; what is named twice counts once.
+    ///
+    /// # Errors
+    /// Settings that contradict each other or have no budget in steps; a target that cannot be sought, or does not fit into the context.
+    pub fn new(
+        model: &Model,
+        options: Options,
+        protocol: Protocol,
+        estimators: &[Compared],
+        targets: &[Labelled],
+        seeds: &[u32],
+    ) -> Result<Self> {
+        protocol.check()?;
+        let steps = options.steps.ok_or_else(|| Error::option("steps", "a run that is measured needs a number of steps"))?;
+        let rows = once(estimators).map(|estimator| Ok((*estimator, estimator.row(&options)?))).collect::<Result<Vec<_>>>()?;
+        let mut plan = Self { options, protocol, units: Vec::new(), steps, digest: model.identity().digest };
+        for target in targets {
+            let problem = plan.problem(model, target)?;
+            check_context(model.config(), problem.first().len(), target.target.ids.len())?;
+            for &seed in once(seeds) {
+                let unit =
+                    |&(estimator, row)| Unit { id: plan.id(estimator, &row, target, seed), estimator, target: target.clone(), seed, row };
+                let units: Vec<Unit> = rows.iter().map(unit).collect();
+                plan.units.extend(units);
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The steps before which each run is measured.
+    pub fn points(&self) -> Vec<u64> {
+        self.protocol.points(self.steps)
+    }
+
+    pub(super) fn problem(&self, model: &Model, target: &Labelled) -> Result<Problem> {
+        model.problem_of(target.target.clone(), &self.options).map_err(|error| match error {
+            Error::Input(message) => Error::input(format!("target {}: {message}", target.id)),
+            other => other,
+        })
+    }
+
+    fn id(&self, estimator: Compared, row: &TableRow, target: &Labelled, seed: u32) -> String {
+        let Options { prompt_tokens, prefix, suffix, bos, all_tokens, allow_special, allow_target_tokens, dtype, .. } = &self.options;
+        let Protocol { every, bias_every, draws, .. } = self.protocol;
+        let row = MethodSettings::Relaxed(*row);
+        let row: Map<String, Value> = row.keys().into_iter().filter_map(|(name, _)| Some((name.to_owned(), row.get(name)?))).collect();
+        let content = json!({
+            "schema": SCHEMA, "model": self.digest, "estimator": estimator.label(), "row": row,
+            "target": target.id, "target_ids": target.target.ids, "seed": seed,
+            "prompt_tokens": prompt_tokens, "prefix": prefix, "suffix": suffix, "bos": bos, "all_tokens": all_tokens,
+            "allow_special": allow_special, "allow_target_tokens": allow_target_tokens, "dtype": dtype.as_str(),
+            "steps": self.steps, "every": every, "bias_every": bias_every, "draws": draws,
+            "reference_gradients": self.protocol.reference_gradients(),
+        });
+        Sha256::digest(content.to_string()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Every value the first time that it comes.
+fn once<T: PartialEq>(values: &[T]) -> impl Iterator<Item = &T> {
+    values.iter().enumerate().filter(|(i, value)| !values[..*i].contains(value)).map(|(_, value)| value)
+}

@@ -1,0 +1,361 @@
+//! What a report is made of: the records of a study, and those of `dlmi gradients`, each known by its schema.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::groups::FLOOR;
+use crate::error::quoted;
+use crate::files::read_text;
+use crate::metrics::Spread;
+use crate::study::cell;
+use crate::subject::Cost;
+use crate::{Error, Result};
+
+/// Larger than any file of records, in bytes.
+const LARGEST_FILE: u64 = 2 << 30;
+/// The schema of a line of `dlmi gradients`.
+const GRADIENTS: &str = "dlmi.gradients/1";
+/// What follows those lines on standard output.
+const GRADIENTS_SUMMARY: &str = "dlmi.gradients.summary/1";
+
+/// All records, each once.
+#[derive(Debug, Default)]
+pub struct Data {
+    /// Cells in the order in which they were read: files as named, folders by id.
+    pub cells: Vec<Cell>,
+    /// Measurements of gradients.
+    pub gradients: Vec<Gradient>,
+}
+
+/// A cell of a study: where it stands on the axes, and what it came to.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    /// Its place.
+    pub place: Place,
+    /// What was found, or why nothing can be had.
+    pub outcome: Result<Inversion, String>,
+    /// The steps that have scores.
+    pub trace: Vec<Step>,
+}
+
+/// Where a cell stands.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Place {
+    /// The hash of all that decides the result.
+    pub id: String,
+    /// SHA-256 of the weights.
+    pub model_digest: String,
+    /// As it was given; not in the records of `merge --science`.
+    pub model: Option<String>,
+    /// Name of the target.
+    pub target: String,
+    /// y.
+    pub target_ids: Vec<u32>,
+    /// The k that the target was drawn with.
+    pub k: Option<u32>,
+    /// What tables call the method.
+    pub method: String,
+    /// N.
+    pub prompt_tokens: u64,
+    /// The budget.
+    pub steps: u64,
+    /// Seed.
+    pub seed: u64,
+}
+
+/// What a report reads of a result.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Inversion {
+    /// The method's own name.
+    pub method: String,
+    /// All settings, resolved.
+    pub settings: Value,
+    /// y as text.
+    pub target_text: String,
+    /// What is typed.
+    pub prompt_text: String,
+    /// What the model wrote after it.
+    pub completion_text: String,
+    /// See docs/design.md.
+    pub exact: bool,
+    /// The scores of the last step, as the paper plots them.
+    pub lcs: Last,
+    /// Those of the reported prompt.
+    pub best: Best,
+    /// Share of prompt positions with a token of y.
+    pub overlap: f64,
+    /// Share of distinct tokens of y that the prompt has.
+    pub target_hit_ratio: f64,
+    /// Longest common run of letters and digits.
+    pub overlap_text: f64,
+    /// Of the prompt from its second token on.
+    pub prompt_perplexity: Option<f64>,
+    /// Steps made.
+    pub steps: u64,
+    /// Not in the records of `merge --science`.
+    pub seconds: Option<f64>,
+    /// Work.
+    pub cost: Cost,
+    /// Why it ended.
+    pub stopped: String,
+}
+
+/// Scores of the last step.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Last {
+    /// None without a relaxed prompt.
+    pub relaxed_forced: Option<f64>,
+    /// None without a relaxed prompt.
+    pub relaxed_free: Option<f64>,
+    /// The hard prompt, the target fed.
+    pub hard_forced: f64,
+    /// The hard prompt, free-running.
+    pub hard_free: f64,
+    /// The hard prompt as searched.
+    pub prompt_ids: Vec<u32>,
+}
+
+/// Scores of the reported prompt.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Best {
+    /// Target tokens before the first wrong one.
+    pub matched_prefix: usize,
+    /// The prompt, free-running.
+    pub hard_free: f64,
+    /// The step that found it.
+    pub step: u64,
+}
+
+/// A step that has scores.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Step {
+    /// Steps so far.
+    pub step: u64,
+    /// τ over the positions.
+    pub temperature: Option<Spread>,
+    /// Of the best prompt so far.
+    pub best: Option<Prefix>,
+    /// Of the hard prompt at hand.
+    pub scores: Option<Hard>,
+    /// Work so far.
+    pub cost: Cost,
+}
+
+/// What a step says of the hard prompt at hand.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Hard {
+    /// The target fed.
+    pub hard_forced: f64,
+    /// Free-running.
+    pub hard_free: f64,
+}
+
+/// What a step says of the best prompt so far.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Prefix {
+    /// Target tokens before the first wrong one.
+    pub matched_prefix: usize,
+}
+
+/// A line of `dlmi gradients`: n gradients of an estimator at one Z.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Gradient {
+    /// Which run it is of.
+    pub unit: String,
+    /// Name of the estimator.
+    pub estimator: String,
+    /// Name of the target.
+    pub target: String,
+    /// Seed.
+    pub seed: u64,
+    /// Steps before it.
+    pub step: u64,
+    /// SHA-256 of the weights.
+    pub model: String,
+    /// N.
+    pub prompt_tokens: u64,
+    /// Steps of the run.
+    pub steps: u64,
+    /// S.
+    pub samples: u64,
+    /// n.
+    pub draws: u64,
+    /// Variance of one gradient.
+    pub variance: Largest,
+    /// Against a fresh shared baseline, as the paper's authors took it.
+    pub bias_authors: Option<Largest>,
+    /// Against leave-one-out REINFORCE.
+    pub bias: Option<Bias>,
+}
+
+/// Largest of the entries; null where one is no number.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Largest {
+    /// Over all N·V logits.
+    pub max: Option<f64>,
+}
+
+/// A bias, and what it could not be told from.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Bias {
+    /// Of |ḡ − r| over all N·V logits.
+    pub max: Option<f64>,
+    /// Of its standard error.
+    pub floor: Largest,
+}
+
+impl Cell {
+    /// M.
+    pub fn target_tokens(&self) -> usize {
+        self.place.target_ids.len()
+    }
+
+    /// Its result, where it has one.
+    pub fn found(&self) -> Option<&Inversion> {
+        self.outcome.as_ref().ok()
+    }
+
+    /// Whether the seed decides anything. SODA begins at zeros and draws nothing before it draws Z again; `echo` draws nothing at all.
+    pub fn draws_anything(&self) -> bool {
+        let Some(found) = self.found() else { return true };
+        match found.method.as_str() {
+            "echo" => false,
+            "soda" => {
+                let settings = &found.settings["soda"];
+                let starts_at_zeros = settings["initial_deviation"].as_f64().unwrap_or(0.0) == 0.0;
+                let redrawn = settings["redraw_every"].as_u64().is_some_and(|every| self.place.steps > every);
+                let restarts = found.settings["restarts"].as_u64().unwrap_or(0) > 0;
+                !starts_at_zeros || redrawn || restarts
+            }
+            _ => true,
+        }
+    }
+}
+
+/// Positions pushed through the layers, forward and backward.
+pub fn positions(cost: &Cost) -> f64 {
+    cost.forward_tokens as f64 + cost.backward_tokens as f64
+}
+
+/// Reads folders of studies and files of JSON Lines. A cell that several of them hold counts once, its result before its failure.
+///
+/// # Errors
+/// What is neither; a record that is broken or of another schema, by file and line; no record at all.
+pub fn read(paths: &[PathBuf]) -> Result<Data> {
+    let mut data = Data::default();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for path in paths {
+        for file in files(path)? {
+            let name = quoted(&file.display().to_string());
+            for (number, line) in (1..).zip(read_text(&file, LARGEST_FILE)?.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+                let broken = |what: String| Error::input(format!("{name}, line {number}: {what}"));
+                match parse(line).map_err(broken)? {
+                    Record::Cell(cell) => add(&mut data.cells, &mut places, *cell),
+                    Record::Gradient(gradient) => data.gradients.push(gradient),
+                    Record::Other => (),
+                }
+            }
+        }
+    }
+    match data.cells.is_empty() && data.gradients.is_empty() {
+        false => Ok(data),
+        true => Err(Error::input("there is no record yet; `study run` and `gradients` make them")),
+    }
+}
+
+/// The files of records that a path stands for.
+fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    if !path.join("cells").is_dir() {
+        let name = quoted(&path.display().to_string());
+        return Err(Error::input(format!("{name} is no folder of a study; give what `study run --out` made, or a file of JSON Lines")));
+    }
+    let mut files = Vec::new();
+    for folder in ["cells", "failed"].map(|name| path.join(name)).into_iter().filter(|folder| folder.is_dir()) {
+        let entries = fs::read_dir(&folder).map_err(|error| Error::reading(&folder, &error))?;
+        let records = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let mut records: Vec<PathBuf> = records.filter(|file| file.extension().is_some_and(|extension| extension == "json")).collect();
+        records.sort();
+        files.append(&mut records);
+    }
+    Ok(files)
+}
+
+enum Record {
+    Cell(Box<Cell>),
+    Gradient(Gradient),
+    Other,
+}
+
+fn parse(line: &str) -> Result<Record, String> {
+    let value: Value = serde_json::from_str(line).map_err(|error| format!("it is not JSON: {error}"))?;
+    let schema = value["schema"].as_str().unwrap_or_default().to_owned();
+    match schema.as_str() {
+        cell::SCHEMA => Ok(Record::Cell(Box::new(parse_cell(value)?))),
+        GRADIENTS => Ok(Record::Gradient(typed(value)?)),
+        GRADIENTS_SUMMARY => Ok(Record::Other),
+        other => {
+            Err(format!("schema {} is unknown; a report reads {} (study merge) and {GRADIENTS} (gradients)", quoted(other), cell::SCHEMA))
+        }
+    }
+}
+
+fn parse_cell(mut value: Value) -> Result<Cell, String> {
+    let place: Place = typed(value["cell"].take())?;
+    let (outcome, trace) = match value["failed"].as_str() {
+        Some(reason) => (Err(reason.to_owned()), Vec::new()),
+        None => (Ok(typed::<Inversion>(value["inversion"].take())?), typed(value["trace"].take())?),
+    };
+    let mut cell = Cell { place, outcome, trace };
+    average_floor(&mut cell);
+    check(&cell)?;
+    Ok(cell)
+}
+
+/// The floor's last step is one random prompt of many: its scores are the means over all steps that were scored.
+fn average_floor(cell: &mut Cell) {
+    let scores: Vec<Hard> = cell.trace.iter().filter_map(|step| step.scores).collect();
+    if let Ok(found) = &mut cell.outcome
+        && found.method == FLOOR
+        && !scores.is_empty()
+    {
+        let mean = |of: fn(&Hard) -> f64| scores.iter().map(of).sum::<f64>() / scores.len() as f64;
+        (found.lcs.hard_forced, found.lcs.hard_free) = (mean(|it| it.hard_forced), mean(|it| it.hard_free));
+    }
+}
+
+fn typed<T: for<'a> Deserialize<'a>>(value: Value) -> Result<T, String> {
+    serde_json::from_value(value).map_err(|error| format!("the record is broken: {error}"))
+}
+
+/// Refuses what no run can come to.
+fn check(cell: &Cell) -> Result<(), String> {
+    let Some(found) = cell.found() else { return Ok(()) };
+    let Last { relaxed_forced, relaxed_free, hard_forced, hard_free, .. } = found.lcs;
+    let shares = [hard_forced, hard_free, found.best.hard_free, found.overlap, found.target_hit_ratio, found.overlap_text];
+    let wrong = shares.into_iter().chain(relaxed_forced).chain(relaxed_free).find(|share| !(0.0..=1.0).contains(share));
+    if let Some(share) = wrong {
+        return Err(format!("the record is broken: {share} is no share from 0 to 1"));
+    }
+    match found.best.matched_prefix <= cell.target_tokens() && cell.target_tokens() > 0 {
+        true => Ok(()),
+        false => Err("the record is broken: more tokens are matched than the target has".to_owned()),
+    }
+}
+
+fn add(cells: &mut Vec<Cell>, places: &mut HashMap<String, usize>, cell: Cell) {
+    match places.get(&cell.place.id) {
+        None => {
+            places.insert(cell.place.id.clone(), cells.len());
+            cells.push(cell);
+        }
+        Some(&known) if cells[known].outcome.is_err() && cell.outcome.is_ok() => cells[known] = cell,
+        Some(_) => (),
+    }
+}

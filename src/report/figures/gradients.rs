@@ -1,0 +1,131 @@
+//! Figure 5: variance and bias of gradient estimates.
+
+use std::collections::BTreeMap;
+
+use super::super::csv::{Csv, exact, text};
+use super::super::data::{Data, Gradient};
+use super::super::groups::{model_names, slug};
+use super::super::palette::Style;
+use super::super::scale::Scale;
+use super::super::statistics::{mean, quantile, sorted};
+use super::super::svg::{Axis, Figure, Mark, Panel};
+use crate::distribution::kolmogorov_smirnov;
+
+/// Estimators as `dlmi gradients` names them, as the paper does, and the method whose colour they have.
+const ESTIMATORS: [(&str, &str, &str); 8] = [
+    ("reinforce", "REINFORCE", "reinforce"),
+    ("gs-tau1", "GS, τ = 1", "gbda"),
+    ("gs-tau100", "GS, τ = 100", "gbda"),
+    ("gs-learned", "GS, L", "dlmi-tf"),
+    ("gs-decoupled", "GS, D + L", "dlmi-tf"),
+    ("stgs", "STGS", "stgs"),
+    ("rebar", "REBAR", "rebar"),
+    ("relax", "RELAX", "relax"),
+];
+
+/// What is measured of a gradient.
+struct Quantity {
+    name: &'static str,
+    title: &'static str,
+    of: fn(&Gradient) -> Option<f64>,
+}
+
+const QUANTITIES: [Quantity; 3] = [
+    Quantity { name: "variance", title: "largest variance over the logits", of: |it| it.variance.max },
+    Quantity { name: "bias_authors", title: "largest \"bias\", the paper's reference", of: |it| it.bias_authors?.max },
+    Quantity { name: "bias", title: "largest bias against leave-one-out REINFORCE", of: |it| it.bias?.max },
+];
+
+/// A figure for each model, N and number of steps, its variance and biases as violins.
+pub(super) fn figures(data: &Data) -> Vec<Figure> {
+    let names = model_names(data);
+    let mut sorted: BTreeMap<(&str, u64, u64), Vec<&Gradient>> = BTreeMap::new();
+    for gradient in &data.gradients {
+        sorted.entry((&gradient.model, gradient.prompt_tokens, gradient.steps)).or_default().push(gradient);
+    }
+    let name = |digest: &str| names.get(digest).cloned().unwrap_or_else(|| format!("model {}", digest.chars().take(8).collect::<String>()));
+    sorted.into_iter().map(|((model, n, steps), gradients)| figure(&name(model), n, steps, &gradients)).collect()
+}
+
+fn figure(model: &str, n: u64, steps: u64, gradients: &[&Gradient]) -> Figure {
+    let estimators = estimators(gradients);
+    let mut table =
+        Csv::new(&["quantity", "estimator", "values", "mean", "min", "median", "max", "floor", "ks_distance_to_reinforce", "ks_p"]);
+    let panels = QUANTITIES
+        .iter()
+        .map(|quantity| panel(quantity, &estimators, gradients, &mut table))
+        .filter(|panel| !panel.marks.is_empty())
+        .collect();
+    let range = |of: fn(&Gradient) -> u64| {
+        let values: std::collections::BTreeSet<u64> = gradients.iter().map(|gradient| of(gradient)).collect();
+        values.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+    };
+    Figure {
+        name: format!("gradients-{}", slug(model, n, steps)),
+        title: format!("Figure 5: variance and bias of gradients ({model}, N = {n}, {steps} steps)"),
+        caption: format!(
+            "A value is one measurement: a step of a run (target × seed) of the estimator itself, {} gradients of {} prompts each, the \
+             largest of all N·V logits. Violins over logarithms; the mark is the mean, the line goes to the extremes. The paper's \
+             reference is REINFORCE from a fresh shared baseline, which is nearly 0, so its \"bias\" is nearly the largest gradient. The \
+             other reference is leave-one-out REINFORCE, which is unbiased; the upright line is the median of the floor, the largest \
+             standard error of the difference. Values up to a few times the floor are no evidence of a bias. Values of one run depend on \
+             each other: the p-values of the Kolmogorov–Smirnov tests in the CSV are too small.",
+            range(|it| it.draws),
+            range(|it| it.samples)
+        ),
+        panels,
+        legend: Vec::new(),
+        csv: table,
+    }
+}
+
+/// The estimators that there are, the paper's first: name, label, style.
+fn estimators<'a>(gradients: &[&'a Gradient]) -> Vec<(&'a str, String, Style)> {
+    let mut names: Vec<&str> = gradients.iter().map(|gradient| gradient.estimator.as_str()).collect();
+    let known = |name: &str| ESTIMATORS.iter().position(|(own, ..)| *own == name);
+    names.sort_by_key(|name| (known(name).unwrap_or(usize::MAX), *name));
+    names.dedup();
+    let style = |name: &'a str| match known(name) {
+        Some(place) => (name, ESTIMATORS[place].1.to_owned(), Style::of_method(ESTIMATORS[place].2)),
+        None => (name, name.to_owned(), Style::of_method("snap")),
+    };
+    names.into_iter().map(style).collect()
+}
+
+fn panel(quantity: &Quantity, estimators: &[(&str, String, Style)], gradients: &[&Gradient], table: &mut Csv) -> Panel {
+    let of = |name: &str, of: fn(&Gradient) -> Option<f64>| -> Vec<f64> {
+        let own = gradients.iter().filter(|gradient| gradient.estimator == name);
+        own.filter_map(|gradient| of(gradient)).filter(|value| value.is_finite() && *value > 0.0).collect()
+    };
+    let reinforce = of("reinforce", quantity.of);
+    let median = |values: &[f64]| (!values.is_empty()).then(|| quantile(&sorted(values), 0.5));
+    let (mut marks, mut lanes) = (Vec::new(), Vec::new());
+    for (name, label, style) in estimators {
+        let values = of(name, quantity.of);
+        if values.is_empty() {
+            continue;
+        }
+        let floor = (quantity.name == "bias").then(|| median(&of(name, |it| it.bias?.floor.max))).flatten();
+        let test = if *name == "reinforce" { None } else { kolmogorov_smirnov(&values, &reinforce) };
+        let (distance, p) = (test.map(|test| test.statistic), test.map(|test| test.p));
+        let ordered = sorted(&values);
+        let number = |value: Option<f64>| value.map_or(String::new(), exact);
+        let ends = [Some(mean(&values)), Some(ordered[0]), median(&values), ordered.last().copied(), floor, distance, p].map(number);
+        table.rows.push([vec![quantity.name.to_owned(), text(name), values.len().to_string()], ends.to_vec()].concat());
+        marks.push(Mark::Violin(*style, lanes.len(), values));
+        marks.extend(floor.map(|floor| Mark::Reference(lanes.len(), floor)));
+        lanes.push((lanes.len() as f64, label.clone()));
+    }
+    let drawn = marks.iter().flat_map(|mark| match mark {
+        Mark::Violin(_, _, values) => values.clone(),
+        Mark::Reference(_, x) => vec![*x],
+        _ => Vec::new(),
+    });
+    let x = Scale::log(drawn);
+    Panel {
+        title: quantity.title.to_owned(),
+        x: Axis { title: String::new(), ticks: x.ticks(), scale: x },
+        y: Axis { title: String::new(), scale: Scale::Lanes(lanes.len()), ticks: lanes },
+        marks,
+    }
+}

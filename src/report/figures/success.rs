@@ -1,0 +1,107 @@
+//! Success against cost: the share of runs that are exact, and of the target that is matched.
+
+use super::super::csv::{exact, text};
+use super::super::data::{Cell, positions};
+use super::super::groups::{Group, Series};
+use super::super::scale::Scale;
+use super::super::statistics::{Estimate, estimate, mean, wilson};
+use super::super::svg::{Axis, Figure, Mark, Panel, Point};
+use super::temperature::last_at;
+use super::{csv, legend, numbers, words};
+
+/// What a method has come to after so much work.
+struct Stage {
+    step: u64,
+    cost: f64,
+    exact: usize,
+    runs: usize,
+    matched: Estimate,
+}
+
+/// The figure of a group. None where no run has a trace.
+pub(super) fn figure(group: &Group) -> Option<Figure> {
+    let found: Vec<(&Series, Vec<Stage>)> =
+        group.series.iter().map(|series| (series, stages(group, series))).filter(|(_, stages)| !stages.is_empty()).collect();
+    if found.is_empty() {
+        return None;
+    }
+    let mut table = csv(&["method", "step", "positions", "exact", "exact_low", "exact_high", "exact_runs"]);
+    for (series, stages) in &found {
+        for stage in stages {
+            let (low, high) = wilson(stage.exact, stage.runs);
+            let row = vec![
+                text(series.label),
+                stage.step.to_string(),
+                exact(stage.cost),
+                stage.exact.to_string(),
+                exact(low),
+                exact(high),
+                stage.runs.to_string(),
+            ];
+            table.rows.push([row, numbers(&stage.matched)].concat());
+        }
+    }
+    let cost = Scale::log(found.iter().flat_map(|(_, stages)| stages.iter().map(|stage| stage.cost)));
+    let panel = |title: &str, axis: &str, of: fn(&Stage) -> Point| {
+        let points = found.iter().flat_map(|(_, stages)| stages).map(of);
+        let shares = Scale::shares(points.map(|point| point.interval.map_or(point.y, |(_, high)| high)));
+        Panel {
+            title: title.to_owned(),
+            x: Axis { title: "positions, forward and backward".into(), ticks: cost.ticks(), scale: cost.clone() },
+            y: Axis { title: axis.to_owned(), ticks: shares.ticks(), scale: shares },
+            marks: found.iter().flat_map(|(series, stages)| marks(series, stages, of)).collect(),
+        }
+    };
+    let rate = |stage: &Stage| {
+        let (low, high) = wilson(stage.exact, stage.runs);
+        let tip = format!("{} of {} exact [{low:.3}, {high:.3}]", stage.exact, stage.runs);
+        Point { x: stage.cost, y: stage.exact as f64 / stage.runs as f64, interval: Some((low, high)), tip }
+    };
+    let matched = |stage: &Stage| {
+        let Estimate { mean, interval, .. } = stage.matched;
+        Point { x: stage.cost, y: mean, interval, tip: words(&stage.matched) }
+    };
+    Some(Figure {
+        name: format!("success-{}", group.slug()),
+        title: format!("Success against cost ({})", group.title()),
+        caption: "By the best prompt so far. Left: runs whose prompt is exact, with Wilson's 95 % interval at the end. Right: the share \
+                  of the target that is written before the first wrong token, with the 95 % interval of a bootstrap over targets, seeds \
+                  nested. Cost is the mean over the method's runs; the LM head is not in it. Runs that failed count as 0 in both."
+            .into(),
+        panels: vec![panel("exact", "share of runs", rate), panel("matched prefix", "share of the target", matched)],
+        legend: legend(found.iter().map(|(series, _)| *series)),
+        csv: table,
+    })
+}
+
+/// A line over all stages, a point with its interval at the last.
+fn marks(series: &Series, stages: &[Stage], of: fn(&Stage) -> Point) -> [Mark; 2] {
+    let line = stages.iter().map(of).map(|point| (point.x, point.y)).collect();
+    let last = stages.last().map(of).map(|point| Point { tip: format!("{}: {}", series.label, point.tip), ..point });
+    [Mark::Line(series.style, line), Mark::Points(series.style, last.into_iter().collect())]
+}
+
+fn stages(group: &Group, series: &Series) -> Vec<Stage> {
+    let stage = |step: u64| {
+        let costs: Vec<f64> = series.cells.iter().filter_map(|cell| cost_at(cell, step)).collect();
+        let runs = series.by_target(&group.targets, |cell| Some(matched_at(cell, step)));
+        let exact = series.cells.iter().filter(|cell| exact_at(cell, step)).count();
+        let matched = estimate(&runs)?;
+        (!costs.is_empty()).then(|| Stage { step, cost: mean(&costs), exact, runs: series.cells.len(), matched })
+    };
+    series.steps().into_iter().filter_map(stage).collect()
+}
+
+fn cost_at(cell: &Cell, step: u64) -> Option<f64> {
+    last_at(&cell.trace, step).map(|it| positions(&it.cost))
+}
+
+fn matched_at(cell: &Cell, step: u64) -> f64 {
+    let best = last_at(&cell.trace, step).and_then(|it| it.best);
+    best.map_or(0.0, |best| (best.matched_prefix as f64 / cell.target_tokens() as f64).min(1.0))
+}
+
+/// The reported prompt is the best of all, so a run is exact from the step that found it.
+fn exact_at(cell: &Cell, step: u64) -> bool {
+    cell.found().is_some_and(|found| found.exact && found.best.step <= step)
+}

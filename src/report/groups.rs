@@ -1,0 +1,221 @@
+//! Cells put side by side: what may be compared stands in one group.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::data::{Cell, Data, Inversion};
+use super::palette::Style;
+use super::statistics::{Estimate, estimate};
+use crate::method::registry::METHODS;
+
+/// The method of cells that nobody searched for, random prompts, and their label.
+pub const FLOOR: &str = "floor";
+
+/// The four scores, what a user gets first.
+pub const SCORES: [Score; 4] = [
+    Score { name: "hard_free", title: "hard prompt, free-running", of: |found| Some(found.lcs.hard_free) },
+    Score { name: "hard_forced", title: "hard prompt, target fed", of: |found| Some(found.lcs.hard_forced) },
+    Score { name: "relaxed_free", title: "relaxed prompt, free-running", of: |found| found.lcs.relaxed_free },
+    Score { name: "relaxed_forced", title: "relaxed prompt, target fed", of: |found| found.lcs.relaxed_forced },
+];
+
+/// A number of a result.
+#[derive(Clone, Copy)]
+pub struct Score {
+    /// As in records.
+    pub name: &'static str,
+    /// In words.
+    pub title: &'static str,
+    /// None where the method has none.
+    pub of: fn(&Inversion) -> Option<f64>,
+}
+
+/// Cells of one model, N and budget: they differ in method, target and seed alone.
+pub struct Group<'a> {
+    /// The model by name.
+    pub model: String,
+    /// N.
+    pub prompt_tokens: u64,
+    /// The budget.
+    pub steps: u64,
+    /// The methods, the floor apart.
+    pub series: Vec<Series<'a>>,
+    /// Random prompts, where there are some.
+    pub floor: Option<Series<'a>>,
+    /// All targets, by k and name.
+    pub targets: Vec<Target<'a>>,
+}
+
+/// A target of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target<'a> {
+    /// The k that it was drawn with.
+    pub k: Option<u32>,
+    /// Its name.
+    pub name: &'a str,
+    /// y.
+    pub ids: &'a [u32],
+}
+
+/// The cells of a method.
+pub struct Series<'a> {
+    /// What tables call it.
+    pub label: &'a str,
+    /// How it is drawn.
+    pub style: Style,
+    /// Its runs, each that counts.
+    pub cells: Vec<&'a Cell>,
+    /// Runs left out, as their seed decides nothing: another one is the same run.
+    pub repeated: usize,
+}
+
+impl<'a> Target<'a> {
+    fn of(cell: &'a Cell) -> Self {
+        Self { k: cell.place.k, name: &cell.place.target, ids: &cell.place.target_ids }
+    }
+}
+
+impl<'a> Series<'a> {
+    /// In the order of targets and seeds; of runs that draw nothing, one for each target.
+    fn of(label: &'a str, style: Style, mut cells: Vec<&'a Cell>) -> Self {
+        cells.sort_by_key(|cell| (Target::of(cell), cell.place.seed, &cell.place.id));
+        let all = cells.len();
+        cells.dedup_by(|later, first| {
+            !later.draws_anything() && !first.draws_anything() && later.place.target_ids == first.place.target_ids
+        });
+        Self { label, style, repeated: all - cells.len(), cells }
+    }
+
+    /// A number of each run that has one, by target.
+    pub fn by_target(&self, targets: &[Target], of: impl Fn(&Cell) -> Option<f64>) -> Vec<Vec<f64>> {
+        let on =
+            |target: &Target| self.cells.iter().filter(|cell| cell.place.target_ids == target.ids).filter_map(|cell| of(cell)).collect();
+        targets.iter().map(on).collect()
+    }
+
+    /// A number of each run by target. What failed counts as 0, where the method has this number at all.
+    pub fn runs(&self, targets: &[Target], of: impl Fn(&Inversion) -> Option<f64>) -> Vec<Vec<f64>> {
+        let has = self.cells.iter().any(|cell| cell.found().is_some_and(|found| of(found).is_some()));
+        self.by_target(targets, |cell| if has { cell.found().map_or(Some(0.0), &of) } else { None })
+    }
+
+    /// The mean of a number over these targets.
+    pub fn estimate(&self, targets: &[Target], of: impl Fn(&Inversion) -> Option<f64>) -> Option<Estimate> {
+        estimate(&self.runs(targets, of))
+    }
+
+    /// The steps at which some run of it was scored.
+    pub fn steps(&self) -> BTreeSet<u64> {
+        self.cells.iter().flat_map(|cell| cell.trace.iter().map(|step| step.step)).collect()
+    }
+
+    /// Runs that failed.
+    pub fn failed(&self) -> usize {
+        self.cells.iter().filter(|cell| cell.outcome.is_err()).count()
+    }
+
+    /// Runs with an exact prompt.
+    pub fn exact(&self) -> usize {
+        self.cells.iter().filter(|cell| cell.found().is_some_and(|found| found.exact)).count()
+    }
+}
+
+impl<'a> Group<'a> {
+    /// The targets of each k, in its order.
+    pub fn by_k(&self) -> Vec<(Option<u32>, Vec<Target<'a>>)> {
+        let mut groups: BTreeMap<Option<u32>, Vec<Target>> = BTreeMap::new();
+        self.targets.iter().for_each(|target| groups.entry(target.k).or_default().push(*target));
+        groups.into_iter().collect()
+    }
+
+    /// The methods, and the floor after them.
+    pub fn all_series(&self) -> impl Iterator<Item = &Series<'a>> {
+        self.series.iter().chain(&self.floor)
+    }
+
+    /// `bard, N = 10, 256 steps`.
+    pub fn title(&self) -> String {
+        format!("{}, N = {}, {} steps", self.model, self.prompt_tokens, self.steps)
+    }
+
+    /// Its part of file names.
+    pub fn slug(&self) -> String {
+        slug(&self.model, self.prompt_tokens, self.steps)
+    }
+}
+
+/// A model, N and a budget as part of a file's name.
+pub fn slug(model: &str, prompt_tokens: u64, steps: u64) -> String {
+    let name = model.rsplit(['/', '\\']).next().unwrap_or_default().replace(' ', "-");
+    let letters: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
+    format!("{}-n{prompt_tokens}-{steps}", letters.to_ascii_lowercase())
+}
+
+/// All groups, by model, N and budget. The floor of a model and N stands in all of theirs: random prompts have no budget.
+pub fn groups<'a>(data: &'a Data) -> Vec<Group<'a>> {
+    let models = model_names(data);
+    let styles = styles(data);
+    let place = |cell: &Cell| (models[cell.place.model_digest.as_str()].as_str(), cell.place.prompt_tokens);
+    let (floor, searched): (Vec<&Cell>, Vec<&Cell>) = data.cells.iter().partition(|cell| cell.place.method == FLOOR);
+    let mut sorted: BTreeMap<(&str, u64, u64), Vec<&Cell>> = BTreeMap::new();
+    for cell in searched {
+        let (model, n) = place(cell);
+        sorted.entry((model, n, cell.place.steps)).or_default().push(cell);
+    }
+    let one = |((model, n, steps), cells): ((&str, u64, u64), Vec<&'a Cell>)| {
+        let floor = floor.iter().copied().filter(|cell| place(cell) == (model, n)).collect();
+        group(model, n, steps, cells, floor, &styles)
+    };
+    sorted.into_iter().map(one).collect()
+}
+
+fn group<'a>(
+    model: &str,
+    prompt_tokens: u64,
+    steps: u64,
+    cells: Vec<&'a Cell>,
+    floor: Vec<&'a Cell>,
+    styles: &[(&'a str, Style)],
+) -> Group<'a> {
+    let mut targets: Vec<Target> = cells.iter().map(|cell| Target::of(cell)).collect();
+    targets.sort_by_key(|target| target.ids);
+    targets.dedup_by_key(|target| target.ids);
+    targets.sort();
+    let labelled = |label: &str| cells.iter().copied().filter(|cell| cell.place.method == label).collect::<Vec<_>>();
+    let series = styles.iter().map(|(label, style)| Series::of(label, *style, labelled(label))).filter(|series| !series.cells.is_empty());
+    let floor = floor.into_iter().filter(|cell| targets.iter().any(|target| target.ids == cell.place.target_ids)).collect();
+    let floor = Some(Series::of(FLOOR, Style::FLOOR, floor)).filter(|series| !series.cells.is_empty());
+    Group { model: model.to_owned(), prompt_tokens, steps, series: series.collect(), floor, targets }
+}
+
+/// Names of models by digest: as they were given, else the digest's beginning; both where two have the same name.
+pub fn model_names(data: &Data) -> BTreeMap<&str, String> {
+    let mut names: BTreeMap<&str, Option<&str>> = BTreeMap::new();
+    for cell in &data.cells {
+        let name = names.entry(&cell.place.model_digest).or_default();
+        *name = name.or(cell.place.model.as_deref());
+    }
+    let shared = |name: &str| names.values().filter(|other| **other == Some(name)).count() > 1;
+    let start = |digest: &str| digest.chars().take(8).collect::<String>();
+    let name = |digest: &str, name: &Option<&str>| match name {
+        None => format!("model {}", start(digest)),
+        Some(name) if shared(name) => format!("{name} {}", start(digest)),
+        Some(name) => (*name).to_owned(),
+    };
+    names.iter().map(|(digest, given)| (*digest, name(digest, given))).collect()
+}
+
+/// All labels, by method, and how each is drawn in all figures of a report.
+fn styles(data: &Data) -> Vec<(&str, Style)> {
+    let mut labels: BTreeMap<&str, &str> = BTreeMap::new();
+    for cell in &data.cells {
+        let method = cell.found().map_or("", |found| found.method.as_str());
+        let known = labels.entry(&cell.place.method).or_default();
+        *known = if known.is_empty() { method } else { known };
+    }
+    let place = |method: &str| METHODS.iter().position(|known| known.name == method).unwrap_or(METHODS.len());
+    let mut order: Vec<(&str, &str)> = labels.into_iter().filter(|(label, _)| *label != FLOOR).collect();
+    order.sort_by_key(|(label, method)| (place(method), *label));
+    let methods: Vec<&str> = order.iter().map(|(_, method)| *method).collect();
+    let styles = Style::of_methods(&methods);
+    order.into_iter().map(|(label, _)| label).zip(styles).collect()
+}

@@ -1,0 +1,245 @@
+//! Means, rates and differences with their intervals. Nothing here is random: every resampling begins with the same numbers.
+//!
+//! The sample is nested: targets, and runs (seeds) of each. What a study wants to say holds for targets that it has not seen, so targets
+//! are resampled, then runs within each; a thousand seeds of one target are still one target.
+
+/// Resamples of a bootstrap.
+const RESAMPLES: usize = 2000;
+/// Share of the distribution that an interval leaves out at either end.
+const TAIL: f64 = 0.025;
+
+/// A mean and its 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Mean over the targets of the means over their runs: each target counts alike.
+    pub mean: f64,
+    /// Both ends of the interval. None where there is one run only.
+    pub interval: Option<(f64, f64)>,
+    /// Targets.
+    pub targets: usize,
+    /// Runs of all targets.
+    pub runs: usize,
+}
+
+/// The mean of the runs of each target, with the percentile interval of a bootstrap over targets, runs nested in them. With a single
+/// target the interval is over its runs alone. None without a run.
+pub fn estimate(targets: &[Vec<f64>]) -> Option<Estimate> {
+    let targets: Vec<&[f64]> = targets.iter().map(Vec::as_slice).filter(|runs| !runs.is_empty()).collect();
+    let runs = targets.iter().map(|runs| runs.len()).sum();
+    let once = |draws: &mut Draws| {
+        mean_of(targets.len(), |_| {
+            let target = draws.below(targets.len());
+            mean(&draws.resample(targets[target]))
+        })
+    };
+    (!targets.is_empty()).then(|| Estimate {
+        mean: mean_of(targets.len(), |target| mean(targets[target])),
+        interval: (runs > 1).then(|| bootstrap(once)),
+        targets: targets.len(),
+        runs,
+    })
+}
+
+/// The mean of a − b over the targets that both have: `a[i]` and `b[i]` are runs on the same target. The interval as in [`estimate`].
+pub fn difference(a: &[Vec<f64>], b: &[Vec<f64>]) -> Option<Estimate> {
+    let pairs: Vec<(&[f64], &[f64])> =
+        a.iter().zip(b).map(|(a, b)| (a.as_slice(), b.as_slice())).filter(|(a, b)| !a.is_empty() && !b.is_empty()).collect();
+    let runs = pairs.iter().map(|(a, b)| a.len() + b.len()).sum();
+    let once = |draws: &mut Draws| {
+        mean_of(pairs.len(), |_| {
+            let (a, b) = pairs[draws.below(pairs.len())];
+            mean(&draws.resample(a)) - mean(&draws.resample(b))
+        })
+    };
+    (!pairs.is_empty()).then(|| Estimate {
+        mean: mean_of(pairs.len(), |pair| mean(pairs[pair].0) - mean(pairs[pair].1)),
+        interval: (runs > 2).then(|| bootstrap(once)),
+        targets: pairs.len(),
+        runs,
+    })
+}
+
+/// Wilson's 95 % interval of a rate (Wilson 1927). 0 to 1 of nothing.
+pub fn wilson(successes: usize, n: usize) -> (f64, f64) {
+    const Z: f64 = 1.959_963_984_540_054;
+    if n == 0 {
+        return (0.0, 1.0);
+    }
+    let (n, rate) = (n as f64, successes as f64 / n as f64);
+    let middle = (rate + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
+    let half = Z / (1.0 + Z * Z / n) * (rate * (1.0 - rate) / n + Z * Z / (4.0 * n * n)).sqrt();
+    ((middle - half).max(0.0), (middle + half).min(1.0))
+}
+
+/// Density of a sample at `points`, by a Gaussian kernel with Silverman's bandwidth.
+pub fn density(sample: &[f64], points: &[f64]) -> Vec<f64> {
+    let sorted = sorted(sample);
+    let (n, centre) = (sample.len() as f64, mean(sample));
+    let deviation = (sample.iter().map(|x| (x - centre).powi(2)).sum::<f64>() / (n - 1.0).max(1.0)).sqrt();
+    let range = (quantile(&sorted, 0.75) - quantile(&sorted, 0.25)) / 1.34;
+    let spread = [deviation, range].into_iter().filter(|x| *x > 0.0).fold(f64::INFINITY, f64::min);
+    let width = if spread.is_finite() { 0.9 * spread * n.powf(-0.2) } else { 0.01 };
+    let at =
+        |x: f64| sample.iter().map(|y| (-((x - y) / width).powi(2) / 2.0).exp()).sum::<f64>() / (n * width * std::f64::consts::TAU.sqrt());
+    points.iter().map(|&x| at(x)).collect()
+}
+
+/// The quantile of sorted numbers, between two neighbours in proportion.
+pub fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let at = share * (sorted.len() - 1) as f64;
+    let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    low + (high - low) * at.fract()
+}
+
+/// Numbers in order.
+pub fn sorted(numbers: &[f64]) -> Vec<f64> {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted
+}
+
+/// Mean of one number or more.
+pub fn mean(numbers: &[f64]) -> f64 {
+    numbers.iter().sum::<f64>() / numbers.len() as f64
+}
+
+fn mean_of(n: usize, of: impl FnMut(usize) -> f64) -> f64 {
+    (0..n).map(of).sum::<f64>() / n as f64
+}
+
+/// The percentile interval of a statistic that is resampled by `once`.
+fn bootstrap(mut once: impl FnMut(&mut Draws) -> f64) -> (f64, f64) {
+    let mut draws = Draws(0);
+    let resampled = sorted(&(0..RESAMPLES).map(|_| once(&mut draws)).collect::<Vec<_>>());
+    (quantile(&resampled, TAIL), quantile(&resampled, 1.0 - TAIL))
+}
+
+/// SplitMix64 (Steele et al. 2014).
+struct Draws(u64);
+
+impl Draws {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A whole number below n.
+    fn below(&mut self, n: usize) -> usize {
+        ((u128::from(self.next()) * n as u128) >> 64) as usize
+    }
+
+    fn resample(&mut self, numbers: &[f64]) -> Vec<f64> {
+        (0..numbers.len()).map(|_| numbers[self.below(numbers.len())]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn near(found: (f64, f64), wanted: (f64, f64)) {
+        assert!((found.0 - wanted.0).abs() < 5e-4 && (found.1 - wanted.1).abs() < 5e-4, "{found:?}, not {wanted:?}");
+    }
+
+    /// The examples of Newcombe 1998, table I.
+    #[test]
+    fn wilson_is_what_others_compute() {
+        near(wilson(81, 263), (0.2553, 0.3662));
+        near(wilson(15, 148), (0.0624, 0.1605));
+        near(wilson(0, 20), (0.0, 0.1611));
+        near(wilson(1, 29), (0.0061, 0.1718));
+        near(wilson(20, 20), (0.8389, 1.0));
+        assert_eq!(wilson(0, 0), (0.0, 1.0));
+    }
+
+    #[test]
+    fn each_target_counts_alike_and_one_run_has_no_interval() {
+        let found = estimate(&[vec![1.0, 1.0, 1.0], vec![0.0], vec![]]).unwrap();
+        assert_eq!((found.mean, found.targets, found.runs), (0.5, 2, 4));
+        assert_eq!(found.interval, Some((0.0, 1.0)));
+        assert_eq!(estimate(&[vec![0.3]]), Some(Estimate { mean: 0.3, interval: None, targets: 1, runs: 1 }));
+        assert_eq!(estimate(&[]), None);
+        assert_eq!(estimate(&[vec![]]), None);
+        let constant = estimate(&[vec![0.25; 4], vec![0.25; 2]]).unwrap();
+        assert_eq!(constant.interval, Some((0.25, 0.25)));
+    }
+
+    /// A normal number: the sum of twelve uniform ones.
+    fn normal(draws: &mut Draws) -> f64 {
+        (0..12).map(|_| draws.next() as f64 / u64::MAX as f64).sum::<f64>() - 6.0
+    }
+
+    /// Share of simulated studies whose interval holds the truth: targets differ by 1, runs of a target by 0.5.
+    fn coverage(targets: usize, runs: usize, interval: impl Fn(&[Vec<f64>], &mut Draws) -> (f64, f64)) -> f64 {
+        let mut draws = Draws(99);
+        let study = |draws: &mut Draws| -> Vec<Vec<f64>> {
+            let target = |draws: &mut Draws| {
+                let own = normal(draws);
+                (0..runs).map(|_| own + 0.5 * normal(draws)).collect()
+            };
+            (0..targets).map(|_| target(draws)).collect()
+        };
+        let holds = |_| {
+            let study = study(&mut draws);
+            let (low, high) = interval(&study, &mut draws);
+            f64::from(u8::from(low <= 0.0 && 0.0 <= high))
+        };
+        mean(&(0..200).map(holds).collect::<Vec<_>>())
+    }
+
+    /// What `docs/experiments.md` says of small studies. Runs that were taken for targets would give a false certainty.
+    #[test]
+    fn an_interval_holds_the_truth_as_often_as_is_said() {
+        let of_targets = |study: &[Vec<f64>], _: &mut Draws| estimate(study).unwrap().interval.unwrap();
+        let many = coverage(25, 3, of_targets);
+        let few = coverage(3, 3, of_targets);
+        let naive = coverage(5, 20, |study, draws| of_targets(&study.concat().into_iter().map(|x| vec![x]).collect::<Vec<_>>(), draws));
+        println!("25 targets {many}, 3 targets {few}, runs taken for targets {naive}");
+        assert!((0.89..=0.99).contains(&many) && (0.65..0.9).contains(&few) && naive < 0.55, "{many} {few} {naive}");
+    }
+
+    /// Targets differ far more than methods do: only the difference on the same targets tells.
+    #[test]
+    fn a_paired_difference_is_seen_through_the_scatter_of_the_targets() {
+        let mut draws = Draws(5);
+        let hard: Vec<f64> = (0..12).map(|_| 5.0 * normal(&mut draws)).collect();
+        let mut runs = |shift: f64| -> Vec<Vec<f64>> {
+            hard.iter().map(|own| (0..3).map(|_| own + shift + 0.1 * normal(&mut draws)).collect()).collect()
+        };
+        let (a, b) = (runs(0.3), runs(0.0));
+        let (low, high) = difference(&a, &b).unwrap().interval.unwrap();
+        assert!(0.15 < low && low < 0.3 && 0.3 < high && high < 0.45, "{low} {high}");
+        let apart = [&a, &b].map(|runs| estimate(runs).unwrap().interval.unwrap());
+        assert!(apart[0].0 < apart[1].1, "apart they tell nothing: {apart:?}");
+        let back = difference(&b, &a).unwrap();
+        assert!((back.mean + difference(&a, &b).unwrap().mean).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_difference_is_over_what_both_have() {
+        let found = difference(&[vec![1.0], vec![9.0], vec![]], &[vec![0.5, 0.7], vec![], vec![1.0]]).unwrap();
+        assert!((found.mean - 0.4).abs() < 1e-12);
+        assert_eq!((found.targets, found.runs), (1, 3));
+        assert_eq!(difference(&[vec![]], &[vec![1.0]]), None);
+        assert_eq!(difference(&[vec![1.0]], &[vec![1.0]]).unwrap().interval, None);
+    }
+
+    #[test]
+    fn a_density_integrates_to_one_and_stands_where_the_sample_is() {
+        let sample = [0.0, 0.1, 0.2, 0.3, 3.0];
+        let points: Vec<f64> = (-200..600).map(|i| f64::from(i) / 100.0).collect();
+        let found = density(&sample, &points);
+        assert!((found.iter().sum::<f64>() / 100.0 - 1.0).abs() < 1e-3);
+        assert!(found[215] > 5.0 * found[400]);
+        assert!(density(&[1.0, 1.0], &[1.0])[0].is_finite() && density(&[1.0], &[1.0])[0].is_finite());
+    }
+
+    #[test]
+    fn quantiles_lie_between_neighbours() {
+        assert_eq!(quantile(&[1.0, 2.0, 3.0], 0.5), 2.0);
+        assert_eq!(quantile(&[0.0, 10.0], 0.25), 2.5);
+        assert_eq!(quantile(&[4.0], 0.9), 4.0);
+    }
+}

@@ -1,0 +1,205 @@
+//! One inversion of a study, and its id: the hash of all that decides the result.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::grid::{Given, Grid, Method, Targets};
+use super::order::{balanced, balanced_groups};
+use crate::error::quoted;
+use crate::invert::Model;
+use crate::invert::record::ModelIdentity;
+use crate::problem::Target;
+use crate::problem::targets::{Labelled, read_targets};
+use crate::settings::{Options, Resolved};
+use crate::source::bundled;
+use crate::{Error, Result};
+
+/// Of what a cell leaves; part of every id.
+pub const SCHEMA: &str = "dlmi.cell/1";
+/// Hexadecimal digits of an id.
+const ID_LENGTH: usize = 32;
+/// Settings that say where a cell is computed, or that its target and model stand for.
+const NO_SCIENCE: [&str; 2] = ["model", "device"];
+
+/// One inversion.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    /// Of what decides the result: weights, target tokens, every setting, schema. Names, host and time are not in it.
+    pub id: String,
+    /// Place of its model in the study.
+    pub(super) model: usize,
+    identity: ModelIdentity,
+    /// y, with its name and k.
+    pub target: Labelled,
+    /// What tables call its method.
+    pub method: String,
+    /// All settings, resolved.
+    pub options: Options,
+    /// The presets that they come from.
+    pub(super) presets: Vec<String>,
+}
+
+/// Names of the axes, in the order of [`Cell::axes`].
+pub const AXES: [&str; 6] = ["model", "k", "method", "prompt_tokens", "steps", "seed"];
+
+impl Cell {
+    pub(super) fn new(model: usize, identity: ModelIdentity, target: Labelled, method: &str, resolved: &Resolved, seed: u32) -> Self {
+        let options = Options { seed, ..resolved.settings.clone() };
+        let (method, presets) = (method.to_owned(), resolved.presets.clone());
+        let mut cell = Self { id: String::new(), model, identity, target, method, options, presets };
+        cell.id = cell.hash();
+        cell
+    }
+
+    fn hash(&self) -> String {
+        let mut settings = self.options.to_json();
+        let map = settings.as_object_mut().expect("settings are an object");
+        NO_SCIENCE.iter().for_each(|key| drop(map.shift_remove(*key)));
+        let content = json!({
+            "schema": SCHEMA,
+            "record": crate::invert::record::SCHEMA,
+            "model": self.identity.digest,
+            "target_ids": self.target.target.ids,
+            "settings": settings,
+        });
+        let digest = Sha256::digest(canonical(&content));
+        digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()[..ID_LENGTH].to_owned()
+    }
+
+    /// Where it stands on each of [`AXES`].
+    pub fn axes(&self) -> [Value; 6] {
+        let Options { prompt_tokens, steps, seed, .. } = &self.options;
+        [
+            self.identity.spec.clone().into(),
+            self.target.k.into(),
+            self.method.clone().into(),
+            (*prompt_tokens).into(),
+            (*steps).into(),
+            (*seed).into(),
+        ]
+    }
+
+    /// As it is listed, and as it stands in its record.
+    pub fn summary(&self) -> Value {
+        let mut summary = json!({ "id": self.id, "model_digest": self.identity.digest, "target": self.target.id });
+        let map = summary.as_object_mut().expect("an object");
+        map.extend(AXES.iter().zip(self.axes()).map(|(name, value)| ((*name).to_owned(), value)));
+        map.insert("target_ids".into(), self.target.target.ids.clone().into());
+        summary
+    }
+}
+
+/// `dlmi, N 10, 64 steps, seed 1, target k6_0`.
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Options { prompt_tokens, steps, seed, .. } = &self.options;
+        let steps = steps.unwrap_or_default();
+        write!(f, "{}, N {prompt_tokens}, {steps} steps, seed {seed}, target {}", self.method, self.target.id)
+    }
+}
+
+/// JSON with its keys in order: the same text for the same content.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<&String, &Value> = map.iter().collect();
+            let entries: Vec<String> =
+                sorted.into_iter().map(|(key, value)| format!("{}:{}", Value::from(key.as_str()), canonical(value))).collect();
+            format!("{{{}}}", entries.join(","))
+        }
+        Value::Array(values) => format!("[{}]", values.iter().map(canonical).collect::<Vec<_>>().join(",")),
+        other => other.to_string(),
+    }
+}
+
+/// All cells of a grid in their order.
+pub(super) fn list(grid: &Grid, models: &[Model]) -> Result<Vec<Cell>> {
+    let targets: Vec<Vec<Labelled>> = models.iter().map(|model| targets(grid, model)).collect::<Result<_>>()?;
+    let groups = groups(&targets[0]);
+    let seeds = seeds(grid)?;
+    // The members of a group: each target with each seed.
+    let members: Vec<Vec<Vec<usize>>> = groups.iter().map(|group| balanced(&[group.len(), seeds.len()])).collect();
+    let counts: Vec<usize> = members.iter().map(Vec::len).collect();
+    let (ns, steps) = (points(&grid.prompt_tokens), points(&grid.steps));
+    let resolved = resolve_all(grid, models, &ns, &steps)?;
+    let sizes = [grid.methods.len(), ns.len(), steps.len(), models.len()];
+    let cells = balanced_groups(&counts, &sizes).into_iter().map(|(group, member, point)| {
+        let [method, n, step, model] = point[..] else { unreachable!("one value for each size") };
+        let [target, seed] = members[group][member][..] else { unreachable!("a target and a seed") };
+        let (target, resolved) = (targets[model][groups[group][target]].clone(), &resolved[model][method][n][step]);
+        Cell::new(model, models[model].identity(), target, &grid.methods[method].label, resolved, seeds[seed])
+    });
+    Ok(cells.collect())
+}
+
+/// The values of an axis; an axis without values has one point, which leaves the setting as it is.
+fn points(axis: &[Given]) -> Vec<Option<&Given>> {
+    if axis.is_empty() { vec![None] } else { axis.iter().map(Some).collect() }
+}
+
+/// Settings by model, method, N and steps.
+fn resolve_all(grid: &Grid, models: &[Model], ns: &[Option<&Given>], steps: &[Option<&Given>]) -> Result<Vec<Vec<Vec<Vec<Resolved>>>>> {
+    let one = |model: &Model, method: &Method, n: &Option<&Given>, steps: &Option<&Given>| {
+        let axes: Vec<&Given> = [*n, *steps].into_iter().flatten().collect();
+        let resolved = grid.layers(&model.identity().spec, method, &axes)?.resolve(&model.shape())?;
+        let Options { steps, max_seconds, .. } = resolved.settings;
+        if steps.is_none() || max_seconds.is_some() {
+            return Err(grid.wrong(format!("`{}` has no budget in steps; write `steps = [256]`", method.label)));
+        }
+        Ok(resolved)
+    };
+    let by_steps = |model, method, n| steps.iter().map(|steps| one(model, method, n, steps)).collect::<Result<Vec<_>>>();
+    let by_n = |model, method| ns.iter().map(|n| by_steps(model, method, n)).collect::<Result<Vec<_>>>();
+    let by_method = |model| grid.methods.iter().map(|method| by_n(model, method)).collect::<Result<Vec<_>>>();
+    models.iter().map(by_method).collect()
+}
+
+fn seeds(grid: &Grid) -> Result<Vec<u32>> {
+    if grid.seeds.is_empty() {
+        return Ok(vec![Options::default().seed]);
+    }
+    let seed = |given: &Given| {
+        let mut options = Options::default();
+        options.assign(&given.name, given.value.as_str()).map_err(|error| grid.wrong(error))?;
+        Ok(options.seed)
+    };
+    grid.seeds.iter().map(seed).collect()
+}
+
+/// The targets of a grid in a model's tokens.
+fn targets(grid: &Grid, model: &Model) -> Result<Vec<Labelled>> {
+    let labelled = |id: String, text: &str| {
+        let target = Target::from_text(text, model.tokenizer()).map_err(|error| grid.wrong(format!("{id}: {error}")))?;
+        Ok(Labelled { id, target, k: None, bos: None, known_prompt_tokens: None })
+    };
+    match &grid.targets {
+        Targets::File(path) => read_targets(path, model.tokenizer(), model.config().vocab_size),
+        Targets::Texts(texts) => (1..).zip(texts).map(|(n, text)| labelled(format!("text{n}"), text)).collect(),
+        Targets::Bundled => {
+            let spec = model.identity().spec;
+            let own = bundled(&spec)
+                .ok_or_else(|| grid.wrong(format!("`{spec}` is no bundled model and has no target of its own; give `file` or `texts`")))?;
+            Ok(vec![labelled("bundled".into(), own.default_target)?])
+        }
+    }
+}
+
+/// The targets' places by k, in the order in which each k first comes.
+fn groups(targets: &[Labelled]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<(Option<u32>, Vec<usize>)> = Vec::new();
+    for (place, target) in targets.iter().enumerate() {
+        match groups.iter_mut().find(|(k, _)| *k == target.k) {
+            Some((_, group)) => group.push(place),
+            None => groups.push((target.k, vec![place])),
+        }
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
+}
+
+/// Refuses an id that is none.
+pub fn unknown(id: &str) -> Error {
+    Error::input(format!("the study has no cell {}, or not any more: `study cells FILE --ids` lists them", quoted(id)))
+}

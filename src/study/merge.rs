@@ -1,0 +1,111 @@
+//! The records of a study out of one folder or several, one line each, in the order of its cells.
+
+use serde_json::Value;
+
+use super::{Cell, Store};
+use crate::{Error, Result};
+
+/// What a clock, a path or a machine decides, `.` between a key and one within it.
+const NOT_SCIENCE: [&str; 12] = [
+    "provenance",
+    "cell.model",
+    "inversion.model.spec",
+    "inversion.backend",
+    "inversion.device",
+    "inversion.settings.backend",
+    "inversion.settings.device",
+    "inversion.settings.model",
+    "inversion.load_seconds",
+    "inversion.seconds",
+    "inversion.seconds_to_exact",
+    "trace.seconds",
+];
+
+/// The record of every cell that is over, and how many are not. With `science`, without what a clock, a path or a machine decides.
+///
+/// # Errors
+/// A broken record; two CPUs' different results of one cell.
+pub fn merge(cells: &[Cell], stores: &[Store], science: bool) -> Result<(Vec<Value>, usize)> {
+    let mut records = Vec::new();
+    for cell in cells {
+        if let Some(mut record) = one(cell, stores)? {
+            // Names and groups are the file's own.
+            record["cell"] = cell.summary();
+            records.push(if science { self::science(record) } else { record });
+        }
+    }
+    let missing = cells.len() - records.len();
+    Ok((records, missing))
+}
+
+/// What the folders say of a cell: a result before a failure, the first result before later ones.
+fn one(cell: &Cell, stores: &[Store]) -> Result<Option<Value>> {
+    let mut found: Option<Value> = None;
+    for store in stores {
+        let Some(record) = store.record(&cell.id)? else { continue };
+        match &found {
+            None => found = Some(record),
+            Some(_) if record.get("failed").is_some() => (),
+            Some(known) if known.get("failed").is_some() => found = Some(record),
+            Some(known) => agree(cell, known, &record)?,
+        }
+    }
+    Ok(found)
+}
+
+/// Refuses two results of one cell that differ, unless a GPU made one of them: there the first one stands.
+fn agree(cell: &Cell, known: &Value, other: &Value) -> Result<()> {
+    // The names in records are of the files that they were made by.
+    let named = |record: &Value| {
+        let mut record = science(record.clone());
+        record["cell"] = Value::Null;
+        record
+    };
+    if named(known) == named(other) {
+        return Ok(());
+    }
+    let on_gpu = |record: &Value| ["cuda", "wgpu"].iter().any(|name| record["inversion"]["backend"] == *name);
+    if on_gpu(known) || on_gpu(other) {
+        tracing::warn!("two different results of cell {} ({cell}), one of a GPU; the first one is taken", cell.id);
+        return Ok(());
+    }
+    Err(Error::input(format!("the folders hold two different results of cell {} ({cell}); delete the wrong one", cell.id)))
+}
+
+/// A record without what a clock, a path or a machine decides.
+fn science(mut record: Value) -> Value {
+    for path in NOT_SCIENCE {
+        remove(&mut record, path);
+    }
+    record
+}
+
+fn remove(value: &mut Value, path: &str) {
+    match (value, path.split_once('.')) {
+        (Value::Array(values), _) => values.iter_mut().for_each(|value| remove(value, path)),
+        (Value::Object(map), None) => _ = map.shift_remove(path),
+        (Value::Object(map), Some((key, rest))) => {
+            if let Some(value) = map.get_mut(key) {
+                remove(value, rest);
+            }
+        }
+        _ => (),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn science_leaves_out_paths_and_clocks_and_keeps_the_order() {
+        let record = json!({
+            "cell": { "id": "a", "model": "/here" }, "trace": [{ "step": 1, "seconds": 3.0 }, { "step": 2, "seconds": 4.0 }],
+            "inversion": { "exact": true, "seconds": 1.0, "settings": { "seed": 1, "backend": "flex" } }, "provenance": {},
+        });
+        let kept = r#"{"cell":{"id":"a"},"trace":[{"step":1},{"step":2}],"inversion":{"exact":true,"settings":{"seed":1}}}"#;
+        assert_eq!(science(record).to_string(), kept);
+    }
+}

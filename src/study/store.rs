@@ -1,0 +1,165 @@
+//! A study's folder: what is done, what failed, what somebody is at.
+//!
+//! `cells/<id>.json` is a finished cell, whole or absent; `failed/<id>.json` one that cannot be had, with the reason; `work/<id>/` is the
+//! run folder of one that was begun; `locks/<id>` is held by whoever is at it, and let go by the system when that process ends, however it
+//! ends.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Cell;
+use super::cell::SCHEMA;
+use crate::files::{read_text, replace};
+use crate::{Error, Result};
+
+/// Larger than any record, in bytes.
+const LARGEST_RECORD: u64 = 64 << 20;
+
+/// A study's folder.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// Nobody else computes this cell while this value lives.
+#[derive(Debug)]
+pub struct Claim {
+    _lock: File,
+}
+
+impl Store {
+    /// Opens or makes the folder.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn create(root: &Path) -> Result<Self> {
+        for name in ["cells", "failed", "work", "locks"] {
+            let path = root.join(name);
+            fs::create_dir_all(&path).map_err(|error| Error::writing(&path, &error))?;
+        }
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// A folder to be read.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn open(root: &Path) -> Result<Self> {
+        match root.join("cells").is_dir() {
+            true => Ok(Self { root: root.to_owned() }),
+            false => Err(Error::input(format!("`{}` is no folder of a study; `study run` makes it", root.display()))),
+        }
+    }
+
+    fn done_path(&self, id: &str) -> PathBuf {
+        self.root.join("cells").join(format!("{id}.json"))
+    }
+
+    fn failed_path(&self, id: &str) -> PathBuf {
+        self.root.join("failed").join(format!("{id}.json"))
+    }
+
+    /// The run folder of a cell.
+    pub fn work(&self, id: &str) -> PathBuf {
+        self.root.join("work").join(id)
+    }
+
+    /// Whether a cell is finished.
+    pub fn is_done(&self, id: &str) -> bool {
+        self.done_path(id).exists()
+    }
+
+    /// Whether a cell has failed.
+    pub fn has_failed(&self, id: &str) -> bool {
+        !self.is_done(id) && self.failed_path(id).exists()
+    }
+
+    /// Whether there is nothing to do for a cell; one that failed is done again with `retry`.
+    pub fn is_over(&self, id: &str, retry: bool) -> bool {
+        self.is_done(id) || (!retry && self.has_failed(id))
+    }
+
+    /// Takes a cell, unless somebody is at it.
+    ///
+    /// # Errors
+    /// The lock cannot be made.
+    pub fn claim(&self, id: &str) -> Result<Option<Claim>> {
+        let path = self.root.join("locks").join(id);
+        let opened = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path);
+        let file = opened.map_err(|error| Error::writing(&path, &error))?;
+        // Who asks whether a cell is running holds its lock for a moment.
+        for _ in 0..3 {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(Claim { _lock: file })),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
+                Err(TryLockError::Error(error)) => return Err(Error::writing(&path, &error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether somebody is at a cell.
+    pub fn is_running(&self, id: &str) -> bool {
+        let lock = File::open(self.root.join("locks").join(id));
+        lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// Keeps what a cell came to, and lets its run folder go.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn finish(&self, _claim: &Claim, cell: &Cell, inversion: Value, trace: Value) -> Result<()> {
+        let record = json!({
+            "schema": SCHEMA, "cell": cell.summary(), "inversion": inversion, "trace": trace, "provenance": provenance(),
+        });
+        replace(&self.done_path(&cell.id), format!("{record}\n").as_bytes())?;
+        _ = fs::remove_file(self.failed_path(&cell.id));
+        self.clear(&cell.id);
+        Ok(())
+    }
+
+    /// Keeps why a cell cannot be had.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn fail(&self, _claim: &Claim, cell: &Cell, reason: &str) -> Result<()> {
+        let record = json!({ "schema": SCHEMA, "cell": cell.summary(), "failed": reason, "provenance": provenance() });
+        replace(&self.failed_path(&cell.id), format!("{record}\n").as_bytes())
+    }
+
+    /// Forgets how far a cell has come.
+    pub fn clear(&self, id: &str) {
+        _ = fs::remove_dir_all(self.work(id));
+    }
+
+    /// What a cell left: its result, else why it failed.
+    ///
+    /// # Errors
+    /// A file that is no record of this cell.
+    pub fn record(&self, id: &str) -> Result<Option<Value>> {
+        let path = if self.is_done(id) { self.done_path(id) } else { self.failed_path(id) };
+        if !path.exists() {
+            return Ok(None);
+        }
+        let record: Option<Value> = serde_json::from_str(&read_text(&path, LARGEST_RECORD)?).ok();
+        match record.filter(|record| record["schema"] == SCHEMA && record["cell"]["id"] == id) {
+            Some(record) => Ok(Some(record)),
+            None => Err(Error::input(format!("`{}` is no record of this cell; delete it and run the study again", path.display()))),
+        }
+    }
+}
+
+/// Where a cell was computed.
+fn provenance() -> Value {
+    let host = || fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_owned();
+    json!({
+        // Slurm may run several nodes on one host.
+        "node": std::env::var("SLURMD_NODENAME").unwrap_or_else(|_| host()),
+        "process": std::process::id(),
+        "threads": rayon::current_num_threads(),
+        "version": env!("CARGO_PKG_VERSION"),
+    })
+}

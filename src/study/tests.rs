@@ -1,0 +1,124 @@
+//! Ids, order and refusals, on the tiny model; no weights are loaded.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+use super::*;
+use crate::source::hub::SILENT;
+
+const TINY: &str = "tests/golden/tiny/gqa3-tied";
+
+/// The cells of a study file on the tiny model.
+fn open(text: &str) -> Result<Study> {
+    let folder = tempfile::tempdir().unwrap();
+    let targets: String = (0..6).map(|n| format!("{{\"id\": \"t{n}\", \"ids\": [{}, 7, 9], \"k\": {}}}\n", 3 + n, 1 + n % 3)).collect();
+    std::fs::write(folder.path().join("targets.jsonl"), targets).unwrap();
+    let path = folder.path().join("s.toml");
+    std::fs::write(&path, text).unwrap();
+    Study::open(&path, true, SILENT)
+}
+
+fn grid(rest: &str) -> String {
+    format!("models = [\"{TINY}\"]\nmethods = [\"dlmi\", \"gbda\", \"snap\"]\ntargets = {{ file = \"targets.jsonl\" }}\n{rest}")
+}
+
+fn ids(text: &str) -> Vec<String> {
+    open(text).unwrap().cells().iter().map(|cell| cell.id.clone()).collect()
+}
+
+#[track_caller]
+fn refused(text: &str, parts: &[&str]) {
+    let error = open(text).map(drop).unwrap_err();
+    let message = error.to_string();
+    assert_eq!(error.exit_code(), 2, "{message}");
+    assert!(message.len() < 500 && !message.contains('\n'), "{message}");
+    for part in parts {
+        assert!(message.contains(part), "`{part}` is not in: {message}");
+    }
+}
+
+#[test]
+fn any_beginning_is_balanced_over_k_methods_and_n() {
+    let study = open(&grid("prompt_tokens = [2, 5]\nsteps = [4, 8]\nseeds = [1, 2]\n")).unwrap();
+    let cells = study.cells();
+    assert_eq!(cells.len(), 6 * 3 * 2 * 2 * 2);
+    assert_eq!(cells.iter().map(|cell| &cell.id).collect::<HashSet<_>>().len(), cells.len());
+    for axis in 1..5 {
+        let mut counts: BTreeMap<String, usize> = cells.iter().map(|cell| (cell.axes()[axis].to_string(), 0)).collect();
+        for cell in cells {
+            *counts.get_mut(&cell.axes()[axis].to_string()).unwrap() += 1;
+            assert!(counts.values().max().unwrap() - counts.values().min().unwrap() <= 1, "axis {axis}: {counts:?}");
+        }
+    }
+    // Shards are blocks, and together the whole.
+    let blocks: Vec<usize> = (1..=7).flat_map(|number| study.shard(number, 7)).collect();
+    assert_eq!(blocks, (0..cells.len()).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_id_is_of_what_decides_the_result() {
+    let plain = grid("steps = [4]\n");
+    let base = ids(&plain);
+    assert_eq!(base, ids(&plain));
+    assert_eq!(base[0].len(), 32);
+    // Names, comments, defaults written out and the order of lines decide nothing.
+    let labelled = plain.replace("\"dlmi\"", "{ name = \"dlmi\", label = \"ours\", samples = 8 }");
+    let written = format!("# why\nseeds = [0]\n{plain}[settings]\neval_every = 32\n");
+    assert_eq!((ids(&labelled), ids(&written)), (base.clone(), base.clone()));
+    for other in ["seeds = [1]\n", "prompt_tokens = [3]\n", "[settings]\neval_every = 2\n", "[settings.snap]\nbatch = 3\n"] {
+        let changed = ids(&format!("{plain}{other}"));
+        let same = base.iter().filter(|id| changed.contains(id)).count();
+        let expected = if other.contains("snap") { base.len() * 2 / 3 } else { 0 };
+        assert_eq!(same, expected, "{other}");
+    }
+}
+
+/// What is known by this id stays known by it: a change here makes every finished study pending again.
+#[test]
+fn ids_are_what_they_were() {
+    let study = open(&format!("models = [\"{TINY}\"]\nmethods = [\"echo\"]\ntargets = {{ texts = [\" the\"] }}\nsteps = [1]\n")).unwrap();
+    assert_eq!(study.cells()[0].id, "f9049734ae90847aafea8f2728285aa5", "{}", study.cells()[0].options.to_json());
+}
+
+#[test]
+fn studies_are_the_papers_unless_they_say_otherwise() {
+    let cell = |text: &str| open(&grid(text)).unwrap().cells()[0].options.clone();
+    let options = cell("");
+    assert!(options.all_tokens && options.allow_target_tokens && !options.early_stop);
+    assert_eq!((options.prompt_tokens, options.steps, options.max_seconds), (80, Some(256), None));
+    let options = cell("presets = []\nsteps = [9]\n");
+    assert!(!options.all_tokens && options.early_stop && options.steps == Some(9));
+}
+
+#[test]
+fn what_is_no_study_is_refused_with_its_place() {
+    refused("methods = ", &["s.toml`, line 1", "not TOML"]);
+    refused("targets = { bundled = true }", &["has no `methods`"]);
+    refused("methods = [\"dlmi\"]", &["has no `targets`"]);
+    refused(&grid("step = [4]\n"), &["line 4", "no `step`", "did you mean `steps`"]);
+    refused(&grid("steps = 4\n"), &["line 4", "list"]);
+    refused(&grid("steps = []\n"), &["line 4", "list"]);
+    refused(&grid("steps = [0]\n"), &["`steps`", "line 4", "whole number"]);
+    refused(&grid("prompt_tokens = [\"many\"]\n"), &["`prompt_tokens`", "line 4"]);
+    refused(&grid("seeds = [-1]\n"), &["`seed`", "-1"]);
+    refused(&grid("seeds = [1, 2, 1]\n"), &["are the same cell", "seed 1"]);
+    refused(&grid("presets = [\"papr\"]\n"), &["line 4", "`papr`", "paper"]);
+    refused(&grid("presets = []\n"), &["snap", "no budget in steps"]);
+    refused(&grid("[settings]\nseed = 1\n"), &["line 5", "`seed` is an axis"]);
+    refused(&grid("[settings]\nmax_seconds = 1\n"), &["line 5", "budget"]);
+    refused(&grid("[settings]\ndevice = 1\n"), &["line 5", "`study run`"]);
+    refused(&grid("[settings]\nevery = 1\n"), &["`every`", "line 5", "is not a setting"]);
+    refused(&grid("[settings.gbda]\ntaus = 1\n"), &["`gbda.taus`", "line 5"]);
+    refused("methods = [{ tau = 1 }]\ntargets = { bundled = true }", &["line 1", "needs a name"]);
+    refused("methods = [{ name = \"gbda\", backend = \"flex\" }]\ntargets = { bundled = true }", &["line 1", "whole study"]);
+    refused("methods = [\"gbda\", \"gbda\"]\ntargets = { bundled = true }", &["two methods are called `gbda`"]);
+    refused("methods = [\"gbd\"]\ntargets = { bundled = true }", &["line 1", "gbda", "\"gbd\""]);
+    refused("methods = [\"dlmi\"]\ntargets = { texts = [] }", &["`texts`", "list"]);
+    refused("methods = [\"dlmi\"]\ntargets = { texts = [\"\"] }", &["text1", "empty"]);
+    refused("methods = [\"dlmi\"]\ntargets = { texts = [\"a\"], bundled = true }", &["one of"]);
+    refused("methods = [\"dlmi\"]\ntargets = { bundled = false }", &["`true`"]);
+    refused("methods = [\"dlmi\"]\ntargets = { file = \"none.jsonl\" }", &["none.jsonl"]);
+    refused(&format!("models = [\"{TINY}\"]\nmethods = [\"dlmi\"]\ntargets = {{ bundled = true }}"), &["no bundled model"]);
+    refused("models = [\"/nonexistent\"]\nmethods = [\"dlmi\"]\ntargets = { bundled = true }", &["/nonexistent"]);
+    assert!(Grid::read(Path::new("/nonexistent.toml")).is_err());
+}

@@ -1,0 +1,238 @@
+//! Cells one after another on one device, the model loaded once.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Cell, Store, Study};
+use crate::backend::{self, Choice, Job};
+use crate::invert::event::Event;
+use crate::invert::folder::Folder;
+use crate::invert::judge::Judged;
+use crate::invert::{Inversion, Judge, Observer, Report, Scores, Snapshot, Stopped, Task};
+use crate::model::Llama;
+use crate::ops::TrackedBackend;
+use crate::subject::Subject;
+use crate::{Error, Result};
+
+/// What became of a cell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum End {
+    /// Its record is kept.
+    Done {
+        /// The prompt is exact.
+        exact: bool,
+        /// The score of the last step's hard prompt under free decoding.
+        hard_free: f64,
+        /// What the search took.
+        seconds: f64,
+    },
+    /// It cannot be had; the reason is kept.
+    Failed {
+        /// One sentence.
+        reason: String,
+        /// A GPU was in use, whose context may be gone: this process must compute nothing more.
+        device_lost: bool,
+    },
+    /// It was over before.
+    Already,
+    /// Another process is at it.
+    Elsewhere,
+    /// It was begun, and goes on another time.
+    Interrupted,
+}
+
+/// Says which cells are computed, and is told how they go.
+pub trait Foreman {
+    /// The next cell by its place in the study.
+    fn next_cell(&mut self) -> Option<usize>;
+
+    /// After every step of a cell.
+    fn step(&mut self, _cell: &Cell, _report: &Report) -> Result<()> {
+        Ok(())
+    }
+
+    /// When a cell is left.
+    fn ended(&mut self, cell: usize, end: &End) -> Result<()>;
+
+    /// Whether to stop now.
+    fn interrupted(&self) -> bool;
+}
+
+/// Computes cells until `foreman` has none, or says stop, or a GPU is lost. A failed cell is computed again with `retry` only.
+///
+/// Inline, as is all that leads to [`backend::dispatch`].
+///
+/// # Errors
+/// What would stop every other cell too: the disk, the foreman. What is wrong with one cell is kept as its result.
+#[inline]
+pub fn work(study: &mut Study, store: &Store, choice: Choice, retry: bool, foreman: &mut dyn Foreman) -> Result<()> {
+    let device = choice.device.clone();
+    backend::dispatch(&device, Shift { study, store, choice, retry, foreman })
+}
+
+/// Work on its way to its device.
+struct Shift<'a> {
+    study: &'a mut Study,
+    store: &'a Store,
+    choice: Choice,
+    retry: bool,
+    foreman: &'a mut dyn Foreman,
+}
+
+impl Job for Shift<'_> {
+    type Output = Result<()>;
+
+    fn run<B: TrackedBackend>(self, device: B::Device) -> Result<()> {
+        let Self { study, store, choice, retry, foreman } = self;
+        let mut worker = Worker::<B> { study, store, choice, device, loaded: None };
+        while !foreman.interrupted() {
+            let Some(cell) = foreman.next_cell() else { break };
+            let end = worker.cell(cell, retry, foreman)?;
+            foreman.ended(cell, &end)?;
+            if matches!(end, End::Failed { device_lost: true, .. }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Worker<'a, B: TrackedBackend> {
+    study: &'a mut Study,
+    store: &'a Store,
+    choice: Choice,
+    device: B::Device,
+    loaded: Option<Loaded<B>>,
+}
+
+/// A model on its device, and the plain copy that confirms.
+struct Loaded<B: TrackedBackend> {
+    model: usize,
+    plain: Llama<B::InnerBackend>,
+    judge: Judge<'static>,
+}
+
+impl<B: TrackedBackend> Worker<'_, B> {
+    fn cell(&mut self, place: usize, retry: bool, foreman: &mut dyn Foreman) -> Result<End> {
+        let cell = self.study.cells[place].clone();
+        if self.store.is_over(&cell.id, retry) {
+            return Ok(End::Already);
+        }
+        let Some(claim) = self.store.claim(&cell.id)? else { return Ok(End::Elsewhere) };
+        // It may have ended before it was claimed.
+        if self.store.is_over(&cell.id, retry) {
+            return Ok(End::Already);
+        }
+        let (reason, device_lost) = match catch_unwind(AssertUnwindSafe(|| self.invert(&cell, foreman))) {
+            Ok(Ok(inversion)) if inversion.stopped == Stopped::Signal => return Ok(End::Interrupted),
+            Ok(Ok(inversion)) => {
+                let end = End::Done { exact: inversion.exact, hard_free: inversion.lcs.scores.hard_free, seconds: inversion.seconds };
+                let trace = trace(&self.store.work(&cell.id));
+                self.store.finish(&claim, &cell, printed(&inversion), trace)?;
+                return Ok(end);
+            }
+            Ok(Err(error @ Error::Environment(_))) => return Err(error),
+            Ok(Err(error)) => (error.to_string(), false),
+            Err(panic) => {
+                self.loaded = None;
+                (format!("internal fault: {}", message(&*panic)), self.choice.device.is_gpu())
+            }
+        };
+        self.store.fail(&claim, &cell, &reason)?;
+        Ok(End::Failed { reason, device_lost })
+    }
+
+    fn invert(&mut self, cell: &Cell, foreman: &mut dyn Foreman) -> Result<Inversion> {
+        let load_seconds = self.load(cell)?;
+        let loaded = self.loaded.as_ref().expect("it was just loaded");
+        let model = &mut self.study.models[cell.model];
+        let problem = model.problem_of(cell.target.target.clone(), &cell.options)?;
+        let task = Task::on(self.choice.clone(), model, problem, cell.options.clone())?.with_presets(cell.presets.clone());
+        let (folder, snapshot) = begun(self.store, cell, &task)?;
+        let mut watcher = Watcher { cell, folder, foreman };
+        let mut inversion = task.with_snapshot(snapshot).run_on::<B>(loaded.plain.clone(), &loaded.judge, &mut watcher)?;
+        inversion.circumstances.load_seconds = load_seconds;
+        Ok(inversion)
+    }
+
+    /// Makes the cell's model the loaded one. The seconds it took, 0 where it was.
+    fn load(&mut self, cell: &Cell) -> Result<f64> {
+        if self.loaded.as_ref().is_some_and(|loaded| loaded.model == cell.model) {
+            return Ok(0.0);
+        }
+        // The last one goes first: two may not fit.
+        self.loaded = None;
+        let (began, dtype) = (std::time::Instant::now(), self.study.dtype());
+        let model = &mut self.study.models[cell.model];
+        let plain: Llama<B::InnerBackend> = model.load(&self.device, dtype)?;
+        let judge = match Subject::<B>::new(plain.clone(), model.tokenizer().clone()).as_flex() {
+            Some(flex) => Judge::new(flex),
+            None => Judge::new(model.load(&Default::default(), backend::Dtype::F32)?),
+        };
+        self.loaded = Some(Loaded { model: cell.model, plain, judge });
+        Ok(began.elapsed().as_secs_f64())
+    }
+}
+
+/// The run folder of a cell, and how far it has come. What another backend or version began is begun again.
+fn begun(store: &Store, cell: &Cell, task: &Task) -> Result<(Folder, Option<Snapshot>)> {
+    let (path, identity) = (store.work(&cell.id), task.identity());
+    match Folder::open(&path, identity.clone(), true) {
+        Err(error @ (Error::Input(_) | Error::Option { .. })) => {
+            tracing::warn!("{error}; the cell is begun again");
+            store.clear(&cell.id);
+            Folder::open(&path, identity, true)
+        }
+        opened => opened,
+    }
+}
+
+/// Keeps the run folder of a cell.
+struct Watcher<'a> {
+    cell: &'a Cell,
+    folder: Folder,
+    foreman: &'a mut dyn Foreman,
+}
+
+impl Observer for Watcher<'_> {
+    fn step(&mut self, report: &Report) -> Result<()> {
+        self.folder.event(report)?;
+        self.foreman.step(self.cell, report)
+    }
+
+    fn save(&mut self, snapshot: &dyn Fn() -> Snapshot) -> Result<()> {
+        self.folder.save(&snapshot())
+    }
+
+    fn end(&mut self, best: &Judged, scores: Scores) -> Result<()> {
+        self.folder.end(best, scores)
+    }
+
+    fn interrupted(&self) -> bool {
+        self.foreman.interrupted()
+    }
+}
+
+/// The steps of a run that were scored, from its folder.
+fn trace(work: &Path) -> Value {
+    let text = std::fs::read_to_string(work.join("events.jsonl")).unwrap_or_default();
+    let events = text.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok());
+    let scored: Vec<Event> = events.filter(|event| event.scores.is_some()).collect();
+    printed(&scored)
+}
+
+/// A value as it is printed: numbers of 32 bits in their own shortest digits, not in those of 64.
+fn printed(value: &impl Serialize) -> Value {
+    let text = serde_json::to_string(value).expect("plain data");
+    serde_json::from_str(&text).expect("it was just written")
+}
+
+/// What a panic said.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}

@@ -1,0 +1,99 @@
+//! `invert --targets` and `--target-ids`, and the floor.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::*;
+
+/// Three targets on the tiny model, the second one by ids that its text does not give.
+fn targets() -> (TempDir, String) {
+    let folder = folder();
+    let path = folder.path().join("targets.jsonl");
+    let lines =
+        [r#"{"id": "a", "text": "in the sand", "k": 1}"#, r#"{"id": "b \"2\"", "ids": [21, 30, 41, 52]}"#, r#"{"text": " and then"}"#];
+    fs::write(&path, lines.join("\n")).unwrap();
+    let path = path.display().to_string();
+    (folder, path)
+}
+
+const FLAGS: [&str; 6] = ["--method", "dlmi", "--prompt-tokens", "4", "--steps", "2"];
+
+#[test]
+fn a_list_is_inverted_line_by_line_and_not_twice() {
+    let (folder, path) = targets();
+    let out = folder.path().join("out").display().to_string();
+    let list = |more: &[&str]| run(tiny(["-q", "invert", "--targets", &path]).args(FLAGS).args(more));
+    let lines = |ran: &Ran| ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>();
+    let first = list(&["--json", "--out", &out]);
+    assert_eq!((first.code, first.err.as_str()), (Some(1), ""), "{first:?}");
+    let found = lines(&first);
+    let column = |key: &str| found.iter().map(|line| line[key].clone()).collect::<Vec<_>>();
+    assert_eq!(
+        (column("target"), column("k")),
+        (vec![json!("a"), json!("b \"2\""), json!("line3")], vec![json!(1), json!(null), json!(null)])
+    );
+    assert_eq!(found[1]["target_ids"], json!([21, 30, 41, 52]));
+    // Each is what the target alone gives.
+    let alone = inversion(tiny(["invert", "in the sand"]).args(FLAGS));
+    for key in ["prompt_ids", "lcs", "best", "cost", "steps", "exact"] {
+        assert_eq!(found[0][key], alone[key], "{key}");
+    }
+    // The same command has nothing left to do.
+    assert_eq!(lines(&list(&["--json", "--out", &out])), found);
+    let table = list(&["--out", &out]);
+    assert_eq!((table.code, table.out.lines().count()), (Some(1), 5), "{table:?}");
+    assert!(table.out.contains("\n0 of 3 exact, "), "{table:?}");
+    let csv = list(&["--csv", "--out", &out]).out;
+    let rows: Vec<&str> = csv.lines().collect();
+    assert!(rows.len() == 4 && rows[0].starts_with("target,exact,") && rows[2].starts_with(r#""""b \""2\""""",false,"#), "{csv}");
+}
+
+#[test]
+fn an_exact_target_of_a_list_is_said_to_be() {
+    let folder = folder();
+    let path = folder.path().join("targets.txt");
+    fs::write(&path, "I'll not be a king, and I am too.\n").unwrap();
+    let ran = run(dlmi(["-q", "--backend", "flex", "invert", "--targets"]).arg(&path));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.out.contains("\nline1   exact  12/12"), "{ran:?}");
+    assert!(ran.out.contains("\n1 of 1 exact, "), "{ran:?}");
+}
+
+#[test]
+fn ids_that_no_text_gives_are_scored_and_never_exact() {
+    // Letter by letter, which the tokenizer joins.
+    let odd = "and the".chars().flat_map(|letter| tokenizer().encode(&letter.to_string())).map(|id| id.to_string()).collect::<Vec<_>>();
+    let odd = odd.join(",");
+    let found = inversion(tiny(["invert", "--target-ids", &odd]).args(FLAGS));
+    assert_eq!((listed(&found["target_ids"]), &found["exact"]), (odd.clone(), &json!(false)));
+    let said = |notes: &Value| notes.as_array().unwrap().iter().any(|note| note.as_str().unwrap().contains("other ids"));
+    assert!(said(&found["notes"]), "{found}");
+    let prompt = listed(&found["prompt_ids"]);
+    let scored = answer(&mut tiny(["score", "--prompt-ids", &prompt, "--target-ids", &odd, "--json"]));
+    assert!(said(&scored["notes"]) && scored["hard_forced"] == found["best"]["hard_forced"], "{scored}");
+    // Those of a text are that text.
+    let text = inversion(tiny(["invert", "in the sand"]).args(FLAGS));
+    let given = inversion(tiny(["invert", "--target-ids", &listed(&text["target_ids"])]).args(FLAGS));
+    assert_eq!(untimed(&given), untimed(&text));
+    refuses(&mut tiny(["invert", "--target-ids", "288"]), 2, &["--target-ids", "288", "287"]);
+}
+
+#[test]
+fn the_floor_is_another_random_prompt_at_every_step() {
+    let folder = folder();
+    let out = folder.path().join("run").display().to_string();
+    let bard = |seed: &str, more: &[&str]| {
+        let flags = ["--backend", "flex", "--seed", seed, "invert", "--method", "floor", "--prompt-tokens", "6", "--set", "eval_every=1"];
+        inversion(dlmi(flags).args(more))
+    };
+    let found = bard("1", &["--steps", "5", "--out", &out]);
+    assert_eq!((&found["steps"], &found["cost"]["backward_tokens"]), (&json!(5), &json!(0)));
+    let events = fs::read_to_string(folder.path().join("run/events.jsonl")).unwrap();
+    let scores: Vec<Value> = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["scores"].clone()).collect();
+    assert!(scores.len() == 5 && scores.iter().any(|score| score["hard_forced"] != scores[0]["hard_forced"]), "{events}");
+    // A seed has its own prompts.
+    let of = |seed: &str| bard(seed, &["--steps", "1"])["search_ids"].clone();
+    assert!(of("1") == of("1") && of("1") != of("2"));
+}
