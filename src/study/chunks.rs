@@ -25,7 +25,7 @@ mod tests {
     #[test]
     fn parts_take_equally_long_and_hold_every_item_once() {
         let items: Vec<usize> = (100..148).rev().collect();
-        let work = |item: usize| if item % 4 == 0 { 9.0 } else { 1.0 + (item % 3) as f64 };
+        let work = |item: usize| if item.is_multiple_of(4) { 9.0 } else { 1.0 + (item % 3) as f64 };
         for count in [1, 5, 8] {
             let parts = chunks(&items, work, count);
             let sums: Vec<f64> = parts.iter().map(|part| part.iter().map(|&item| work(item)).sum()).collect();

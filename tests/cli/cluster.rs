@@ -67,7 +67,8 @@ fn a_batch_script_has_the_pending_cells_in_equal_parts() {
     let mut all = ids_of(&[&file]);
     assert_eq!(cells.iter().flatten().count(), all.len());
     let mut together = cells.concat();
-    (together.sort(), all.sort());
+    together.sort();
+    all.sort();
     assert_eq!(together, all);
     assert_eq!(script(&["--tasks", "4"]), text, "the same lists in the same place");
 
