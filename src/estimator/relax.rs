@@ -2,7 +2,7 @@
 //! c(z) = η·f(σ(z)) + r(σ(z)), r a small network that learns to make ‖ĝ‖² small. As E ĝ does not depend on it, that is the variance.
 //!
 //! Burn's autodiff is of first order, and ĝ holds a gradient of r already. With v = ĝ, ∇‖ĝ‖² = 2·∇⟨v, ĝ⟩, and ⟨v, ∇_Z r⟩ is the change
-//! of r as Z moves along v: the derivative of that by the weights is written by hand, in [`super::surrogate`].
+//! of r as Z moves along v: the derivative of that by the weights is written by hand, in `surrogate.rs`.
 
 use burn::tensor::{Int, Tensor, TensorData};
 use serde::Deserialize;

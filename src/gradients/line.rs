@@ -10,7 +10,7 @@ pub const SCHEMA: &str = "dlmi.gradients/1";
 /// A measurement, and what it is of: docs/record.md says what each field means.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
-    /// [`SCHEMA`].
+    /// `dlmi.gradients/1`.
     pub schema: String,
     /// Id of the run that was measured, see [`super::Unit`].
     pub unit: String,

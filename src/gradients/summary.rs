@@ -11,7 +11,7 @@ pub const SCHEMA: &str = "dlmi.gradients.summary/1";
 /// Every estimator that was measured, and every two of them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
-    /// [`SCHEMA`].
+    /// `dlmi.gradients.summary/1`.
     pub schema: &'static str,
     /// In the order in which estimators are listed.
     pub estimators: Vec<Figures>,

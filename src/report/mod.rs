@@ -1,6 +1,6 @@
 //! What a study says: the paper's figures and tables with intervals, as a page that opens from disk, and as files.
 //!
-//! Records go in one direction: [`data`] reads them, [`groups`] puts side by side what may be compared, [`statistics`] makes means and
+//! Records go in one direction: [`data`] reads them, [`mod@groups`] puts side by side what may be compared, [`statistics`] makes means and
 //! intervals of it, `figures` and `tables` say what is shown, `svg`, `png`, `csv` and `page` how.
 
 pub mod csv;
