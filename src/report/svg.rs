@@ -246,7 +246,7 @@ impl Panel {
         self.line(svg, style, points.iter().map(|point| (point.x, point.y)), dx);
         for point in points {
             let (x, y) = (self.place_x(point.x) + dx, self.place_y(point.y));
-            if let Some((low, high)) = point.interval {
+            if let Some((low, high)) = point.interval.filter(|(low, high)| high > low) {
                 _ = write!(svg, "<path class=\"{class} whisker\" d=\"M{x:.1} {:.1}V{:.1}\"/>", self.place_y(low), self.place_y(high));
             }
             let tip = escaped(&point.tip);

@@ -20,8 +20,9 @@ use crate::{Error, Result};
 pub fn init_logging(verbosity: i8) {
     let filter = match verbosity {
         ..0 => "error",
-        0 => "warn",
-        1 => "warn,dlmi=info",
+        // What a font lacks is no news to who asked for a report.
+        0 => "warn,resvg=error,usvg=error",
+        1 => "warn,dlmi=info,resvg=error,usvg=error",
         2 => "warn,dlmi=debug",
         3.. => "warn,dlmi=trace",
     };
