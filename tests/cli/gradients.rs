@@ -75,7 +75,7 @@ fn every_estimator_is_measured_and_a_stopped_run_goes_on() {
 
     // Other settings, or something else: refused, and the file stays.
     let message = ["rebar, target a, seed 3", "other settings"];
-    refuses(of_targets(&out).args(["--set", "dlmi-tf.learning_rate=0.2", "--estimators", "rebar"]), 2, &message);
+    refuses(of_targets(&out).args(["--set", "dlmi-tf.objective=hinge", "--estimators", "rebar"]), 2, &message);
     refuses(&mut of_targets(&targets), 2, &["targets.jsonl`, line 1", "no measurement"]);
     assert_eq!(fs::read_to_string(&out).unwrap(), again);
 }
