@@ -113,7 +113,11 @@ idle() { [ "$(sinfo -h -t idle -o %D 2>/dev/null)" = "$1" ]; }
 running() { [ "$(squeue -h -r -t R | wc -l)" = "$1" ]; }
 no_jobs() { [ -z "$(squeue -h -r)" ]; }
 restarted() { scontrol show job "$1" | grep -q Restarts=1; }
-under_way() { compgen -G "$out/cells/*.json" >/dev/null && [ -n "$(task_program 1)" ] && [ -n "$(task_program 2)" ]; }
+# Looking through /proc takes a busy machine seconds, in which a task may end: what was found is kept.
+under_way() {
+  compgen -G "$out/cells/*.json" >/dev/null || return 1
+  killed=$(task_program 2) && warned=$(task_program 1) && [ -n "$killed" ] && [ -n "$warned" ]
+}
 
 counted() { "$program" study status "$study" --out "$1" --json | grep -o "\"$2\":[0-9]*" | head -n 1 | cut -d: -f2; }
 
@@ -158,8 +162,8 @@ job=$(sbatch --parsable --time=5 "$dir/job.sbatch")
 wait_for 30 "four tasks run" running 4
 wait_for 30 "a cell is done" under_way
 # As Slurm does when the time is nearly up.
-kill -USR1 $(task_program 1)
-kill -9 $(task_program 2)
+kill -USR1 $warned
+kill -9 $killed || say "the program of task 2 has just ended by itself"
 kill_node "$(squeue -h -j "${job}_3" -o %N)"
 scancel "${job}_8"
 say "task 1 is warned, the program of task 2 and the node of task 3 are killed, task 8 is cancelled"
