@@ -23,14 +23,26 @@ impl Quartiles {
     /// Of one finite number or more; between two neighbours of the sorted sample, linearly.
     pub fn of(sample: &[f64]) -> Option<Self> {
         let sorted = sorted(sample);
-        let last = sorted.len().checked_sub(1)?;
-        let at = |share: f64| {
-            let place = share * last as f64;
-            let (below, above) = (sorted[place as usize], sorted[place.ceil() as usize]);
-            below + (above - below) * place.fract()
-        };
+        if sorted.is_empty() {
+            return None;
+        }
+        let at = |share: f64| quantile(&sorted, share);
         Some(Self { n: sorted.len(), min: at(0.0), q1: at(0.25), median: at(0.5), q3: at(0.75), max: at(1.0) })
     }
+}
+
+/// A quantile of sorted numbers, of which there must be one: between two neighbours in proportion.
+pub fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let place = share * (sorted.len() - 1) as f64;
+    let (below, above) = (sorted[place as usize], sorted[place.ceil() as usize]);
+    below + (above - below) * place.fract()
+}
+
+/// The finite ones of some numbers, in order.
+pub fn sorted(sample: &[f64]) -> Vec<f64> {
+    let mut sorted: Vec<f64> = sample.iter().copied().filter(|x| x.is_finite()).collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted
 }
 
 /// What [`kolmogorov_smirnov`] finds.
@@ -67,12 +79,6 @@ fn exceeded(lambda: f64) -> f64 {
     }
     let term = |j: i32| f64::from(2 * (j % 2) - 1) * (-2.0 * f64::from(j * j) * lambda * lambda).exp();
     2.0 * (1..=6).map(term).sum::<f64>()
-}
-
-fn sorted(sample: &[f64]) -> Vec<f64> {
-    let mut sorted: Vec<f64> = sample.iter().copied().filter(|x| x.is_finite()).collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted
 }
 
 #[cfg(test)]

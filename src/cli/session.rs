@@ -1,8 +1,11 @@
 //! What every verb that uses a model begins with: settings, model, device.
 
-use super::args::Cli;
+use std::path::Path;
+
+use super::args::{Cli, read_text};
 use crate::backend::{self, Choice};
 use crate::invert::{Judge, Model};
+use crate::problem::targets::{Labelled, parse_targets};
 use crate::settings::{Options, Resolved};
 use crate::source::tokenizer::check_ids;
 use crate::ui::{Policy, transfer_bar};
@@ -42,6 +45,12 @@ impl Session {
     /// The plain path: CPU, f32.
     pub fn judge(&mut self) -> Result<Judge<'static>> {
         Ok(Judge::new(self.model.load(&Default::default(), backend::Dtype::F32)?))
+    }
+
+    /// The targets of a file; `-` is standard input.
+    pub fn targets(&self, path: &Path) -> Result<Vec<Labelled>> {
+        let text = read_text(None, Some(path.to_owned()))?.unwrap_or_default();
+        parse_targets(&text, path, self.model.tokenizer(), self.model.config().vocab_size)
     }
 
     /// BoS for `--bos`: the token that starts a text.

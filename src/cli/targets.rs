@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::args::{Cli, Targets, read_text};
+use super::args::{Cli, Targets};
 use super::session::Session;
 use super::signals::watch_signals;
 use crate::error::quoted;
-use crate::problem::targets::{Labelled, Maker, Recipe, Wanted, parse_targets};
+use crate::problem::targets::{Labelled, Maker, Recipe, Wanted};
 use crate::subject::check_context;
 use crate::ui::{Policy, Progress, Status, print_part};
 use crate::{Error, Result};
@@ -74,7 +74,7 @@ fn start_token(session: &Session, verb: &Targets) -> Result<u32> {
 fn wanted(session: &Session, verb: &Targets) -> Result<Vec<Wanted>> {
     let (config, tokens) = (session.model.config(), verb.tokens as usize);
     if let Some(path) = &verb.label {
-        let mut targets = read(session, path)?;
+        let mut targets = session.targets(path)?;
         for target in &mut targets {
             named(target, check_context(config, 1, target.target.ids.len()))?;
             target.bos = target.bos.filter(|_| verb.bos_token.is_none());
@@ -83,7 +83,7 @@ fn wanted(session: &Session, verb: &Targets) -> Result<Vec<Wanted>> {
     }
     check_context(config, 1, tokens)?;
     let Some(path) = &verb.from else { return Ok(recipes(verb, session.settings().seed)) };
-    let (prompts, bos) = (read(session, path)?, session.bos()?);
+    let (prompts, bos) = (session.targets(path)?, session.bos()?);
     for prompt in &prompts {
         named(prompt, check_context(config, prompt.target.ids.len() + bos.iter().len(), tokens))?;
     }
@@ -95,11 +95,6 @@ fn recipes(verb: &Targets, seed: u32) -> Vec<Wanted> {
     let ks = verb.k.iter().enumerate().filter(|(i, k)| !verb.k[..*i].contains(k)).map(|(_, &k)| k);
     let recipe = |k, sample| Recipe { k, sigma: verb.sigma, tokens: verb.tokens as usize, seed, sample };
     ks.flat_map(|k| (0..verb.per_k).map(move |sample| Wanted::Drawn(recipe(k, sample)))).collect()
-}
-
-fn read(session: &Session, path: &Path) -> Result<Vec<Labelled>> {
-    let text = read_text(None, Some(path.to_owned()))?.unwrap_or_default();
-    parse_targets(&text, path, session.model.tokenizer(), session.model.config().vocab_size)
 }
 
 /// Says which entry of the file an error is about.

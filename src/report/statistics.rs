@@ -3,6 +3,8 @@
 //! The sample is nested: targets, and runs (seeds) of each. What a study wants to say holds for targets that it has not seen, so targets
 //! are resampled, then runs within each; a thousand seeds of one target are still one target.
 
+use crate::distribution::{quantile, sorted};
+
 /// Resamples of a bootstrap.
 const RESAMPLES: usize = 2000;
 /// Share of the distribution that an interval leaves out at either end.
@@ -82,20 +84,6 @@ pub fn density(sample: &[f64], points: &[f64]) -> Vec<f64> {
     let at =
         |x: f64| sample.iter().map(|y| (-((x - y) / width).powi(2) / 2.0).exp()).sum::<f64>() / (n * width * std::f64::consts::TAU.sqrt());
     points.iter().map(|&x| at(x)).collect()
-}
-
-/// The quantile of sorted numbers, between two neighbours in proportion.
-pub fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let at = share * (sorted.len() - 1) as f64;
-    let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
-    low + (high - low) * at.fract()
-}
-
-/// Numbers in order.
-pub fn sorted(numbers: &[f64]) -> Vec<f64> {
-    let mut sorted = numbers.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted
 }
 
 /// Mean of one number or more.

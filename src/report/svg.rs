@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use super::palette::{Style, alone};
 use super::scale::{Scale, number};
-use super::statistics::{density, mean, sorted};
+use super::statistics::{density, mean};
+use crate::distribution::sorted;
 use crate::ui::visible;
 
 /// Width and height of a panel, in units of about a pixel.

@@ -62,13 +62,10 @@ impl Study {
     fn of_grid(grid: &Grid, offline: bool, observer: hub::Observer) -> Result<Self> {
         let models: Vec<Model> = grid.models.iter().map(|spec| Model::open_with(spec, offline, observer)).collect::<Result<_>>()?;
         let cells = cell::list(grid, &models)?;
-        let mut seen = HashMap::new();
-        for cell in &cells {
-            if let Some(other) = seen.insert(&cell.id, cell) {
-                return Err(grid.wrong(format!("{other} and {cell} are the same cell; leave one of them out")));
-            }
+        match twins(&cells) {
+            Some((one, two)) => Err(grid.wrong(format!("{one} and {two} are the same cell; leave one of them out"))),
+            None => Ok(Self { cells, models }),
         }
-        Ok(Self { cells, models })
     }
 
     /// A list of targets in place of a grid: a cell for each in their order, all with these settings.
@@ -79,14 +76,13 @@ impl Study {
         let method = resolved.settings.method.to_string();
         let cell = |target| Cell::new(0, model.identity(), target, &method, resolved, resolved.settings.seed);
         let cells: Vec<Cell> = targets.into_iter().map(cell).collect();
-        let mut seen = HashMap::new();
-        for cell in &cells {
-            if let Some(other) = seen.insert(&cell.id, cell) {
-                let (one, two) = (quoted(&other.target.id), quoted(&cell.target.id));
-                return Err(Error::input(format!("the targets {one} and {two} are the same tokens; leave one of them out")));
+        match twins(&cells) {
+            Some((one, two)) => {
+                let (one, two) = (quoted(&one.target.id), quoted(&two.target.id));
+                Err(Error::input(format!("the targets {one} and {two} are the same tokens; leave one of them out")))
             }
+            None => Ok(Self { cells, models: vec![model] }),
         }
-        Ok(Self { cells, models: vec![model] })
     }
 
     /// All cells. Any beginning of the list is balanced over targets, methods and N.
@@ -146,6 +142,12 @@ impl Study {
     fn dtype(&self) -> Dtype {
         self.cells[0].options.dtype
     }
+}
+
+/// The first two cells that are the same.
+fn twins(cells: &[Cell]) -> Option<(&Cell, &Cell)> {
+    let mut seen = HashMap::new();
+    cells.iter().find_map(|cell| seen.insert(&cell.id, cell).map(|other| (other, cell)))
 }
 
 #[cfg(test)]

@@ -8,11 +8,10 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::cli::args::{Cli, Invert, read_text};
+use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
 use crate::cli::signals::watch_signals;
 use crate::invert::Report;
-use crate::problem::targets::parse_targets;
 use crate::report::csv::{Csv, text};
 use crate::study::{Cell, End, Foreman, Queue, Store, Study, Tally, work};
 use crate::ui::table::columns;
@@ -22,8 +21,7 @@ use crate::{Error, Result};
 #[inline]
 pub(super) fn run(cli: &Cli, verb: &Invert, path: &Path, policy: Policy) -> Result<ExitCode> {
     let session = Session::open(cli, policy)?;
-    let text = read_text(None, Some(path.to_owned()))?.unwrap_or_default();
-    let targets = parse_targets(&text, path, session.model.tokenizer(), session.model.config().vocab_size)?;
+    let targets = session.targets(path)?;
     let choice = session.device()?;
     let Session { model, resolved } = session;
     let mut study = Study::of_targets(model, targets, &resolved)?;

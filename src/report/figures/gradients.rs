@@ -7,9 +7,9 @@ use super::super::data::{Data, Gradient};
 use super::super::groups::{model_names, slug};
 use super::super::palette::Style;
 use super::super::scale::Scale;
-use super::super::statistics::{mean, quantile, sorted};
+use super::super::statistics::mean;
 use super::super::svg::{Axis, Figure, Mark, Panel};
-use crate::distribution::kolmogorov_smirnov;
+use crate::distribution::{kolmogorov_smirnov, quantile, sorted};
 
 /// Estimators as `dlmi gradients` names them, as the paper does, and the method whose colour they have.
 const ESTIMATORS: [(&str, &str, &str); 8] = [
