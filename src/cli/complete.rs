@@ -20,7 +20,10 @@ pub(super) fn run(cli: &Cli, verb: &Complete, policy: Policy) -> Result<()> {
     let mut prompt: Vec<u32> = session.bos()?.into_iter().collect();
     match &verb.ids {
         Some(ids) => prompt.extend(ids),
-        None => prompt.extend(session.model.tokenizer().encode(&read_text(verb.prompt.clone(), None)?.unwrap_or_default())),
+        None => {
+            let text = read_text(verb.prompt.clone(), None)?.unwrap_or_default();
+            prompt.extend(session.model.tokenizer().encode(&session.whole(&verb.around, &text)?));
+        }
     }
     if prompt.is_empty() {
         return Err(Error::input("the prompt is empty; give a text, or --bos to let the model begin by itself"));
@@ -49,7 +52,7 @@ impl Job for Continuation {
         let model = self.session.model.load::<B::InnerBackend>(&device, dtype)?;
         let began = Instant::now();
         let ids = greedy(&model, model.embed(ids_tensor(&[&self.prompt], &device)), self.tokens, &self.stop).ids.remove(0);
-        let text = self.session.model.tokenizer().decode(&ids);
+        let text = self.session.model.tokenizer().decode_behind(&self.prompt, &ids);
         if !self.json {
             return print_result(&visible_block(&text));
         }

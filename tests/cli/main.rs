@@ -19,6 +19,7 @@ mod settings;
 mod study;
 mod support;
 mod targets;
+mod text;
 mod verbs;
 #[cfg(feature = "wgpu")]
 mod vulkan;

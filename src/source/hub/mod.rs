@@ -24,6 +24,8 @@ pub use store::{Cached, cached};
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
+/// What a model may have besides.
+const EXTRAS: [&str; 3] = ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"];
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -256,7 +258,8 @@ impl Fetcher<'_> {
         } else {
             return Err(self.without_safetensors());
         };
-        for file in small.iter().chain(&weights) {
+        let extras = EXTRAS.iter().filter(|name| self.lists(name)).map(|name| self.remote(name)).collect::<Result<Vec<_>>>()?;
+        for file in small.iter().chain(&extras).chain(&weights) {
             self.get(file)?;
         }
         let folder = self.cached.pointer_path(&self.listing.sha);
