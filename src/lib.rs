@@ -43,6 +43,7 @@ pub mod error;
 pub mod estimator;
 mod files;
 pub mod gradients;
+pub mod interrupt;
 pub mod invert;
 pub mod method;
 pub mod metrics;

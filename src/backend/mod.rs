@@ -9,6 +9,7 @@
 mod cuda;
 pub mod doctor;
 mod inventory;
+pub mod memory;
 mod self_test;
 #[cfg(feature = "wgpu")]
 mod vulkan;

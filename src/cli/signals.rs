@@ -1,10 +1,10 @@
-//! Ctrl-C, SIGTERM and SIGUSR1: once to end with what there is; Ctrl-C or SIGTERM twice to end at once.
+//! Ctrl-C, SIGTERM, SIGHUP and SIGUSR1: once to end with what there is; Ctrl-C or SIGTERM twice to end at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 #[cfg(unix)]
-use signal_hook::consts::SIGUSR1;
+use signal_hook::consts::{SIGHUP, SIGUSR1};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
@@ -22,7 +22,22 @@ pub(super) fn watch_signals() -> Result<Arc<AtomicUsize>> {
     // Schedulers send it when the time of a job is nearly up, some of them more than once.
     #[cfg(unix)]
     flag::register_usize(SIGUSR1, number.clone(), SIGUSR1 as usize).map_err(cannot_watch)?;
+    // The terminal is gone; under `nohup` it may.
+    #[cfg(unix)]
+    if !is_ignored(SIGHUP) {
+        flag::register_usize(SIGHUP, number.clone(), SIGHUP as usize).map_err(cannot_watch)?;
+    }
     Ok(number)
+}
+
+/// Whether the program was started with a signal ignored.
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: it only writes the action as it is into `now`, for which all zeros are a value.
+    unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &mut now) == 0 && now.sa_sigaction == libc::SIG_IGN
+    }
 }
 
 /// Leaves signals to the parent: schedulers send them to every process of a job.

@@ -1,6 +1,6 @@
 //! The folder of a run: `result.json`, `events.jsonl` and the same for TensorBoard, `checkpoint.safetensors`, and a lock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -10,14 +10,19 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
 use super::event::{BestSoFar, Event};
-use super::log::Log;
+use super::log::{EVENTS, Log};
+use super::tensorboard;
 use super::{Report, RunState, Snapshot};
+use crate::error::quoted;
 use crate::files::replace;
 use crate::invert::{Scores, judge::Judged};
 use crate::method::State;
 use crate::{Error, Result};
 
-const SCHEMA: &str = "dlmi.checkpoint/3";
+const SCHEMA: &str = "dlmi.checkpoint/4";
+const CHECKPOINT: &str = "checkpoint.safetensors";
+const RESULT: &str = "result.json";
+const LOCK: &str = "lock";
 
 /// An opened run folder. Nobody else can open it until this value is dropped.
 #[derive(Debug)]
@@ -34,9 +39,12 @@ impl Folder {
     /// already holds a run is refused. `identity` is a JSON object of all settings but the budgets, those of the method in an object of its own.
     pub fn open(path: &Path, identity: Value, resume: bool) -> Result<(Self, Option<Snapshot>)> {
         fs::create_dir_all(path).map_err(|error| Error::writing(path, &error))?;
+        only_files(path)?;
         let lock = lock(path)?;
-        let checkpoint = path.join("checkpoint.safetensors");
-        let holds_run = ["checkpoint.safetensors", "result.json", "events.jsonl"].iter().any(|name| path.join(name).exists());
+        let checkpoint = path.join(CHECKPOINT);
+        // A run that failed at its start leaves no event.
+        let is_used = |name: &&str| fs::metadata(path.join(name)).is_ok_and(|file| file.len() > 0);
+        let holds_run = [CHECKPOINT, RESULT, EVENTS].iter().any(is_used);
         if holds_run && !resume {
             return Err(Error::option(
                 "resume",
@@ -55,24 +63,36 @@ impl Folder {
     }
 
     /// Adds to the last step what is known of it when the run is over.
-    pub fn end(&mut self, best: &Judged, scores: Scores) -> Result<()> {
+    pub fn end(&mut self, best: &Judged, scores: Option<Scores>) -> Result<()> {
         self.log.end(BestSoFar::from(best), scores)
     }
 
-    /// Replaces `checkpoint.safetensors`.
+    /// Replaces `checkpoint.safetensors`. The events up to it are on the disk before.
     pub fn save(&self, snapshot: &Snapshot) -> Result<()> {
-        let path = self.path.join("checkpoint.safetensors");
+        self.log.sync()?;
+        let path = self.path.join(CHECKPOINT);
         replace(&path, &encode(snapshot, &self.identity, self.log.last()))
     }
 
     /// Replaces `result.json`.
     pub fn result(&self, result: &str) -> Result<()> {
-        replace(&self.path.join("result.json"), format!("{result}\n").as_bytes())
+        replace(&self.path.join(RESULT), format!("{result}\n").as_bytes())
     }
 }
 
+/// Refuses links that would lead out of the folder, and what would block: somebody else may have put them there.
+fn only_files(folder: &Path) -> Result<()> {
+    for name in [CHECKPOINT, RESULT, EVENTS, tensorboard::FILE, LOCK] {
+        let path = folder.join(name);
+        if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file()) {
+            return Err(Error::input(format!("{} is no file; name another folder", quoted(&path.display().to_string()))));
+        }
+    }
+    Ok(())
+}
+
 fn lock(folder: &Path) -> Result<File> {
-    let path = folder.join("lock");
+    let path = folder.join(LOCK);
     let opened = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path);
     let mut file = opened.map_err(|error| Error::writing(&path, &error))?;
     if file.try_lock().is_err() {
@@ -100,7 +120,10 @@ fn encode(snapshot: &Snapshot, identity: &Value, last: Option<&Event>) -> Vec<u8
     let run = serde_json::to_string(&snapshot.run).expect("plain data");
     let event = serde_json::to_string(&last).expect("plain data");
     let fields = snapshot.method.fields.to_string();
+    let parts = [&identity.to_string(), &run, &event, &fields];
+    let checksum = checksum(parts.map(String::as_bytes).into_iter().chain(tensors.iter().map(|(_, _, bytes)| &**bytes)));
     let metadata = HashMap::from([
+        ("checksum".to_owned(), checksum),
         ("schema".to_owned(), SCHEMA.to_owned()),
         ("identity".to_owned(), identity.to_string()),
         ("run".to_owned(), run),
@@ -108,6 +131,11 @@ fn encode(snapshot: &Snapshot, identity: &Value, last: Option<&Event>) -> Vec<u8
         ("fields".to_owned(), fields),
     ]);
     safetensors::serialize(views, Some(metadata)).expect("names are unique")
+}
+
+/// CRC-32C of all parts, in hexadecimal.
+fn checksum<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
+    format!("{:08x}", parts.fold(0, crc32c::crc32c_append))
 }
 
 /// The snapshot in a checkpoint, and the event of its last step.
@@ -124,14 +152,21 @@ fn read(path: &Path, identity: &Value) -> Result<(Snapshot, Option<Event>)> {
             path.display()
         )));
     }
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| broken(&error))?;
+    let parts = ["identity", "run", "event", "fields"].map(field).into_iter().collect::<Result<Vec<_>>>()?;
+    // By name, as they were written.
+    let tensors: BTreeMap<String, TensorView> = file.iter().map(|(name, view)| (name.to_owned(), view)).collect();
+    let found = checksum(parts.iter().map(|part| part.as_bytes()).chain(tensors.values().map(TensorView::data)));
+    if found != field("checksum")? {
+        return Err(broken(&"it is damaged, its checksum is not that of its content; start a new run in another folder"));
+    }
     let known: Value = serde_json::from_str(&field("identity")?).map_err(|error| broken(&error))?;
     same_run(&known, identity, path)?;
     let run: RunState = serde_json::from_str(&field("run")?).map_err(|error| broken(&error))?;
     let event: Option<Event> = serde_json::from_str(&field("event")?).map_err(|error| broken(&error))?;
     let fields: Value = serde_json::from_str(&field("fields")?).map_err(|error| broken(&error))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| broken(&error))?;
     let values = |view: &TensorView| view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    let tensors = file.iter().map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), values(&view)))).collect();
+    let tensors = tensors.iter().map(|(name, view)| (name.clone(), (view.shape().to_vec(), values(view)))).collect();
     Ok((Snapshot { run, method: State { tensors, fields } }, event))
 }
 

@@ -8,8 +8,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::event::{BestSoFar, Event};
 use super::scores::Scores;
 use super::tensorboard;
+use crate::error::quoted;
 use crate::files::replace;
 use crate::{Error, Result};
+
+/// The file of the events.
+pub(super) const EVENTS: &str = "events.jsonl";
 
 /// Both files, open at their ends.
 #[derive(Debug)]
@@ -26,8 +30,16 @@ impl Log {
     /// may be what was added when the run was interrupted. The later ones were not saved, and will be made again. `seconds` have been spent.
     pub fn open(folder: &Path, last: Option<Event>, seconds: f64) -> Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
-        let (path, began) = (folder.join("events.jsonl"), now - seconds);
+        let (path, began) = (folder.join(EVENTS), now - seconds);
         let kept: Vec<Event> = before(&path, last.as_ref().map_or(0, |last| last.step)).collect();
+        let lost = lines_of(&path).saturating_sub(kept.len() + usize::from(last.is_some()));
+        if lost > 0 {
+            let step = last.as_ref().map_or(0, |last| last.step);
+            tracing::warn!(
+                "{}: {lost} lines behind step {step}, the last that was saved, are dropped",
+                quoted(&path.display().to_string())
+            );
+        }
         replace(&path, kept.iter().map(line).collect::<String>().as_bytes())?;
         let mut board = Tail::open(folder.join(tensorboard::FILE))?;
         // Derived from the events, and so in place: a TensorBoard that has it open reads on where it was.
@@ -44,6 +56,11 @@ impl Log {
         self.last.as_ref()
     }
 
+    /// Has the disk hold what was added.
+    pub fn sync(&self) -> Result<()> {
+        self.lines.file.sync_data().map_err(|error| Error::writing(&self.lines.path, &error))
+    }
+
     /// Adds a step.
     pub fn put(&mut self, event: Event) -> Result<()> {
         self.lines.put(line(&event).as_bytes())?;
@@ -53,11 +70,11 @@ impl Log {
     }
 
     /// Writes the last step again, with what is known of it when the run ends.
-    pub fn end(&mut self, best: BestSoFar, scores: Scores) -> Result<()> {
+    pub fn end(&mut self, best: BestSoFar, scores: Option<Scores>) -> Result<()> {
         let Some(last) = self.last.take() else { return Ok(()) };
         self.lines.cut(self.lines.before_last)?;
         self.board.cut(self.board.before_last)?;
-        self.put(Event { best: Some(best), scores: Some(scores), ..last })
+        self.put(Event { best: Some(best), scores, ..last })
     }
 }
 
@@ -65,6 +82,11 @@ impl Log {
 fn before(path: &Path, step: u64) -> impl Iterator<Item = Event> {
     let lines = File::open(path).into_iter().flat_map(|file| BufReader::new(file).lines());
     lines.map_while(|line| serde_json::from_str(&line.ok()?).ok()).take_while(move |event: &Event| event.step < step)
+}
+
+/// Lines of a file, the last of which may be cut off.
+fn lines_of(path: &Path) -> usize {
+    File::open(path).map_or(0, |file| BufReader::new(file).split(b'\n').map_while(Result::ok).count())
 }
 
 fn line(event: &Event) -> String {

@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
+use burn::tensor::DType;
 use burn::tensor::backend::Backend;
 
 use super::record::ModelIdentity;
-use crate::backend::Dtype;
+use crate::backend::{Dtype, memory};
 use crate::model::{self, Checkpoint, Llama, LlamaConfig};
 use crate::problem::{Chat, Problem, Target};
 use crate::settings::{self, Layers, Options, Sources};
@@ -86,9 +87,12 @@ impl Model {
     /// Reads the weights onto a device.
     ///
     /// # Errors
-    /// Files that changed meanwhile, and values that are not finite.
+    /// Files that changed meanwhile, and values that are not finite; less memory than they need.
     pub fn load<B: Backend>(&mut self, device: &B::Device, dtype: Dtype) -> Result<Llama<B>> {
         let config = self.checkpoint.config.clone();
+        if memory::is_on_cpu::<B>(device) {
+            memory::require((DType::from(dtype).size() * config.parameters()) as u64, "this model")?;
+        }
         Llama::load(&config, &mut self.checkpoint, device, dtype.into())
     }
 

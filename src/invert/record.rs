@@ -63,8 +63,8 @@ pub struct ScoredPrompt {
     pub step: u64,
     /// The hard prompt's ids: as searched for the last prompt, as typed for the best.
     pub prompt_ids: Vec<u32>,
-    /// LCS ratios and accuracies.
-    pub scores: Scores,
+    /// LCS ratios and accuracies; none where a signal left no time for them.
+    pub scores: Option<Scores>,
     /// The best prompt as it was judged.
     pub judged: Option<Judged>,
 }
@@ -72,9 +72,10 @@ pub struct ScoredPrompt {
 impl Serialize for ScoredPrompt {
     /// Flat, the relaxed scores as means with their ranges beside them.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Scores { relaxed_forced, relaxed_free, hard_forced, hard_free, hard_forced_accuracy, hard_free_accuracy } = self.scores;
-        let mean = |spread: Option<Spread>| spread.map(|spread| spread.mean);
-        let range = |spread: Option<Spread>| spread.map(|spread| [spread.min, spread.max]);
+        let relaxed = |of: fn(&Scores) -> Option<Spread>| self.scores.as_ref().and_then(of);
+        let hard = |of: fn(&Scores) -> f64| self.scores.as_ref().map(of);
+        let mean = |of| relaxed(of).map(|spread| spread.mean);
+        let range = |of| relaxed(of).map(|spread| [spread.min, spread.max]);
         let mut map = serializer.serialize_map(None)?;
         match &self.judged {
             Some(judged) => {
@@ -83,16 +84,16 @@ impl Serialize for ScoredPrompt {
                 map.serialize_entry("shortfall", &judged.shortfall.is_finite().then_some(judged.shortfall))?;
             }
             None => {
-                map.serialize_entry("relaxed_forced", &mean(relaxed_forced))?;
-                map.serialize_entry("relaxed_free", &mean(relaxed_free))?;
-                map.serialize_entry("relaxed_forced_range", &range(relaxed_forced))?;
-                map.serialize_entry("relaxed_free_range", &range(relaxed_free))?;
+                map.serialize_entry("relaxed_forced", &mean(|scores| scores.relaxed_forced))?;
+                map.serialize_entry("relaxed_free", &mean(|scores| scores.relaxed_free))?;
+                map.serialize_entry("relaxed_forced_range", &range(|scores| scores.relaxed_forced))?;
+                map.serialize_entry("relaxed_free_range", &range(|scores| scores.relaxed_free))?;
             }
         }
-        map.serialize_entry("hard_forced", &hard_forced)?;
-        map.serialize_entry("hard_free", &hard_free)?;
-        map.serialize_entry("hard_forced_accuracy", &hard_forced_accuracy)?;
-        map.serialize_entry("hard_free_accuracy", &hard_free_accuracy)?;
+        map.serialize_entry("hard_forced", &hard(|scores| scores.hard_forced))?;
+        map.serialize_entry("hard_free", &hard(|scores| scores.hard_free))?;
+        map.serialize_entry("hard_forced_accuracy", &hard(|scores| scores.hard_forced_accuracy))?;
+        map.serialize_entry("hard_free_accuracy", &hard(|scores| scores.hard_free_accuracy))?;
         map.serialize_entry("step", &self.step)?;
         map.serialize_entry("prompt_ids", &self.prompt_ids)?;
         map.end()
@@ -213,12 +214,12 @@ impl Inversion {
             round_trips: prompt_ids == search_ids,
             min_margin: verdict.min_margin.is_finite().then_some(verdict.min_margin),
             lcs: ScoredPrompt { step: run.step, prompt_ids: example.search_ids(&run.judged), scores, judged: None },
-            notes: notes(problem, &verdict, &overlaps),
+            notes: notes(problem, &verdict, &overlaps, scores.is_some()),
             examples: example_results(problem, &best, &verdict, tokenizer),
             best: ScoredPrompt {
                 step: best.step,
                 prompt_ids: prompt_ids.clone(),
-                scores: judge.scores(&best.examples(problem), &verdict)?,
+                scores: Some(judge.scores(&best.examples(problem), &verdict)?),
                 judged: Some(Judged { matched_prefix: verdict.matched_prefix(problem), ..best }),
             },
             overlap: overlaps.overlap,
@@ -311,7 +312,7 @@ pub(crate) const DATE_NOTE: &str = "the model's chat template writes today's dat
 pub(crate) const TARGET_NOTE: &str = "the target's text is tokenised to other ids than those given, so no prompt is called exact";
 
 /// What a reader of the result must also know.
-fn notes(problem: &Problem, verdict: &Verdict, overlaps: &Overlaps) -> Vec<String> {
+fn notes(problem: &Problem, verdict: &Verdict, overlaps: &Overlaps, scored: bool) -> Vec<String> {
     let options = problem.prompt.options();
     let mut notes: Vec<String> = options.bos.map(|_| BOS_NOTE.to_owned()).into_iter().collect();
     let fixed = [("prefix", &options.prefix), ("suffix", &options.suffix)];
@@ -321,5 +322,6 @@ fn notes(problem: &Problem, verdict: &Verdict, overlaps: &Overlaps) -> Vec<Strin
     notes.extend((!problem.can_be_exact()).then(|| TARGET_NOTE.to_owned()));
     notes.extend(overlaps.note());
     notes.extend(verdict.note());
+    notes.extend((!scored).then(|| "the run was ended before the scores of its last step could be taken".to_owned()));
     notes
 }

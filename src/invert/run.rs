@@ -1,6 +1,8 @@
 //! The loop around a method: budget, judging, confirming, stopping. It knows nothing of files or terminals.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +10,7 @@ use super::judge::{Judge, Judged, Verdict, judge};
 use super::scores::{Scores, scores};
 use crate::Result;
 use crate::budget::Budget;
+use crate::interrupt::{self, Interrupt};
 use crate::method::{Clock, Method, Progress, State};
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
@@ -90,14 +93,19 @@ pub trait Observer {
         Ok(())
     }
 
-    /// Once, when the run is over: the best prompt and the four scores of the step that was its last.
-    fn end(&mut self, _best: &Judged, _scores: Scores) -> Result<()> {
+    /// Once, when the run is over: the best prompt and the four scores of the step that was its last, if there was time for them.
+    fn end(&mut self, _best: &Judged, _scores: Option<Scores>) -> Result<()> {
         Ok(())
+    }
+
+    /// Not 0 once the run should end. A long step is left then.
+    fn signal(&self) -> Option<Arc<AtomicUsize>> {
+        None
     }
 
     /// Whether the run should end now.
     fn interrupted(&self) -> bool {
-        false
+        self.signal().is_some_and(|signal| signal.load(Ordering::Relaxed) != 0)
     }
 }
 
@@ -115,8 +123,8 @@ pub struct Outcome {
     pub best: Judged,
     /// What the plain path says of it.
     pub verdict: Verdict,
-    /// The four scores at the last step.
-    pub scores: Scores,
+    /// The four scores at the last step; none where a signal left no time for them.
+    pub scores: Option<Scores>,
     /// When the exact prompt was found.
     pub seconds_to_exact: Option<f64>,
 }
@@ -141,8 +149,16 @@ impl<B: TrackedBackend> Trial<'_, B> {
     /// # Errors
     /// Those of the method, the judge and the observer, and a snapshot that does not fit the method.
     pub fn run(&self, method: &mut dyn Method<B>, resume: Option<Snapshot>, observer: &mut dyn Observer) -> Result<Outcome> {
-        let mut run =
-            Run { trial: self, method, began: Instant::now(), seconds_before: 0.0, at: RunState::default(), scored: None, exact: None };
+        let mut run = Run {
+            trial: self,
+            method,
+            began: Instant::now(),
+            seconds_before: 0.0,
+            at: RunState::default(),
+            step_seconds: LONG_STEP,
+            scored: None,
+            exact: None,
+        };
         self.subject.prepare(self.problem);
         match resume {
             Some(snapshot) => run.resume(snapshot)?,
@@ -153,6 +169,11 @@ impl<B: TrackedBackend> Trial<'_, B> {
     }
 }
 
+/// Seconds from which on a step may be left before its end. It costs a copy of the run state.
+const LONG_STEP: f64 = 1.0;
+/// What the last scores may take once a signal has come.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// A run in progress.
 struct Run<'a, B: TrackedBackend> {
     trial: &'a Trial<'a, B>,
@@ -160,6 +181,8 @@ struct Run<'a, B: TrackedBackend> {
     began: Instant,
     seconds_before: f64,
     at: RunState,
+    /// Of the last step; at first as if it had been a long one.
+    step_seconds: f64,
     /// The four scores when they were last taken, and after how many steps.
     scored: Option<(u64, Scores)>,
     /// What the plain path said of the best prompt when it found it exact.
@@ -193,7 +216,10 @@ impl<B: TrackedBackend> Run<'_, B> {
                 return Ok((stopped, None));
             }
             self.restart_if_spent()?;
-            let progress = self.method.step(self.trial.subject, self.trial.problem, self.clock())?;
+            let Some(progress) = self.step(observer)? else {
+                observer.save(&|| self.snapshot())?;
+                return Ok((self.over(observer).unwrap_or(Stopped::Time), None));
+            };
             self.at.step += 1;
             self.at.step_of_start += 1;
             self.at.stalled = progress.stalled;
@@ -213,6 +239,27 @@ impl<B: TrackedBackend> Run<'_, B> {
                 observer.save(&|| self.snapshot())?;
             }
         }
+    }
+
+    /// A step of the method. A long one is left where the run must end, as if it had not begun.
+    fn step(&mut self, observer: &dyn Observer) -> Result<Option<Progress>> {
+        let (subject, problem, clock) = (self.trial.subject, self.trial.problem, self.clock());
+        let began = Instant::now();
+        let progress = if self.step_seconds < LONG_STEP {
+            Some(self.method.step(subject, problem, clock)?)
+        } else {
+            let (before, cost) = (self.method.state(), subject.cost());
+            let left = self.trial.budget.seconds.map(|limit| Duration::try_from_secs_f64(limit - self.seconds()).unwrap_or(Duration::ZERO));
+            let interrupt = Interrupt { signal: observer.signal(), ..left.map(Interrupt::after).unwrap_or_default() };
+            let progress = interrupt::within(interrupt, || self.method.step(subject, problem, clock)).transpose()?;
+            if progress.is_none() {
+                self.method.restore(before, subject, problem)?;
+                subject.set_cost(cost);
+            }
+            progress
+        };
+        self.step_seconds = began.elapsed().as_secs_f64();
+        Ok(progress)
     }
 
     /// Of a run that goes on: takes again what was taken, and charged, before its snapshot. Whether it was over by that.
@@ -333,7 +380,10 @@ impl<B: TrackedBackend> Run<'_, B> {
             // A run that never took a step.
             self.judge();
         }
-        let scores = self.scores();
+        let scores = match stopped {
+            Stopped::Signal => interrupt::within(Interrupt::after(PATIENCE), || self.scores()),
+            _ => Some(self.scores()),
+        };
         let best = self.at.best.clone().expect("a prompt was judged");
         observer.end(&best, scores)?;
         let verdict = self.exact.take().map_or_else(|| self.verdict(&best), Ok)?;

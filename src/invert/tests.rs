@@ -1,5 +1,9 @@
 //! Runs that are interrupted after any of their steps.
 
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::DType;
 
@@ -8,11 +12,12 @@ use super::record::{Circumstances, ModelIdentity};
 use super::*;
 use super::{judge::Judged, scores::Scores};
 use crate::Result;
-use crate::method::Method;
+use crate::method::registry::MethodName;
 use crate::method::relaxed::dlmi::DLMI;
 use crate::method::relaxed::{RelaxedMethod, TableRow};
 use crate::method::search::snap::SNAP;
 use crate::method::search::{Acceptance, Growth, Proposal, Schedule, Search, SearchMethod};
+use crate::method::{Build, Method};
 use crate::model::Llama;
 use crate::problem::{Context, Problem, PromptOptions, Target};
 use crate::subject::{Cost, Subject};
@@ -27,7 +32,9 @@ struct Watch {
     until: u64,
     events: Vec<Event>,
     kept: Option<Snapshot>,
-    end: Option<(BestSoFar, Scores)>,
+    end: Option<(BestSoFar, Option<Scores>)>,
+    /// Times that the signal was asked for, where it comes inside of the first step.
+    asked: Option<Cell<usize>>,
 }
 
 impl Observer for Watch {
@@ -41,13 +48,15 @@ impl Observer for Watch {
         Ok(())
     }
 
-    fn end(&mut self, best: &Judged, scores: Scores) -> Result<()> {
+    fn end(&mut self, best: &Judged, scores: Option<Scores>) -> Result<()> {
         assert!(self.end.replace((BestSoFar::from(best), scores)).is_none(), "a run ends once");
         Ok(())
     }
 
-    fn interrupted(&self) -> bool {
-        self.events.last().is_some_and(|event| event.step >= self.until)
+    fn signal(&self) -> Option<Arc<AtomicUsize>> {
+        let asked = self.asked.as_ref().map(|asked| asked.replace(asked.get() + 1));
+        let ended = self.events.last().is_some_and(|event| event.step >= self.until);
+        Some(Arc::new(usize::from(ended || asked.is_some_and(|asked| asked > 0)).into()))
     }
 }
 
@@ -71,12 +80,16 @@ impl Bench {
 
     /// Two starts of six steps at most.
     fn run(&self, method: Maker, eval_every: u64, until: u64, resume: Option<Snapshot>) -> Watch {
+        self.watched(method().as_mut(), eval_every, resume, Watch { until, ..Watch::default() })
+    }
+
+    fn watched(&self, method: &mut dyn Method<B>, eval_every: u64, resume: Option<Snapshot>, mut watch: Watch) -> Watch {
         let budget = Budget { steps: Some(6), seconds: None, restarts: 1, eval_every, early_stop: true };
         let trial = Trial { subject: &self.subject, judge: &self.judge, problem: &self.problem, budget, seed: 3 };
         self.subject.set_cost(Cost::default());
-        let mut watch = Watch { until, ..Watch::default() };
-        let outcome = trial.run(method().as_mut(), resume, &mut watch).unwrap();
+        let outcome = trial.run(method, resume, &mut watch).unwrap();
         assert_eq!(watch.end.map(|(_, scores)| scores), Some(outcome.scores));
+        assert_eq!(outcome.run.step, watch.events.last().map_or(0, |event| event.step));
         watch
     }
 }
@@ -117,6 +130,25 @@ fn an_interruption_after_any_step_leaves_no_trace() {
     }
 }
 
+/// A step that is left before its end has not happened, whatever the method.
+#[test]
+fn an_interruption_inside_of_a_step_leaves_no_trace() {
+    let _guard = one_at_a_time();
+    let bench = Bench::new();
+    for name in MethodName::all() {
+        let method = || name.registered().defaults().build::<B>();
+        let endless = || Watch { until: u64::MAX, ..Watch::default() };
+        let whole = bench.watched(method().as_mut(), 4, None, endless());
+        let left = bench.watched(method().as_mut(), 4, None, Watch { asked: Some(Cell::new(0)), ..endless() });
+        // Some methods make their first step without the model.
+        assert!(left.events.len() <= 1, "{name}");
+        assert!(left.events.is_empty() || ["echo", "floor"].contains(&&*name.to_string()), "{name}");
+        let resumed = bench.watched(method().as_mut(), 4, left.kept, endless());
+        assert_eq!([left.events, resumed.events].concat(), whole.events, "{name}");
+        assert_eq!(resumed.end, whole.end, "{name}");
+    }
+}
+
 /// What a run is said to have reached at its end is what its last step left, even where a restart would have come next.
 #[test]
 fn the_scores_at_the_end_are_those_of_the_last_step() {
@@ -126,7 +158,7 @@ fn the_scores_at_the_end_are_those_of_the_last_step() {
         let every = bench.run(method, 1, u64::MAX, None).events;
         for event in &every {
             let (best, scores) = bench.run(method, 1000, event.step, None).end.unwrap();
-            assert_eq!((Some(scores), best.matched_prefix), (event.scores, every[best.step as usize - 1].best.unwrap().matched_prefix));
+            assert_eq!((scores, best.matched_prefix), (event.scores, every[best.step as usize - 1].best.unwrap().matched_prefix));
         }
     }
 }

@@ -9,6 +9,7 @@ use super::cache::{Cache, KeysAndValues, Paths, picked};
 use super::config::LlamaConfig;
 use super::rope::{RotaryEmbedding, Rotation};
 use crate::Result;
+use crate::interrupt;
 use crate::ops::{Kernels, wide};
 
 /// Where weights come from: a checkpoint, or an initialiser.
@@ -213,6 +214,7 @@ impl<B: Kernels> Llama<B> {
         mut keep: impl FnMut(LayerTrace<B>),
     ) -> Tensor<B, 2> {
         for (i, layer) in self.layers.iter().enumerate() {
+            interrupt::check();
             let past = past.as_mut().map(|past| &mut past[i]);
             let (next, trace) = layer.forward(x, pass, pass.queries(i, self.layers.len()), past);
             keep(trace);
@@ -238,6 +240,7 @@ impl<B: Kernels> Llama<B> {
         let Trace { layers, last, pass } = trace;
         let (pass, mut x) = (pass.for_backward(), self.norm.backward(last, output));
         for (i, (layer, trace)) in self.layers.iter().zip(layers).enumerate().rev() {
+            interrupt::check();
             x = layer.backward(x, trace, &pass, pass.queries(i, self.layers.len()));
         }
         x

@@ -111,10 +111,10 @@ pub struct Last {
     pub relaxed_forced: Option<f64>,
     /// None without a relaxed prompt.
     pub relaxed_free: Option<f64>,
-    /// The hard prompt, the target fed.
-    pub hard_forced: f64,
-    /// The hard prompt, free-running.
-    pub hard_free: f64,
+    /// The hard prompt, the target fed; none where a signal left no time for it.
+    pub hard_forced: Option<f64>,
+    /// The hard prompt, free-running; likewise.
+    pub hard_free: Option<f64>,
     /// The hard prompt as searched.
     pub prompt_ids: Vec<u32>,
 }
@@ -326,7 +326,7 @@ fn average_floor(cell: &mut Cell) {
         && !scores.is_empty()
     {
         let mean = |of: fn(&Hard) -> f64| scores.iter().map(of).sum::<f64>() / scores.len() as f64;
-        (found.lcs.hard_forced, found.lcs.hard_free) = (mean(|it| it.hard_forced), mean(|it| it.hard_free));
+        (found.lcs.hard_forced, found.lcs.hard_free) = (Some(mean(|it| it.hard_forced)), Some(mean(|it| it.hard_free)));
     }
 }
 
@@ -338,8 +338,11 @@ fn typed<T: for<'a> Deserialize<'a>>(value: Value) -> Result<T, String> {
 fn check(cell: &Cell) -> Result<(), String> {
     let Some(found) = cell.found() else { return Ok(()) };
     let Last { relaxed_forced, relaxed_free, hard_forced, hard_free, .. } = found.lcs;
-    let shares = [hard_forced, hard_free, found.best.hard_free, found.overlap, found.target_hit_ratio, found.overlap_text];
-    let wrong = shares.into_iter().chain(relaxed_forced).chain(relaxed_free).find(|share| !(0.0..=1.0).contains(share));
+    let shares = [found.best.hard_free, found.overlap, found.target_hit_ratio, found.overlap_text];
+    let wrong = shares
+        .into_iter()
+        .chain([hard_forced, hard_free, relaxed_forced, relaxed_free].into_iter().flatten())
+        .find(|share| !(0.0..=1.0).contains(share));
     if let Some(share) = wrong {
         return Err(format!("the record is broken: {share} is no share from 0 to 1"));
     }

@@ -12,8 +12,8 @@ pub const FLOOR: &str = "floor";
 
 /// The four scores, what a user gets first.
 pub const SCORES: [Score; 4] = [
-    Score { name: "hard_free", title: "hard prompt, free-running", of: |found| Some(found.lcs.hard_free) },
-    Score { name: "hard_forced", title: "hard prompt, target fed", of: |found| Some(found.lcs.hard_forced) },
+    Score { name: "hard_free", title: "hard prompt, free-running", of: |found| found.lcs.hard_free },
+    Score { name: "hard_forced", title: "hard prompt, target fed", of: |found| found.lcs.hard_forced },
     Score { name: "relaxed_free", title: "relaxed prompt, free-running", of: |found| found.lcs.relaxed_free },
     Score { name: "relaxed_forced", title: "relaxed prompt, target fed", of: |found| found.lcs.relaxed_forced },
 ];

@@ -131,7 +131,11 @@ impl<B: TrackedBackend> Worker<'_, B> {
         let (reason, device_lost) = match catch_unwind(AssertUnwindSafe(|| self.invert(&cell, foreman))) {
             Ok(Ok(inversion)) if inversion.stopped == Stopped::Signal => return Ok(End::Interrupted),
             Ok(Ok(inversion)) => {
-                let end = End::Done { exact: inversion.exact, hard_free: inversion.lcs.scores.hard_free, seconds: inversion.seconds };
+                let end = End::Done {
+                    exact: inversion.exact,
+                    hard_free: inversion.lcs.scores.map_or(0.0, |scores| scores.hard_free),
+                    seconds: inversion.seconds,
+                };
                 let trace = trace(&self.store.work(&cell.id));
                 self.store.finish(&claim, &cell, printed(&inversion), trace)?;
                 return Ok(end);
@@ -209,7 +213,7 @@ impl Observer for Watcher<'_> {
         self.folder.save(&snapshot())
     }
 
-    fn end(&mut self, best: &Judged, scores: Scores) -> Result<()> {
+    fn end(&mut self, best: &Judged, scores: Option<Scores>) -> Result<()> {
         self.folder.end(best, scores)
     }
 

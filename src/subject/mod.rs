@@ -12,6 +12,7 @@ use burn::backend::Flex;
 use burn::tensor::{DType, Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
+use crate::backend::memory;
 use crate::model::{Cache, Llama, LlamaConfig, greedy};
 use crate::objective::Objective;
 use crate::ops::{Kernels, TrackedBackend, blocks, concat_columns};
@@ -61,23 +62,37 @@ impl<B: TrackedBackend> Subject<B> {
         Self { plain, tokenizer, norms: OnceCell::new(), prefixes: RefCell::default(), max_rows: usize::MAX, cost: Cell::default() }
     }
 
-    /// Keeps weights and a step on `problem`, of so many samples fed in this way, within `mib` MiB, by computing less at once.
+    /// Keeps weights and a step on `problem`, of so many samples fed in this way, within `mib` MiB, by computing less at once; without,
+    /// a step within the memory that the machine has left, where that is what it computes in.
     ///
     /// # Errors
     /// That is too little for the fewest samples that are computed at once.
     pub fn within(mut self, mib: Option<u64>, problem: &Problem, samples: usize, feeding: Feeding) -> Result<Self> {
-        let Some(mib) = mib else { return Ok(self) };
         let (config, width) = (self.plain.config(), self.plain.dtype().size());
         let m = problem.examples.iter().map(|example| example.target.ids.len()).max().unwrap_or(0);
         let rows = rows_kept(config, feeding, samples, problem.longest(), m);
         let row = width * trace_numbers(config);
         // Old and new Z and its moments, its gradient, and buffers as wide as the vocabulary.
-        let fixed = width * config.parameters() + 4 * 7 * problem.prompt.tokens() * config.vocab_size + (128 << 20);
-        let least = (fixed + rows * row).div_ceil(1 << 20) as u64;
-        if mib < least {
-            return Err(Error::option("max_memory", format!("{mib} MiB are too few, this model and prompt need {least}; allow more")));
+        let step = 4 * 7 * problem.prompt.tokens() * config.vocab_size + (128 << 20);
+        let (fixed, allowed) = match mib {
+            Some(mib) => (step + width * config.parameters(), mib << 20),
+            // The weights are there already.
+            None if memory::is_on_cpu::<Plain<B>>(&self.device()) => (step, memory::available().unwrap_or(u64::MAX)),
+            None => return Ok(self),
+        };
+        let least = (fixed + rows * row) as u64;
+        if allowed < least {
+            let needed = least.div_ceil(1 << 20);
+            return Err(match mib {
+                Some(mib) => Error::option("max_memory", format!("{mib} MiB are too few, this model and prompt need {needed}; allow more")),
+                None => Error::environment(format!(
+                    "a step on this prompt needs {needed} MiB of memory, and {} are left: free some, or use fewer prompt tokens or a smaller \
+                     model",
+                    allowed >> 20
+                )),
+            });
         }
-        self.max_rows = (((mib << 20) as usize - fixed) / row).max(1);
+        self.max_rows = ((allowed.min(1 << 50) as usize - fixed) / row).max(1);
         Ok(self)
     }
 

@@ -37,14 +37,14 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
     let signal = watch_signals()?;
     let mut watcher = Watcher::new(policy, problem, budget, folder, signal.clone());
     let inversion = task.with_snapshot(resume).run(&mut watcher)?;
-    if let Some(folder) = watcher.folder.take() {
-        folder.result(&crate::cli::json(&inversion))?;
-    }
+    // What was found is printed even where it cannot be kept.
+    let kept = watcher.folder.take().map_or(Ok(()), |folder| folder.result(&crate::cli::json(&inversion)));
     drop(watcher);
     match cli.global.json {
         true => print_result(&crate::cli::json(&inversion))?,
         false => print_result(&readable(&inversion, policy))?,
     }
+    kept?;
     Ok(match (inversion.stopped, inversion.exact) {
         (Stopped::Signal, _) => ExitCode::from(128 + signal.load(Ordering::Relaxed) as u8),
         (_, true) => ExitCode::SUCCESS,
@@ -103,12 +103,12 @@ impl Observer for Watcher {
         self.folder.as_ref().map_or(Ok(()), |folder| folder.save(&snapshot()))
     }
 
-    fn end(&mut self, best: &Judged, scores: Scores) -> Result<()> {
+    fn end(&mut self, best: &Judged, scores: Option<Scores>) -> Result<()> {
         self.folder.as_mut().map_or(Ok(()), |folder| folder.end(best, scores))
     }
 
-    fn interrupted(&self) -> bool {
-        self.signal.load(Ordering::Relaxed) != 0
+    fn signal(&self) -> Option<Arc<AtomicUsize>> {
+        Some(self.signal.clone())
     }
 }
 

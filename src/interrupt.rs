@@ -1,0 +1,81 @@
+//! Leaving a long computation from inside, because the user or the system asks for it or time is up.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// What ends a computation: whichever comes first. Cloning shares it.
+#[derive(Debug, Clone, Default)]
+pub struct Interrupt {
+    /// Not 0 once a signal has come.
+    pub signal: Option<Arc<AtomicUsize>>,
+    /// When time is up.
+    pub deadline: Option<Instant>,
+}
+
+impl Interrupt {
+    /// Time is up in so long.
+    pub fn after(patience: Duration) -> Self {
+        Self { deadline: Instant::now().checked_add(patience), signal: None }
+    }
+
+    fn is_due(&self) -> bool {
+        let signalled = self.signal.as_ref().is_some_and(|signal| signal.load(Ordering::Relaxed) != 0);
+        signalled || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+thread_local! {
+    static ARMED: RefCell<Option<Interrupt>> = const { RefCell::new(None) };
+}
+
+/// What unwinds a computation that is left. It is no panic: no hook hears of it.
+struct Left;
+
+/// Runs `work`, and leaves it at its next [`check`] once it is due; then there is nothing. What `work` was changing may be half changed.
+pub fn within<T>(interrupt: Interrupt, work: impl FnOnce() -> T) -> Option<T> {
+    let outer = ARMED.replace(Some(interrupt));
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    ARMED.set(outer);
+    match outcome {
+        Ok(done) => Some(done),
+        Err(left) if left.is::<Left>() => None,
+        Err(panic) => resume_unwind(panic),
+    }
+}
+
+/// Called in the loops of long computations, on the thread that runs them.
+pub fn check() {
+    if ARMED.with_borrow(|armed| armed.as_ref().is_some_and(Interrupt::is_due)) {
+        resume_unwind(Box::new(Left));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_left_when_it_is_due_and_not_before() {
+        let signal = Arc::new(AtomicUsize::new(0));
+        let interrupt = Interrupt { signal: Some(signal.clone()), deadline: None };
+        let mut steps = 0;
+        let left = within(interrupt.clone(), || {
+            for step in 0..10 {
+                check();
+                steps = step;
+                signal.store(usize::from(step == 4), Ordering::Relaxed);
+            }
+        });
+        assert_eq!((left, steps), (None, 4));
+        check();
+        assert_eq!(within(Interrupt::default(), || (check(), 7).1), Some(7));
+        assert_eq!(within(Interrupt::after(Duration::ZERO), check), None);
+        // An inner one does not outlive itself, and panics pass through.
+        signal.store(0, Ordering::Relaxed);
+        assert_eq!(within(interrupt, || (within(Interrupt::after(Duration::ZERO), check), check(), 7).2), Some(7));
+        assert!(catch_unwind(|| within(Interrupt::default(), || panic!("as ever"))).is_err());
+    }
+}
