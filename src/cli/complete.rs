@@ -20,7 +20,11 @@ pub(super) fn run(cli: &Cli, verb: &Complete, policy: Policy) -> Result<()> {
     let mut prompt: Vec<u32> = session.bos()?.into_iter().collect();
     match &verb.ids {
         Some(ids) => prompt.extend(ids),
-        None => prompt.extend(session.model.tokenizer().encode(&read_text(verb.prompt.clone(), None)?.unwrap_or_default())),
+        None => {
+            let text = read_text(verb.prompt.clone(), None)?.unwrap_or_default();
+            session.model.tokenizer().check_length(&text, "the prompt")?;
+            prompt.extend(session.model.tokenizer().encode(&text));
+        }
     }
     if prompt.is_empty() {
         return Err(Error::input("the prompt is empty; give a text, or --bos to let the model begin by itself"));
@@ -54,6 +58,8 @@ impl Job for Continuation {
             return print_result(&visible_block(&text));
         }
         let seconds = began.elapsed().as_secs_f64();
-        print_result(&json!({ "prompt_ids": self.prompt, "completion_text": text, "completion_ids": ids, "seconds": seconds }).to_string())
+        print_result(&super::json(&json!({
+            "prompt_ids": self.prompt, "completion_text": text, "completion_ids": ids, "seconds": seconds,
+        })))
     }
 }

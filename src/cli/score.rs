@@ -16,15 +16,17 @@ pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
     let mut session = Session::open(cli, policy)?;
     let (prompt, target) = verb.texts()?;
     let tokenizer = session.model.tokenizer().clone();
-    let ids = |text: Option<OsString>, ids: &Option<Vec<u32>>| -> Result<Vec<u32>> {
-        match ids {
-            Some(ids) => Ok(ids.clone()),
-            None => Ok(tokenizer.encode(&read_text(text, None)?.unwrap_or_default())),
+    let ids = |text: Option<OsString>, ids: &Option<Vec<u32>>, what: &str| -> Result<Vec<u32>> {
+        if let Some(ids) = ids {
+            return Ok(ids.clone());
         }
+        let text = read_text(text, None)?.unwrap_or_default();
+        tokenizer.check_length(&text, what)?;
+        Ok(tokenizer.encode(&text))
     };
     let mut prompt_ids: Vec<u32> = session.bos()?.into_iter().collect();
-    prompt_ids.extend(ids(prompt, &verb.prompt_ids)?);
-    let target_ids = ids(target, &verb.target_ids)?;
+    prompt_ids.extend(ids(prompt, &verb.prompt_ids, "the prompt")?);
+    let target_ids = ids(target, &verb.target_ids, "the target")?;
     session.check_ids(&prompt_ids, "the prompt")?;
     session.check_ids(&target_ids, "the target")?;
     check_context(session.model.config(), prompt_ids.len(), target_ids.len())?;
@@ -55,7 +57,7 @@ pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
             "overlap_text": overlaps.overlap_text, "prompt_perplexity": perplexities.prompt,
             "target_perplexity": perplexities.target, "target_perplexity_bos": perplexities.target_bos, "notes": notes,
         });
-        return print_result(&result.to_string());
+        return print_result(&super::json(&result));
     }
     let shown = |x: Option<f64>| x.map_or("none".to_owned(), |x| format!("{x:.2}"));
     let mut lines = vec![

@@ -68,7 +68,7 @@ fn before(path: &Path, step: u64) -> impl Iterator<Item = Event> {
 }
 
 fn line(event: &Event) -> String {
-    serde_json::to_string(event).expect("plain data") + "\n"
+    crate::terminal::json(event) + "\n"
 }
 
 /// A file that grows, and whose last piece may be taken back.

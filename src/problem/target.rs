@@ -13,9 +13,10 @@ pub struct Target {
 }
 
 impl Target {
-    /// Tokenises `text`. An empty target is refused, and one that the tokenizer cannot spell: a few vocabularies lack bytes, and
+    /// Tokenises `text`. An empty target is refused, one that no context holds, and one that the tokenizer cannot spell: a few vocabularies lack bytes, and
     /// such characters vanish silently.
     pub fn from_text(text: &str, tokenizer: &Tokenizer) -> Result<Self> {
+        tokenizer.check_length(text, "the target")?;
         let ids = tokenizer.encode(text);
         if ids.is_empty() {
             return Err(Error::input("the target is empty; give the text that the model should write"));

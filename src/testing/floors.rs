@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// From the top to the ground: a module may use those that come after it.
-const FLOORS: [&str; 28] = [
+const FLOORS: [&str; 29] = [
     "main",
     "cli",
     "report",
@@ -31,6 +31,7 @@ const FLOORS: [&str; 28] = [
     "distribution",
     "noise",
     "tensor",
+    "terminal",
     "files",
     "error",
 ];

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -24,6 +24,10 @@ enum Answer {
     Cut(Vec<u8>, usize),
     /// The body, or the rest of it from the asked range on.
     Ranged(Vec<u8>),
+    /// Not a word, and the connection stays open.
+    Silence,
+    /// The head of an answer, then the body in pieces of so many bytes, 20 ms between two.
+    Trickle(Vec<u8>, usize),
 }
 
 #[derive(Debug, Clone)]
@@ -81,6 +85,14 @@ fn serve(mut stream: TcpStream, script: &mut HashMap<String, Vec<Answer>>, seen:
         None => Answer::Reply(404, String::new(), Vec::new()),
     };
     let (status, extra, body, until) = match answer {
+        Answer::Silence => {
+            std::mem::forget(stream);
+            return;
+        }
+        Answer::Trickle(body, size) => {
+            std::thread::spawn(move || trickle(stream, &body, size));
+            return;
+        }
         Answer::Reply(status, extra, body) => (status, extra, body.clone(), body.len()),
         Answer::Cut(body, until) => (200, String::new(), body, until),
         Answer::Ranged(body) => match range.and_then(|range| range["bytes=".len()..].strip_suffix('-')?.parse().ok()) {
@@ -94,6 +106,18 @@ fn serve(mut stream: TcpStream, script: &mut HashMap<String, Vec<Answer>>, seen:
     let head = format!("HTTP/1.1 {status} x\r\nconnection: close\r\ncontent-length: {}\r\n{extra}\r\n", body.len());
     // A client that has seen enough may be gone.
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body[..until]));
+}
+
+fn trickle(mut stream: TcpStream, body: &[u8], size: usize) {
+    let head = format!("HTTP/1.1 200 x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+    let mut sent = stream.write_all(head.as_bytes());
+    for piece in body.chunks(size) {
+        sent = sent.and_then(|()| stream.write_all(piece));
+        if sent.is_err() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn ok(body: &[u8]) -> Answer {
@@ -160,10 +184,12 @@ impl Fake {
         let folder = tempfile::tempdir().unwrap();
         let config = HubConfig {
             endpoint: server.address.clone(),
-            token: Some(TOKEN.into()),
+            authorization: Some(format!("Bearer {TOKEN}")),
             cache: folder.path().join("hub"),
             offline: None,
-            pause: Duration::ZERO,
+            certificates: None,
+            patience: Patience { pause: Duration::ZERO, ..Patience::default() },
+            digests: Digests::within(folder.path().join("digests")),
         };
         Hub { server, config, _folder: folder }
     }
@@ -192,12 +218,14 @@ impl Hub {
         self.server.paths().iter().filter(|path| **path == address(name)).count()
     }
 
+    /// A folder of the repository's in the cache.
+    fn folder(&self, name: &str) -> PathBuf {
+        self.config.cache.join("models--org--name").join(name)
+    }
+
     /// Files in the blobs folder.
     fn blobs(&self) -> Vec<String> {
-        entries(&self.config.cache.join("models--org--name/blobs"))
-            .iter()
-            .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
-            .collect()
+        entries(&self.folder("blobs")).iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect()
     }
 }
 
@@ -338,6 +366,22 @@ fn a_wrong_range_is_never_appended() {
 }
 
 #[test]
+fn a_part_that_does_not_say_which_starts_from_zero() {
+    let weights: Vec<u8> = (0..5000u32).map(|i| i as u8).collect();
+    let part = Answer::Reply(206, String::new(), weights[1234..].to_vec());
+    let answers = [Answer::Cut(weights.clone(), 1234), part, Answer::Ranged(weights.clone())];
+    let hub = Fake::new(&[(WEIGHTS, &weights)]).answering(address(WEIGHTS), &answers).start();
+    assert_eq!(std::fs::read(hub.resolve().unwrap().join(WEIGHTS)).unwrap(), weights);
+    let requests = hub.server.requests();
+    let ranges: Vec<_> = requests.iter().filter(|request| request.path == address(WEIGHTS)).map(|it| it.headers.get("range")).collect();
+    assert_eq!(ranges, [None, Some(&"bytes=1234-".to_owned()), None]);
+    // One to a request for all of it is taken for all of it: the digest decides.
+    let all = Answer::Reply(206, String::new(), weights.clone());
+    let hub = Fake::new(&[(WEIGHTS, &weights)]).answering(address(WEIGHTS), &[all]).start();
+    assert_eq!(std::fs::read(hub.resolve().unwrap().join(WEIGHTS)).unwrap(), weights);
+}
+
+#[test]
 fn a_body_that_is_always_cut_is_given_up_with_what_came_and_resumed_by_the_next_run() {
     let weights = vec![7u8; 5000];
     let mut answers = vec![Answer::Cut(weights.clone(), 1234)];
@@ -370,6 +414,50 @@ fn overload_is_waited_for_and_then_named() {
 }
 
 #[test]
+fn a_wait_is_shown_as_long_as_the_server_asks_for() {
+    let later = Answer::Reply(429, "retry-after: 1\r\n".into(), Vec::new());
+    let hub = Fake::new(&[(WEIGHTS, b"weights")]).answering(address(WEIGHTS), &[later, ok(b"weights")]).start();
+    let (result, lines) = logged(|| hub.resolve());
+    result.unwrap();
+    let expected = format!("WARN {}{}: status 429; trying again in 1 s (2 of 5)", hub.server.address, address(WEIGHTS));
+    assert_eq!(lines, [expected]);
+}
+
+#[test]
+fn a_silent_server_is_spoken_of_and_given_up() {
+    let mut hub = Fake::new(&[]).answering(LISTING, &[Answer::Silence]).start();
+    hub.config.patience.silence = Duration::from_millis(900);
+    let (message, lines) = logged(|| hub.fails());
+    assert!(message.contains(LISTING) && message.contains("has sent nothing for 0.9 s and is given up"), "{message}");
+    assert_eq!(lines.len(), 5, "{lines:?}");
+    assert!(lines[0].ends_with("has sent nothing for 0.15 s; it is given up after 0.9 s"), "{lines:?}");
+    assert_eq!(hub.server.paths().len(), 1, "not asked again");
+}
+
+#[test]
+fn a_server_that_is_too_slow_is_given_up_and_what_came_is_kept() {
+    let weights = vec![7u8; 5000];
+    // 50 bytes a second.
+    let answers = [Answer::Trickle(weights.clone(), 1), Answer::Ranged(weights.clone())];
+    let mut hub = Fake::new(&[(WEIGHTS, &weights)]).answering(address(WEIGHTS), &answers).start();
+    hub.config.patience.silence = Duration::from_millis(900);
+    let (message, lines) = logged(|| hub.fails());
+    assert!(message.contains("of 5000 bytes") && message.contains("has sent only") && message.contains("is given up"), "{message}");
+    assert!(!lines.is_empty() && lines.iter().all(|line| line.contains("has sent only")), "{lines:?}");
+    assert_eq!(hub.asked_for(WEIGHTS), 1);
+    assert_eq!(std::fs::read(hub.resolve().unwrap().join(WEIGHTS)).unwrap(), weights);
+    assert!(hub.server.requests().pop().unwrap().headers.contains_key("range"), "it goes on from what came");
+}
+
+#[test]
+fn a_slow_server_that_is_fast_enough_is_waited_for() {
+    let weights = vec![7u8; 6000];
+    let mut hub = Fake::new(&[(WEIGHTS, &weights)]).answering(address(WEIGHTS), &[Answer::Trickle(weights.clone(), 100)]).start();
+    hub.config.patience.silence = Duration::from_millis(900);
+    hub.resolve().unwrap();
+}
+
+#[test]
 fn refusals_are_final_and_say_what_to_check() {
     for (code, hint) in [(401, "HF_TOKEN"), (403, "HF_TOKEN"), (404, "revision")] {
         let hub = Fake::new(&[]).answering(LISTING, &[status(code)]).start();
@@ -380,16 +468,45 @@ fn refusals_are_final_and_say_what_to_check() {
 }
 
 #[test]
-fn the_token_goes_to_the_hub_and_to_no_other_host() {
-    let elsewhere = Server::start("127.0.0.2", HashMap::from([("/blob".to_owned(), vec![ok(b"weights")])]));
-    let redirect = Answer::Reply(302, format!("location: {}/blob\r\n", elsewhere.address), Vec::new());
-    let hub = Fake::new(&[(WEIGHTS, b"weights")]).answering(address(WEIGHTS), &[redirect]).start();
-    hub.resolve().unwrap();
-    for request in hub.server.requests() {
-        assert_eq!(request.headers["authorization"], format!("Bearer {TOKEN}"));
+fn the_token_goes_to_the_hub_and_to_no_other_host_or_port() {
+    for host in ["127.0.0.2", "127.0.0.1"] {
+        let elsewhere = Server::start(host, HashMap::from([("/blob".to_owned(), vec![ok(b"weights")])]));
+        let redirect = Answer::Reply(302, format!("location: {}/blob\r\n", elsewhere.address), Vec::new());
+        let hub = Fake::new(&[(WEIGHTS, b"weights")]).answering(address(WEIGHTS), &[redirect]).start();
+        hub.resolve().unwrap();
+        for request in hub.server.requests() {
+            assert_eq!(request.headers["authorization"], format!("Bearer {TOKEN}"));
+        }
+        let [request] = &elsewhere.requests()[..] else { panic!("one request to the other server") };
+        assert!(!format!("{request:?}").contains("marker"), "{request:?}");
     }
-    let [request] = &elsewhere.requests()[..] else { panic!("one request to the other host") };
-    assert!(!format!("{request:?}").contains("marker"), "{request:?}");
+}
+
+#[test]
+fn a_redirect_within_the_hub_keeps_the_token() {
+    let moved = Answer::Reply(307, "location: /moved\r\n".into(), Vec::new());
+    let hub = Fake::new(&[(WEIGHTS, b"weights")]).answering(address(WEIGHTS), &[moved]).answering("/moved", &[ok(b"weights")]).start();
+    hub.resolve().unwrap();
+    let last = hub.server.requests().pop().unwrap();
+    assert_eq!((&*last.path, &*last.headers["authorization"]), ("/moved", &*format!("Bearer {TOKEN}")));
+}
+
+#[test]
+fn the_login_of_an_endpoint_is_sent_there_and_never_shown() {
+    let elsewhere = Server::start("127.0.0.2", HashMap::from([("/blob".to_owned(), vec![status(403)])]));
+    let redirect = Answer::Reply(302, format!("location: {}/blob\r\n", elsewhere.address), Vec::new());
+    let mut hub = Fake::new(&[(WEIGHTS, b"weights")]).answering(address(WEIGHTS), &[status(500), redirect]).start();
+    let endpoint = hub.server.address.replace("http://", "http://me:marker@");
+    let variable = |name: &str| (name == "HF_ENDPOINT").then(|| (&endpoint).into());
+    let read = HubConfig::read(&variable, false).unwrap();
+    (hub.config.endpoint, hub.config.authorization) = (read.endpoint, read.authorization);
+    let (message, lines) = logged(|| hub.fails());
+    assert!(message.contains(&hub.server.address), "{message}");
+    assert!(lines.len() == 1 && !lines[0].contains("marker") && !lines[0].contains("me:"), "{lines:?}");
+    for request in hub.server.requests() {
+        assert_eq!(request.headers["authorization"], "Basic bWU6bWFya2Vy");
+    }
+    assert!(!elsewhere.requests()[0].headers.contains_key("authorization"));
 }
 
 #[test]
@@ -398,7 +515,8 @@ fn a_redirect_loop_ends() {
     let around = Answer::Reply(302, format!("location: {path}\r\n"), Vec::new());
     let hub = Fake::new(&[(WEIGHTS, b"weights")]).answering(path, &[around]).start();
     let message = hub.fails();
-    assert!(message.contains("redirect"), "{message}");
+    assert!(message.contains("redirect") && message.contains(&address(WEIGHTS)), "{message}");
+    assert_eq!(hub.asked_for(WEIGHTS), 11, "asked once, redirected ten times");
 }
 
 #[test]
@@ -418,6 +536,77 @@ fn offline_asks_nobody_and_says_what_is_missing_where_and_why() {
     std::fs::remove_file(folder.join(WEIGHTS)).unwrap();
     hub.config.offline = Some("`offline`".into());
     assert!(hub.fails().starts_with("`model.safetensors` of org/name"));
+}
+
+#[test]
+fn a_cached_file_of_the_right_size_and_wrong_content_is_found_and_fetched_again() {
+    for name in [WEIGHTS, CONFIG] {
+        let mut hub = Fake::new(&[(WEIGHTS, b"weights")]).start();
+        let folder = hub.resolve().unwrap();
+        let (whole, blob) = (std::fs::read(folder.join(name)).unwrap(), folder.join(name).canonicalize().unwrap());
+        let other = vec![b'x'; whole.len()];
+        std::fs::write(&blob, &other).unwrap();
+
+        hub.config.offline = Some("HF_HUB_OFFLINE=1".into());
+        let message = hub.fails();
+        for part in [name, "spoilt", blob.file_name().unwrap().to_str().unwrap(), "HF_HUB_OFFLINE=1"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        hub.config.offline = None;
+        let (result, lines) = logged(|| hub.resolve());
+        assert_eq!(std::fs::read(result.unwrap().join(name)).unwrap(), whole);
+        assert!(lines.len() == 1 && lines[0].contains(name) && lines[0].contains("again"), "{lines:?}");
+        assert_eq!(hub.asked_for(name), 2);
+        let others: usize = [WEIGHTS, CONFIG, TOKENIZER].iter().filter(|other| **other != name).map(|other| hub.asked_for(other)).sum();
+        assert_eq!(others, 2, "the others are as they should be");
+    }
+}
+
+/// A flipped bit changes no time of a file: what is kept of its digest does not tell, a pull does.
+#[test]
+fn a_pull_reads_what_is_cached_again() {
+    let hub = Fake::new(&[(WEIGHTS, b"weights")]).start();
+    let blob = hub.resolve().unwrap().join(WEIGHTS).canonicalize().unwrap();
+    let long_ago = SystemTime::now() - Duration::from_secs(100);
+    let write = |content: &str| {
+        std::fs::write(&blob, content).unwrap();
+        std::fs::File::options().write(true).open(&blob).unwrap().set_modified(long_ago).unwrap();
+    };
+    write("weights");
+    hub.resolve().unwrap();
+    assert_eq!(entries(hub.config.digests.folder().unwrap()).len(), 1, "its digest is kept");
+    write("weightx");
+    hub.resolve().unwrap();
+    assert_eq!(std::fs::read(&blob).unwrap(), b"weightx", "not read again");
+    pull(&hub.config, "org/name", SILENT).unwrap();
+    assert_eq!(std::fs::read(&blob).unwrap(), b"weights");
+}
+
+#[test]
+fn what_a_repository_need_not_have_comes_where_it_has_it() {
+    let hub =
+        Fake::new(&[(WEIGHTS, b"weights"), ("generation_config.json", b"{\"a\":1}"), ("tokenizer_config.json", b"{\"b\":2}")]).start();
+    let folder = hub.resolve().unwrap();
+    assert_eq!(std::fs::read(folder.join("generation_config.json")).unwrap(), b"{\"a\":1}");
+    assert_eq!(std::fs::read(folder.join("tokenizer_config.json")).unwrap(), b"{\"b\":2}");
+    assert_eq!(hub.asked_for("chat_template.jinja"), 0);
+}
+
+#[test]
+fn a_download_by_another_process_is_waited_for_aloud() {
+    let hub = Fake::new(&[(WEIGHTS, b"weights")]).start();
+    std::fs::create_dir_all(hub.folder("blobs")).unwrap();
+    let partial = hub.folder("blobs").join(format!("{}.dlmi-partial", sha256(b"weights")));
+    let other = std::fs::File::create(partial).unwrap();
+    other.lock().unwrap();
+    let release = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        drop(other);
+    });
+    let (result, lines) = logged(|| hub.resolve());
+    result.unwrap();
+    release.join().unwrap();
+    assert!(lines.len() == 1 && lines[0].contains("another process is fetching `model.safetensors`"), "{lines:?}");
 }
 
 #[test]
@@ -449,13 +638,40 @@ fn specs_are_names_and_nothing_else() {
     }
 }
 
-#[test]
-fn the_cache_folder_follows_the_first_variable_that_is_set() {
-    let all = [("HF_HUB_CACHE", "/c"), ("HF_HOME", "/h"), ("XDG_CACHE_HOME", "/x")];
-    let expected = ["/c", "/h/hub", "/x/huggingface/hub"];
-    for first in 0..all.len() {
-        let variables: HashMap<&str, &str> = all[first..].iter().copied().collect();
-        let folder = cache_folder(|name| variables.get(name).map(|value| (*value).to_owned()));
-        assert_eq!(folder.unwrap(), Path::new(expected[first]));
+/// What is said meanwhile, level and message of each line.
+fn logged<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
+    let lines = Lines::default();
+    let result = tracing::subscriber::with_default(lines.clone(), work);
+    let lines = lines.0.lock().unwrap().clone();
+    (result, lines)
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Lines {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
     }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Message(String);
+        impl tracing::field::Visit for Message {
+            fn record_debug(&mut self, _: &tracing::field::Field, value: &dyn fmt::Debug) {
+                self.0 = format!("{value:?}");
+            }
+        }
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        self.0.lock().unwrap().push(format!("{} {}", event.metadata().level(), message.0));
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
 }

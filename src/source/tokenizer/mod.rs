@@ -5,6 +5,8 @@
 //! one, at loading as well as later; every call into it is therefore caught and becomes an error sentence or an empty
 //! answer.
 
+mod length;
+
 use crate::error::{Error, Result, quoted};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,9 +19,9 @@ const MAX_TOKENS: usize = 1 << 22;
 /// Largest tokenizer file that is read, in bytes.
 const LARGEST_FILE: u64 = 64 << 20;
 
-/// A frozen tokenizer. Cloning is cheap.
+/// A frozen tokenizer, and how many tokens its model takes. Cloning is cheap.
 #[derive(Clone)]
-pub struct Tokenizer(Arc<Inner>);
+pub struct Tokenizer(Arc<Inner>, usize);
 
 struct Inner {
     library: tokenizers::Tokenizer,
@@ -55,7 +57,7 @@ impl Tokenizer {
             return Err(invalid(&format!("its ids must lie below {MAX_TOKENS}, and there must be some")));
         }
         let kinds = caught(|| kinds(&library, size)).map_err(|reason| invalid(&reason))?;
-        let tokenizer = Self(Arc::new(Inner { library, kinds }));
+        let tokenizer = Self(Arc::new(Inner { library, kinds }), usize::MAX);
         tokenizer.try_encode(PROBE).map_err(|reason| invalid(&reason))?;
         Ok(tokenizer)
     }
