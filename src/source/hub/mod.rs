@@ -266,5 +266,3 @@ impl Fetcher<'_> {
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tls_tests;
