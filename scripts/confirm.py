@@ -9,7 +9,8 @@ RESULTS holds one result as JSON, or one on each line (`dlmi invert --targets FI
 A result is confirmed when `prompt_text`, tokenised again (after one BoS if `bos` is true), makes the model write exactly `target_ids` by
 greedy decoding in f32, and
   - these tokens are its `prompt_ids`, and `target_ids` spell `target_text` (or line i of FILE is the target of result i);
-  - `prompt_text` is `settings.prefix`, `free_text` and `settings.suffix` in a row;
+  - `prompt_text` is `settings.prefix`, `free_text` and `settings.suffix` in a row, or what the model's chat template makes of them as the
+    user's turn, behind `settings.system` (HF_DIR then has a `chat_template`);
   - the free part has at most N tokens (by default the result's own `settings.prompt_tokens`);
   - the free part holds no token of the target and no token of three letters or more that shares a word with it (--forbid; by default when the
     result's own `settings.allow_target_tokens` is false).
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers import logging as transformers_logging
 
 
@@ -37,6 +38,7 @@ class Verdict:
 
 class Judge:
     def __init__(self, folder: str, max_tokens: int | None, forbid: bool | None):
+        self.folder = folder
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
         self.special = {i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
@@ -68,6 +70,15 @@ class Judge:
                 return text
         return None
 
+    def whole(self, settings: dict, free_text: str) -> str:
+        """The whole prompt in which `free_text` was found."""
+        turn = (settings.get("prefix") or "") + free_text + (settings.get("suffix") or "")
+        if not settings.get("chat"):
+            return turn
+        system = [{"role": "system", "content": settings["system"]}] if settings.get("system") else []
+        tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        return tokenizer.apply_chat_template(system + [{"role": "user", "content": turn}], tokenize=False, add_generation_prompt=True)
+
     def rules(self, result: dict, prompt: list[int], target: list[int]) -> str:
         """What is wrong with the result before the model is asked; empty when nothing is."""
         settings, free_text = result.get("settings", {}), result.get("free_text", result["prompt_text"])
@@ -78,8 +89,8 @@ class Judge:
             return f"token {prompt[0]} is no BoS"
         if "prompt_ids" in result and result["prompt_ids"] != prompt:
             return "`prompt_ids` are not the tokens of `prompt_text`"
-        if (settings.get("prefix") or "") + free_text + (settings.get("suffix") or "") != result["prompt_text"]:
-            return "`prompt_text` is not prefix, `free_text` and suffix"
+        if self.whole(settings, free_text) != result["prompt_text"]:
+            return "`prompt_text` is not what stands around `free_text`"
         if limit is not None and len(free) > limit:
             return f"{len(free)} free tokens, {limit} allowed"
         if forbid and (piece := self.shared(free, target)) is not None:
@@ -91,7 +102,7 @@ class Judge:
         target = self.encode(target_text) if target_text is not None else result["target_ids"]
         bos = result["prompt_ids"][:1] if result.get("bos") else []
         prompt = bos + self.encode(result["prompt_text"])
-        if target_text is None and "target_text" in result and self.decode(target) != result["target_text"]:
+        if target_text is None and "target_text" in result and not self.decode(prompt + target).endswith(result["target_text"]):
             return Verdict("`target_ids` do not spell `target_text`", 0.0)
         if not prompt or not target:
             return Verdict("an empty prompt or target", 0.0)

@@ -88,6 +88,17 @@ def tokenizer_of(meta: Metadata):
     return tokenizer
 
 
+def tokenizer_config_of(meta: Metadata) -> dict:
+    """Special tokens by name, and the chat template where there is one."""
+    tokens, config = meta.need("tokenizer.ggml.tokens"), {"tokenizer_class": "PreTrainedTokenizerFast"}
+    for name, key in [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")]:
+        if (token := meta.get(f"tokenizer.ggml.{key}_token_id")) is not None:
+            config[name] = tokens[token]
+    if template := meta.get("tokenizer.chat_template"):
+        config["chat_template"] = template
+    return config
+
+
 def half_split(weight: np.ndarray, heads: int) -> np.ndarray:
     """Undo llama.cpp's row order: it pairs rotary rows as (0, 1), (2, 3), …; transformers pairs row i with row i + half."""
     pairs = weight.reshape(heads, len(weight) // heads // 2, 2, -1)
@@ -112,7 +123,7 @@ def weights_of(reader: GGUFReader, meta: Metadata) -> dict[str, np.ndarray]:
 
 
 def convert(gguf: Path, out: Path, tokenizer: Path | None = None, config: Path | None = None) -> int:
-    """Writes config.json, tokenizer.json and model.safetensors into `out`; returns the number of tensors."""
+    """Writes config.json, tokenizer.json, tokenizer_config.json and model.safetensors into `out`; returns the number of tensors."""
     reader = GGUFReader(str(gguf))
     meta = Metadata(reader)
     if meta.need("general.architecture") != "llama":
@@ -130,6 +141,7 @@ def convert(gguf: Path, out: Path, tokenizer: Path | None = None, config: Path |
         shutil.copyfile(tokenizer, out / "tokenizer.json")
     else:
         tokenizer_of(meta).save(str(out / "tokenizer.json"))
+    (out / "tokenizer_config.json").write_text(json.dumps(tokenizer_config_of(meta), indent=2) + "\n")
     return len(weights)
 
 

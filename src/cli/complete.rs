@@ -22,8 +22,7 @@ pub(super) fn run(cli: &Cli, verb: &Complete, policy: Policy) -> Result<()> {
         Some(ids) => prompt.extend(ids),
         None => {
             let text = read_text(verb.prompt.clone(), None)?.unwrap_or_default();
-            session.model.tokenizer().check_length(&text, "the prompt")?;
-            prompt.extend(session.model.tokenizer().encode(&text));
+            prompt.extend(session.model.tokenizer().encode(&session.whole(&verb.around, &text)?));
         }
     }
     if prompt.is_empty() {
@@ -53,7 +52,7 @@ impl Job for Continuation {
         let model = self.session.model.load::<B::InnerBackend>(&device, dtype)?;
         let began = Instant::now();
         let ids = greedy(&model, model.embed(ids_tensor(&[&self.prompt], &device)), self.tokens, &self.stop).ids.remove(0);
-        let text = self.session.model.tokenizer().decode(&ids);
+        let text = self.session.model.tokenizer().decode_behind(&self.prompt, &ids);
         if !self.json {
             return print_result(&visible_block(&text));
         }

@@ -1,7 +1,5 @@
 //! `dlmi score`: what a given prompt is worth, on the plain path (CPU, f32) whatever the backend.
 
-use std::ffi::OsString;
-
 use serde_json::json;
 
 use super::args::{Cli, Score, read_text};
@@ -9,46 +7,54 @@ use super::session::Session;
 use crate::Result;
 use crate::invert::record::{BOS_NOTE, Overlaps, TARGET_NOTE};
 use crate::metrics::matched_prefix;
+use crate::problem::Target;
 use crate::subject::check_context;
 use crate::ui::{Policy, print_result, visible};
 
 pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
     let mut session = Session::open(cli, policy)?;
-    let (prompt, target) = verb.texts()?;
+    let (typed, target) = verb.texts()?;
     let tokenizer = session.model.tokenizer().clone();
-    let ids = |text: Option<OsString>, ids: &Option<Vec<u32>>, what: &str| -> Result<Vec<u32>> {
-        if let Some(ids) = ids {
-            return Ok(ids.clone());
-        }
-        let text = read_text(text, None)?.unwrap_or_default();
-        tokenizer.check_length(&text, what)?;
-        Ok(tokenizer.encode(&text))
+    let bos = session.bos()?;
+    let typed = typed.map(|text| read_text(Some(text), None)).transpose()?.flatten();
+    let prompt_text = match (&typed, &verb.prompt_ids) {
+        (Some(text), _) => session.whole(&verb.around, text)?,
+        (None, ids) => tokenizer.decode(ids.as_deref().unwrap_or_default()),
     };
-    let mut prompt_ids: Vec<u32> = session.bos()?.into_iter().collect();
-    prompt_ids.extend(ids(prompt, &verb.prompt_ids, "the prompt")?);
-    let target_ids = ids(target, &verb.target_ids, "the target")?;
+    let own_ids = verb.prompt_ids.clone().unwrap_or_else(|| tokenizer.encode(&prompt_text));
+    let prompt_ids: Vec<u32> = bos.iter().chain(&own_ids).copied().collect();
     session.check_ids(&prompt_ids, "the prompt")?;
-    session.check_ids(&target_ids, "the target")?;
-    check_context(session.model.config(), prompt_ids.len(), target_ids.len())?;
 
-    let (judge, example) = (session.judge()?, [(&*prompt_ids, &*target_ids)]);
+    let given = match (target.map(|text| read_text(Some(text), None)).transpose()?.flatten(), &verb.target_ids) {
+        (Some(text), _) => Target::from_text(&text, &tokenizer)?,
+        (None, ids) => {
+            let ids = ids.clone().unwrap_or_default();
+            session.check_ids(&ids, "the target")?;
+            Target::from_ids(ids, &tokenizer)
+        }
+    };
+    check_context(session.model.config(), prompt_ids.len(), given.ids.len())?;
+
+    let judge = session.judge()?;
+    let spelt = judge.target_behind(&prompt_ids, &given.text, &tokenizer).ok();
+    let target = if verb.target_ids.is_some() { given } else { spelt.clone().unwrap_or(given) };
+    let example = [(&*prompt_ids, &*target.ids)];
     // Ids that no text gives are neither a prompt nor a target that can be exact.
-    let given_by_text = |ids: &[u32]| tokenizer.encode(&tokenizer.decode(ids)) == ids;
-    let (typeable, target_round_trips) = (given_by_text(&prompt_ids[session.bos()?.iter().len()..]), given_by_text(&target_ids));
+    let (typeable, target_round_trips) = (tokenizer.encode(&prompt_text) == own_ids, spelt.as_ref() == Some(&target));
     let verdict = judge.verdict(typeable && target_round_trips, &example)?;
     let scores = judge.scores(&example, &verdict)?;
-    let perplexities = judge.perplexities(&prompt_ids, &target_ids, session.model.start_token())?;
-    let (prompt_text, target_text) = (tokenizer.decode(&prompt_ids), tokenizer.decode(&target_ids));
+    let perplexities = judge.perplexities(&prompt_ids, &target.ids, session.model.start_token())?;
     let completion = &verdict.confirmations[0].completion;
-    let (completion_text, matched) = (tokenizer.decode(completion), matched_prefix(completion, &target_ids));
-    let overlaps = Overlaps::of(&prompt_ids, &target_ids, &prompt_text, &target_text);
+    let (completion_text, matched) = (tokenizer.decode_behind(&prompt_ids, completion), matched_prefix(completion, &target.ids));
+    let overlaps = Overlaps::of(&prompt_ids, &target.ids, &prompt_text, &target.text);
     let untypeable = (!typeable).then(|| "no text gives these ids, so nobody can type this prompt".to_owned());
-    let bos = session.settings().bos.then(|| BOS_NOTE.to_owned());
+    let bos = bos.map(|_| BOS_NOTE.to_owned());
     let other_target = (!target_round_trips).then(|| TARGET_NOTE.to_owned());
     let notes: Vec<String> = [bos, untypeable, other_target, overlaps.note(), verdict.note()].into_iter().flatten().collect();
     if cli.global.json {
         let result = json!({
-            "prompt_text": prompt_text, "prompt_ids": prompt_ids, "target_text": target_text, "target_ids": target_ids,
+            "prompt_text": prompt_text, "prompt_ids": prompt_ids, "free_text": typed,
+            "target_text": target.text, "target_ids": target.ids,
             "completion_text": completion_text, "completion_ids": completion,
             "exact": verdict.exact, "min_margin": verdict.min_margin.is_finite().then_some(verdict.min_margin),
             "hard_forced": scores.hard_forced, "hard_free": scores.hard_free, "matched_prefix": matched,
@@ -64,7 +70,7 @@ pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
         format!("model writes  {}", visible(&completion_text)),
         format!("exact         {}", if verdict.exact { "yes" } else { "no" }),
         format!("hard_forced   {:.3}", scores.hard_forced),
-        format!("hard_free     {:.3}   ({matched} of {} tokens before the first wrong one)", scores.hard_free, target_ids.len()),
+        format!("hard_free     {:.3}   ({matched} of {} tokens before the first wrong one)", scores.hard_free, target.ids.len()),
         format!(
             "overlap       {:.3}   (target tokens among the prompt's; {:.3} of the target's tokens occur)",
             overlaps.overlap, overlaps.target_hit_ratio

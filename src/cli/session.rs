@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::args::{Cli, read_text};
+use super::args::{Around, Cli, read_text};
 use crate::backend::{self, Choice};
 use crate::invert::{Judge, Model};
 use crate::problem::targets::{Labelled, parse_targets};
@@ -51,6 +51,20 @@ impl Session {
     pub fn targets(&self, path: &Path) -> Result<Vec<Labelled>> {
         let text = read_text(None, Some(path.to_owned()))?.unwrap_or_default();
         parse_targets(&text, path, self.model.tokenizer(), self.model.config().vocab_size)
+    }
+
+    /// The whole prompt in which `text` is what somebody types.
+    ///
+    /// # Errors
+    /// A text that no context holds, a template without a place for it, and those of [`Model::chat`].
+    pub fn whole(&self, around: &Around, text: &str) -> Result<String> {
+        self.model.tokenizer().check_length(text, "the prompt")?;
+        let (before, after) = around.template()?.unwrap_or_default();
+        let turn = format!("{before}{text}{after}");
+        match self.model.chat(self.settings())? {
+            Some(chat) => chat.render(&turn),
+            None => Ok(turn),
+        }
     }
 
     /// BoS for `--bos`: the token that starts a text.

@@ -13,7 +13,8 @@ use crate::method::HardPrompt;
 use crate::metrics::{matched_prefix, perplexity};
 use crate::model::{Generation, Llama, greedy};
 use crate::ops::TrackedBackend;
-use crate::problem::Problem;
+use crate::problem::{Problem, Target};
+use crate::source::Tokenizer;
 use crate::subject::Subject;
 use crate::tensor::{argmax_rows, host, ids_tensor};
 
@@ -175,6 +176,31 @@ impl<'a> Judge<'a> {
             min_margin: smallest(margins),
             confirmations,
         })
+    }
+
+    /// The ids of a target's text behind a prompt: the tokenizer's, unless the model writes the same text in other tokens.
+    ///
+    /// # Errors
+    /// Those of [`Target::from_text`].
+    pub fn target_behind(&self, prompt: &[u32], text: &str, tokenizer: &Tokenizer) -> Result<Target> {
+        let (model, target) = (self.model()?, Target::from_text(text, tokenizer)?);
+        let room = model.config().max_position_embeddings.saturating_sub(prompt.len());
+        let written = |tokens: usize| {
+            let input = model.embed(ids_tensor(&[prompt], &model.device()));
+            greedy(model, input, tokens.min(room), &[]).ids.remove(0)
+        };
+        if prompt.is_empty() {
+            return Ok(target);
+        }
+        let reads = |ids: &[u32]| tokenizer.decode_behind(prompt, ids);
+        let mut ids = written(target.ids.len());
+        let begun = reads(&ids);
+        if begun.len() < text.len() && text.starts_with(&begun) {
+            // No token is less than a byte.
+            ids = written(ids.len() + text.len() - begun.len());
+        }
+        let end = (1..=ids.len()).find(|&end| reads(&ids[..end]) == text);
+        Ok(end.map_or(target, |end| Target { text: text.to_owned(), ids: ids[..end].to_vec() }))
     }
 
     /// Perplexities of a prompt (from its second token), of the target after it, and of the target after `bos`.

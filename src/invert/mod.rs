@@ -12,6 +12,8 @@ pub mod task;
 mod tensorboard;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod whole_text_tests;
 
 pub use crate::budget::Budget;
 pub use judge::{Judge, Verdict};

@@ -7,7 +7,7 @@ use burn::tensor::backend::Backend;
 use super::record::ModelIdentity;
 use crate::backend::Dtype;
 use crate::model::{self, Checkpoint, Llama, LlamaConfig};
-use crate::problem::{Problem, Target};
+use crate::problem::{Chat, Problem, Target};
 use crate::settings::{self, Layers, Options, Sources};
 use crate::source::Tokenizer;
 use crate::source::hub::{Observer, SILENT};
@@ -109,10 +109,27 @@ impl Model {
         }
     }
 
+    /// The chat that `options` ask for.
+    ///
+    /// # Errors
+    /// The model has no usable chat template; options that contradict each other.
+    pub fn chat(&self, options: &Options) -> Result<Option<Chat>> {
+        match (options.chat, options.system.is_empty()) {
+            (false, true) => Ok(None),
+            (false, false) => Err(Error::option("system", "it is a turn of a chat; ask for one (chat), or leave it out")),
+            (true, _) if options.bos => Err(Error::option("bos", "a chat begins as the model's template says; leave it out")),
+            (true, no_system) => {
+                let system = (!no_system).then(|| options.system.clone());
+                Ok(Some(Chat { template: self.checkpoint.chat.read()?, system }))
+            }
+        }
+    }
+
     /// What `options` ask to find for `target`.
     ///
     /// # Errors
-    /// A target that the tokenizer cannot write, or that holds an end-of-sequence token; a search vocabulary without a token.
+    /// A target that the tokenizer cannot write, or that holds an end-of-sequence token; a search vocabulary without a token; no usable chat
+    /// template.
     pub fn problem(&self, target: &str, options: &Options) -> Result<Problem> {
         self.problem_of(Target::from_text(target, self.tokenizer())?, options)
     }
@@ -133,7 +150,7 @@ impl Model {
                 ),
             ));
         }
-        let prompt = options.prompt_options(self.bos(options.bos)?);
+        let prompt = options.prompt_options(self.bos(options.bos)?, self.chat(options)?);
         Problem::new(prompt, target, self.tokenizer(), self.config().vocab_size)
     }
 }

@@ -199,11 +199,12 @@ impl Inversion {
         tokenizer: &Tokenizer,
     ) -> crate::Result<Self> {
         let Outcome { stopped, run, best, verdict, scores, seconds_to_exact } = outcome;
-        let (prompt, example) = (&problem.prompt, problem.first());
+        let example = problem.first();
         let (target, search_ids, prompt_ids) = (&example.target, example.search_ids(&best.free), best.typed[0].clone());
         let perplexities = judge.perplexities(&prompt_ids, &target.ids, circumstances.bos_token)?;
         let completion_ids = verdict.confirmations[0].completion.clone();
-        let (prompt_text, free_text) = (example.text(&best.free), prompt.free_text(&best.free));
+        let free_text = problem.free_text(&best.free);
+        let prompt_text = example.text(&free_text);
         let overlaps = Overlaps::of(&prompt_ids, &target.ids, &prompt_text, &target.text);
         Ok(Self {
             schema: SCHEMA,
@@ -229,8 +230,8 @@ impl Inversion {
             target_text: target.text.clone(),
             target_ids: target.ids.clone(),
             free_text,
+            completion_text: tokenizer.decode_behind(&prompt_ids, &completion_ids),
             prompt_ids,
-            completion_text: tokenizer.decode(&completion_ids),
             completion_ids,
             prompt_text,
             search_ids,
@@ -250,13 +251,14 @@ fn example_results(problem: &Problem, best: &Judged, verdict: &Verdict, tokenize
     if problem.examples.len() < 2 {
         return Vec::new();
     }
+    let free_text = problem.free_text(&best.free);
     let each = problem.examples.iter().zip(&best.typed).zip(&verdict.confirmations);
     each.map(|((example, typed), found)| ExampleResult {
         target_text: example.target.text.clone(),
         target_ids: example.target.ids.clone(),
-        prompt_text: example.text(&best.free),
+        prompt_text: example.text(&free_text),
         prompt_ids: typed.clone(),
-        completion_text: tokenizer.decode(&found.completion),
+        completion_text: tokenizer.decode_behind(typed, &found.completion),
         completion_ids: found.completion.clone(),
         exact: best.valid && found.exact,
     })
@@ -302,6 +304,9 @@ const HIGH_OVERLAP: f64 = 0.5;
 /// What a printed prompt does not show.
 pub(crate) const BOS_NOTE: &str = "a beginning-of-sequence token stands before the prompt, which the printed text does not show";
 
+/// Of a chat template that asks what day it is.
+pub(crate) const DATE_NOTE: &str = "the model's chat template writes today's date into the prompt, so it is another one tomorrow";
+
 /// Of a target that was given as ids.
 pub(crate) const TARGET_NOTE: &str = "the target's text is tokenised to other ids than those given, so no prompt is called exact";
 
@@ -312,6 +317,7 @@ fn notes(problem: &Problem, verdict: &Verdict, overlaps: &Overlaps) -> Vec<Strin
     let fixed = [("prefix", &options.prefix), ("suffix", &options.suffix)];
     let holding = fixed.into_iter().filter(|(_, text)| problem.prompt.repeats_target(text));
     notes.extend(holding.map(|(name, _)| format!("the {name} holds words of the target, which no rule forbids there")));
+    notes.extend(options.chat.as_ref().filter(|chat| chat.template.is_dated()).map(|_| DATE_NOTE.to_owned()));
     notes.extend((!problem.can_be_exact()).then(|| TARGET_NOTE.to_owned()));
     notes.extend(overlaps.note());
     notes.extend(verdict.note());

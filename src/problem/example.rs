@@ -1,6 +1,8 @@
 //! One use of the free part: what stands around it, and what the model must write behind it.
 
+use super::frame::Frame;
 use super::{PromptOptions, Target};
+use crate::Result;
 use crate::source::Tokenizer;
 
 /// Text around the prompt that belongs to one example alone.
@@ -12,31 +14,27 @@ pub struct Context {
     pub between: String,
 }
 
-/// `[BoS, before + prefix] free part [suffix + between] target`.
+/// `[BoS, before + prefix] free part [suffix + between] target`; in a chat, all but the target is the user's turn.
 #[derive(Debug, Clone)]
 pub struct Example {
     /// y.
     pub target: Target,
-    /// Text before the free part.
-    before: String,
-    /// Text after it.
-    after: String,
+    frame: Frame,
     bos: Option<u32>,
+    /// BoS and the fixed tokens before the free part.
     head: Vec<u32>,
-    tail: Vec<u32>,
     tokens: usize,
     target_round_trips: bool,
     tokenizer: Tokenizer,
 }
 
 impl Example {
-    pub(super) fn new(options: &PromptOptions, context: Context, target: Target, tokenizer: &Tokenizer) -> Self {
+    pub(super) fn new(options: &PromptOptions, context: Context, target: Target, tokenizer: &Tokenizer) -> Result<Self> {
         let (before, after) = (context.before + &options.prefix, options.suffix.clone() + &context.between);
-        let head = options.bos.into_iter().chain(tokenizer.encode(&before)).collect();
-        let tail = tokenizer.encode(&after);
-        let target_round_trips = tokenizer.encode(&target.text) == target.ids;
-        let (bos, tokens, tokenizer) = (options.bos, options.tokens, tokenizer.clone());
-        Self { target, before, after, bos, head, tail, tokens, target_round_trips, tokenizer }
+        let frame = Frame::new(&before, &after, options.chat.as_ref(), tokenizer)?;
+        let head = options.bos.iter().chain(&frame.head).copied().collect();
+        let target_round_trips = target.round_trips(tokenizer);
+        Ok(Self { target, frame, bos: options.bos, head, tokens: options.tokens, target_round_trips, tokenizer: tokenizer.clone() })
     }
 
     /// Fixed tokens before the free part, BoS included.
@@ -46,12 +44,12 @@ impl Example {
 
     /// Fixed tokens after it.
     pub fn tail(&self) -> &[u32] {
-        &self.tail
+        &self.frame.tail
     }
 
     /// All positions of the prompt as searched.
     pub fn len(&self) -> usize {
-        self.head.len() + self.tokens + self.tail.len()
+        self.head.len() + self.tokens + self.tail().len()
     }
 
     /// A prompt always has free positions.
@@ -59,24 +57,29 @@ impl Example {
         false
     }
 
-    /// The ids as searched: BoS, text before, `free`, text after.
+    /// The ids as searched: BoS, fixed tokens, `free`, fixed tokens.
     pub fn search_ids(&self, free: &[u32]) -> Vec<u32> {
-        [&self.head, free, &self.tail].concat()
+        [&self.head, free, self.tail()].concat()
     }
 
-    /// What a user types.
-    pub fn text(&self, free: &[u32]) -> String {
-        format!("{}{}{}", self.before, self.tokenizer.decode(free), self.after)
+    /// The text of the free part where it stands.
+    pub fn free_text(&self, free: &[u32]) -> String {
+        self.frame.free_text(free, &self.tokenizer)
     }
 
-    /// The ids that the model sees when the text is typed, BoS first where one is wanted.
-    pub fn typed_ids(&self, free: &[u32]) -> Vec<u32> {
-        self.bos.into_iter().chain(self.tokenizer.encode(&self.text(free))).collect()
+    /// The whole text with this free part: what is typed, or what the chat's template makes of it. Nothing where the template refuses it.
+    pub fn text(&self, free_text: &str) -> String {
+        self.frame.whole(free_text).unwrap_or_default()
     }
 
-    /// Whether typing the text gives the ids as searched.
-    pub fn round_trips(&self, free: &[u32]) -> bool {
-        self.typed_ids(free) == self.search_ids(free)
+    /// The ids that the model sees when this free part is typed, BoS first where one is wanted.
+    pub fn typed_ids(&self, free_text: &str) -> Vec<u32> {
+        self.bos.into_iter().chain(self.tokenizer.encode(&self.text(free_text))).collect()
+    }
+
+    /// Whether typing the text of `free`, which is `free_text`, gives the ids as searched.
+    pub(super) fn round_trips(&self, free: &[u32], free_text: &str) -> bool {
+        self.typed_ids(free_text) == self.search_ids(free)
     }
 
     /// Whether the target's text is tokenised to its ids. Where it is not, the ids can be written and scored, but no text is exact.
@@ -88,7 +91,7 @@ impl Example {
     pub(super) fn free_part<'a>(&self, typed: &'a [u32]) -> &'a [u32] {
         let head = common(self.head.iter(), typed.iter());
         let rest = &typed[head..];
-        let tail = common(self.tail.iter().rev(), rest.iter().rev());
+        let tail = common(self.tail().iter().rev(), rest.iter().rev());
         &rest[..rest.len() - tail]
     }
 }

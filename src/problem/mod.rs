@@ -2,11 +2,13 @@
 
 pub mod ban;
 pub mod example;
+mod frame;
 pub mod prompt;
 pub mod target;
 pub mod targets;
 
 pub use example::{Context, Example};
+pub use frame::Chat;
 pub use prompt::{Prompt, PromptOptions};
 pub use target::Target;
 
@@ -26,7 +28,7 @@ impl Problem {
     /// One target, right behind the prompt.
     ///
     /// # Errors
-    /// Nothing is left that may stand in the prompt.
+    /// Nothing is left that may stand in the prompt; a chat template that fails.
     pub fn new(options: PromptOptions, target: Target, tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self> {
         Self::with_examples(options, vec![(Context::default(), target)], tokenizer, vocab_size)
     }
@@ -47,7 +49,8 @@ impl Problem {
         assert!(!examples.is_empty(), "a problem has an example");
         let targets: Vec<&Target> = examples.iter().map(|(_, target)| target).collect();
         let prompt = Prompt::new(options, &targets, tokenizer, vocab_size)?;
-        let examples = examples.into_iter().map(|(context, target)| Example::new(prompt.options(), context, target, tokenizer)).collect();
+        let example = |(context, target)| Example::new(prompt.options(), context, target, tokenizer);
+        let examples = examples.into_iter().map(example).collect::<Result<_>>()?;
         Ok(Self { prompt, examples })
     }
 
@@ -66,14 +69,21 @@ impl Problem {
         self.examples.iter().map(|example| example.target.ids.len()).sum()
     }
 
+    /// The text of the free part, as it reads in the first example.
+    pub fn free_text(&self, free: &[u32]) -> String {
+        self.first().free_text(free)
+    }
+
     /// The ids that the model sees when each example is typed with this free part.
     pub fn typed_ids(&self, free: &[u32]) -> Vec<Vec<u32>> {
-        self.examples.iter().map(|example| example.typed_ids(free)).collect()
+        let text = self.free_text(free);
+        self.examples.iter().map(|example| example.typed_ids(&text)).collect()
     }
 
     /// Whether typing the free part gives the ids as searched, in every example.
     pub fn round_trips(&self, free: &[u32]) -> bool {
-        self.examples.iter().all(|example| example.round_trips(free))
+        let text = self.free_text(free);
+        self.examples.iter().all(|example| example.round_trips(free, &text))
     }
 
     /// Whether a prompt can be exact at all: every target's text is tokenised to its ids.
@@ -83,7 +93,18 @@ impl Problem {
 
     /// Whether a free part may be proposed: what is typed gives the ids as searched, and its text keeps the ban.
     pub fn admits(&self, free: &[u32]) -> bool {
-        self.round_trips(free) && self.prompt.keeps_ban(&self.prompt.free_text(free))
+        let text = self.free_text(free);
+        self.examples.iter().all(|example| example.round_trips(free, &text)) && self.prompt.keeps_ban(&text)
+    }
+
+    /// The first position of the free part that is read otherwise when it is typed, or the nearest to what is.
+    pub fn first_misread(&self, free: &[u32]) -> Option<usize> {
+        let misread = |(example, typed): (&Example, Vec<u32>)| {
+            let searched = example.search_ids(free);
+            let same = searched.iter().zip(&typed).take_while(|(a, b)| a == b).count();
+            (searched != typed).then(|| same.saturating_sub(example.head().len()).min(free.len() - 1))
+        };
+        self.examples.iter().zip(self.typed_ids(free)).filter_map(misread).min()
     }
 
     /// Whether the prompts typed with a free part keep the rules: no more than N free tokens, all of the search vocabulary, and no word of
@@ -93,6 +114,6 @@ impl Problem {
             !typed.is_empty() && typed.len() <= example.len() && self.prompt.permits(example.free_part(typed))
         };
         let keep = self.examples.iter().zip(typed).all(|(example, typed)| keeps(example, typed));
-        keep && self.prompt.keeps_ban(&self.prompt.free_text(free))
+        keep && self.prompt.keeps_ban(&self.free_text(free))
     }
 }

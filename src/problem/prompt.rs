@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::Target;
+use rayon::prelude::*;
+
 use super::ban::Ban;
+use super::{Chat, Target};
 use crate::source::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -16,11 +18,13 @@ pub struct PromptOptions {
     pub prefix: String,
     /// Text after it.
     pub suffix: String,
+    /// The chat in which the prompt is the user's turn, where it is one.
+    pub chat: Option<Chat>,
     /// Token put before everything, where one is wanted.
     pub bos: Option<u32>,
     /// Tokens and words of the target may be used.
     pub allow_target_tokens: bool,
-    /// Special and added tokens may be used.
+    /// Special and added tokens may be used; never in a chat, whose turns they end.
     pub allow_special: bool,
     /// Every token of the vocabulary may be used, whatever its text (the paper's setting).
     pub allow_everything: bool,
@@ -34,7 +38,6 @@ pub struct Prompt {
     readable: Vec<u32>,
     /// On the text; the options say whether it is in force.
     ban: Ban,
-    tokenizer: Tokenizer,
 }
 
 impl Prompt {
@@ -46,7 +49,7 @@ impl Prompt {
         let allowed = search_vocabulary(&options, targets, tokenizer, vocab_size);
         let ids =
             |wanted: &dyn Fn(u32) -> bool| (0..vocab_size as u32).filter(|&id| allowed[id as usize] && wanted(id)).collect::<Vec<_>>();
-        let words = ids(&|id| is_plain_word(&tokenizer.decode(&[id])));
+        let words = ids(&|id| is_plain_word(&tokenizer.decode_inside(&[id])));
         let readable = if words.is_empty() { ids(&|_| true) } else { words };
         if readable.is_empty() {
             return Err(Error::option(
@@ -54,7 +57,7 @@ impl Prompt {
                 "no token of the vocabulary may stand in the prompt; allow those of the target, or special ones (allow_special)",
             ));
         }
-        Ok(Self { options, allowed, readable, ban: Ban::new(targets), tokenizer: tokenizer.clone() })
+        Ok(Self { options, allowed, readable, ban: Ban::new(targets) })
     }
 
     /// What it was made from.
@@ -75,16 +78,6 @@ impl Prompt {
     /// Allowed tokens that are a space and a word, or all allowed ones where the tokenizer has none such.
     pub fn readable(&self) -> &[u32] {
         &self.readable
-    }
-
-    /// What a user types: prefix, free part, suffix.
-    pub fn text(&self, free: &[u32]) -> String {
-        format!("{}{}{}", self.options.prefix, self.free_text(free), self.options.suffix)
-    }
-
-    /// The text of the free part.
-    pub fn free_text(&self, free: &[u32]) -> String {
-        self.tokenizer.decode(free)
     }
 
     /// Whether a text keeps the ban on the target's words, where it is in force.
@@ -108,11 +101,12 @@ fn is_plain_word(text: &str) -> bool {
     text.strip_prefix(' ').is_some_and(|word| word.len() >= 3 && word.bytes().all(|b| b.is_ascii_alphabetic()))
 }
 
-/// Leaves out special, added, unused and broken tokens and, unless allowed, what belongs to the target: its tokens, and every
-/// token of three letters or more that equals, contains or is contained in one of its words.
+/// Leaves out special, added, unused and broken tokens, those that nobody can type and, unless allowed, what belongs to the target: its
+/// tokens, and every token of three letters or more that equals, contains or is contained in one of its words.
 fn search_vocabulary(options: &PromptOptions, targets: &[&Target], tokenizer: &Tokenizer, vocab_size: usize) -> Vec<bool> {
+    let special = |id: u32| tokenizer.is_special(id) && (options.chat.is_some() || !options.allow_special);
     if options.allow_everything {
-        return vec![true; vocab_size];
+        return (0..vocab_size as u32).map(|id| options.chat.is_none() || !special(id)).collect();
     }
     let lower: Vec<String> = targets.iter().map(|target| target.text.to_lowercase()).collect();
     let words: HashSet<&str> =
@@ -124,10 +118,12 @@ fn search_vocabulary(options: &PromptOptions, targets: &[&Target], tokenizer: &T
         target_ids.contains(&id) || (core.chars().count() >= 3 && words.iter().any(related))
     };
     (0..vocab_size as u32)
+        .into_par_iter()
         .map(|id| {
-            let text = tokenizer.decode(&[id]);
-            let usable = !text.is_empty() && !text.contains('\u{fffd}') && (options.allow_special || !tokenizer.is_special(id));
-            usable && (options.allow_target_tokens || !belongs_to_target(id, &text))
+            let text = tokenizer.decode_inside(&[id]);
+            let whole = !text.is_empty() && !text.contains('\u{fffd}');
+            let typeable = whole && !special(id) && tokenizer.is_typeable(id, &text);
+            typeable && (options.allow_target_tokens || !belongs_to_target(id, &text))
         })
         .collect()
 }

@@ -3,7 +3,7 @@
 use crate::backend::{BackendName, Dtype};
 use crate::budget::Budget;
 use crate::method::registry::{MethodName, MethodSettings};
-use crate::problem::PromptOptions;
+use crate::problem::{Chat, PromptOptions};
 use crate::setting::{Key, choice, key, named, names, optional_positive, optional_whole, switch, text, whole};
 use crate::{Error, Result};
 
@@ -28,6 +28,10 @@ pub struct Options {
     pub prefix: String,
     /// Fixed text after the free tokens.
     pub suffix: String,
+    /// The prompt is the user's turn of a chat, by the model's own template, and the target the reply.
+    pub chat: bool,
+    /// The system's turn of the chat; empty: none.
+    pub system: String,
     /// Let the prompt hold tokens and words of the target.
     pub allow_target_tokens: bool,
     /// Let the prompt hold special tokens.
@@ -66,6 +70,8 @@ impl Default for Options {
             eval_every: 32,
             prefix: String::new(),
             suffix: String::new(),
+            chat: false,
+            system: String::new(),
             allow_target_tokens: false,
             allow_special: false,
             all_tokens: false,
@@ -98,6 +104,10 @@ pub const KEYS: &[Key<Options>] = &[
     key("eval_every", "Steps from one set of scores to the next", |s| Some(whole(&mut s.eval_every, 1..=MANY))),
     key("prefix", "Fixed text before the free tokens", |s| Some(text(&mut s.prefix))),
     key("suffix", "Fixed text after the free tokens", |s| Some(text(&mut s.suffix))),
+    key("chat", "The prompt is the user's turn of a chat, by the model's own template, and the target the reply", |s| {
+        Some(switch(&mut s.chat))
+    }),
+    key("system", "What the system says first in the chat", |s| Some(text(&mut s.system))),
     key("allow_target_tokens", "Let the prompt hold tokens and words of the target", |s| Some(switch(&mut s.allow_target_tokens))),
     key("allow_special", "Let the prompt hold special tokens", |s| Some(switch(&mut s.allow_special))),
     key("all_tokens", "Search the whole vocabulary and ban nothing: special, unused and broken tokens too", |s| {
@@ -148,12 +158,14 @@ impl Options {
         }
     }
 
-    /// What a prompt may look like. `bos` is the model's token for [`Self::bos`], where that is wanted.
-    pub fn prompt_options(&self, bos: Option<u32>) -> PromptOptions {
+    /// What a prompt may look like. `bos` is the model's token for [`Self::bos`], and `chat` its template for [`Self::chat`], where they are
+    /// wanted.
+    pub fn prompt_options(&self, bos: Option<u32>, chat: Option<Chat>) -> PromptOptions {
         PromptOptions {
             tokens: self.prompt_tokens,
             prefix: self.prefix.clone(),
             suffix: self.suffix.clone(),
+            chat,
             bos,
             allow_target_tokens: self.allow_target_tokens,
             allow_special: self.allow_special,

@@ -58,6 +58,7 @@ impl Cell {
         let mut settings = self.options.to_json();
         let map = settings.as_object_mut().expect("settings are an object");
         NO_SCIENCE.iter().for_each(|key| drop(map.shift_remove(*key)));
+        drop_what_is_off(&mut settings);
         let content = json!({
             "schema": SCHEMA,
             "record": crate::invert::record::SCHEMA,
@@ -99,6 +100,14 @@ impl fmt::Display for Cell {
         let steps = steps.unwrap_or_default();
         write!(f, "{}, N {prompt_tokens}, {steps} steps, seed {seed}, target {}", self.method, self.target.id)
     }
+}
+
+/// Leaves out settings that ask for nothing (`false`, no text, `none`), so that a setting that is new and off leaves the ids of
+/// finished cells as they are.
+fn drop_what_is_off(settings: &mut Value) {
+    let Value::Object(map) = settings else { return };
+    map.values_mut().for_each(drop_what_is_off);
+    map.retain(|_, value| !(value.is_null() || *value == json!(false) || *value == json!("")));
 }
 
 /// JSON with its keys in order: the same text for the same content.

@@ -20,6 +20,7 @@ mod settings;
 mod study;
 mod support;
 mod targets;
+mod text;
 mod verbs;
 #[cfg(feature = "wgpu")]
 mod vulkan;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::around::Around;
 use super::setting::{Flags, Names, help};
 use crate::Result;
 use crate::method::registry::MethodName;
@@ -17,6 +18,8 @@ Examples:
   dlmi invert \"the king is dead\" --prompt-tokens 30
   dlmi --model HuggingFaceTB/SmolLM2-135M-Instruct invert --file target.txt --out run1
   dlmi --model HuggingFaceTB/SmolLM2-135M-Instruct invert --file target.txt --out run1 --resume --max-seconds 3600
+  dlmi --model HuggingFaceTB/SmolLM2-135M-Instruct invert --chat \"I am sorry\"
+  dlmi invert --template \"Here is a riddle: {} Answer:\" \" the king\"
   dlmi invert --targets targets.jsonl --max-seconds 60 --out list1
 
 Exit code: 0 exact, 1 not exact, 2 bad input, 3 no such device, model or disk space, 130 interrupted.")]
@@ -38,16 +41,16 @@ pub struct Invert {
     max_memory: Option<String>,
     #[arg(long, value_name = "N", help = help("samples"), allow_negative_numbers = true)]
     samples: Option<String>,
-    #[arg(long, value_name = "TEXT", help = help("prefix"))]
+    #[arg(long, value_name = "TEXT", help = help("prefix"), conflicts_with = "template")]
     prefix: Option<OsString>,
-    #[arg(long, value_name = "TEXT", help = help("suffix"))]
+    #[arg(long, value_name = "TEXT", help = help("suffix"), conflicts_with = "template")]
     suffix: Option<OsString>,
+    #[command(flatten)]
+    around: Around,
     #[arg(long, help = help("allow_target_tokens"))]
     allow_target_tokens: bool,
     #[arg(long, help = help("allow_special"))]
     allow_special: bool,
-    #[arg(long, help = help("bos"))]
-    bos: bool,
     /// Read TARGET from a file (its last newline left out)
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
@@ -73,9 +76,13 @@ impl Invert {
     pub(super) fn flags(&self, flags: &mut Flags) -> Result<()> {
         flags.text("method", &self.method).text("prompt_tokens", &self.prompt_tokens).text("steps", &self.steps);
         flags.text("max_seconds", &self.max_seconds).text("restarts", &self.restarts).text("samples", &self.samples);
-        flags.text("max_memory", &self.max_memory).switch("bos", self.bos);
+        flags.text("max_memory", &self.max_memory);
         flags.switch("allow_target_tokens", self.allow_target_tokens).switch("allow_special", self.allow_special);
         flags.os_text("prefix", &self.prefix)?;
-        flags.os_text("suffix", &self.suffix)
+        flags.os_text("suffix", &self.suffix)?;
+        if let Some((before, after)) = self.around.template()? {
+            flags.given.extend([("prefix", before), ("suffix", after)]);
+        }
+        self.around.flags(flags)
     }
 }

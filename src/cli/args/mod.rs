@@ -1,5 +1,6 @@
 //! What can be typed: the verbs, their flags, and how flags become the strongest layer of the settings.
 
+mod around;
 mod bench;
 mod complete;
 mod global;
@@ -20,6 +21,7 @@ use clap::{Args, Command, FromArgMatches, Subcommand};
 use crate::settings::{self, Layers, Sources};
 use crate::{Error, Result};
 
+pub use around::Around;
 pub use bench::{Bench, BenchOptions};
 pub use complete::Complete;
 pub use global::Global;
@@ -140,8 +142,8 @@ impl Cli {
         self.global.flags(&mut flags)?;
         match &self.verb {
             Verb::Invert(verb) => verb.flags(&mut flags)?,
-            Verb::Complete(verb) => verb.flags(&mut flags),
-            Verb::Score(verb) => verb.flags(&mut flags),
+            Verb::Complete(verb) => verb.flags(&mut flags)?,
+            Verb::Score(verb) => verb.flags(&mut flags)?,
             Verb::Targets(verb) => verb.flags(&mut flags),
             Verb::Gradients(verb) => verb.flags(&mut flags),
             Verb::Bench(verb) => verb.options().flags(&mut flags),

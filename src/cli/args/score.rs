@@ -4,7 +4,8 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::setting::{Flags, help};
+use super::around::Around;
+use super::setting::Flags;
 use crate::{Error, Result};
 
 /// `score`.
@@ -14,6 +15,7 @@ use crate::{Error, Result};
     after_help = "\
 Examples:
   dlmi score \"O Romeo, Romeo!\" \" wherefore art thou Romeo?\"
+  dlmi --model HuggingFaceTB/SmolLM2-135M-Instruct score --chat \"Who are you?\" \"I am SmolLM\"
   dlmi score --prompt-ids 12,7,99 \" wherefore art thou Romeo?\"
   dlmi score --prompt-ids 12,7,99 --target-ids 4,5,6 --json"
 )]
@@ -22,18 +24,19 @@ pub struct Score {
     #[arg(value_name = "TEXT", num_args = 0..=2)]
     texts: Vec<OsString>,
     /// The prompt's token ids, in place of PROMPT
-    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',')]
+    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',', conflicts_with_all = ["template", "chat", "system"])]
     pub prompt_ids: Option<Vec<u32>>,
     /// The target's token ids, in place of TARGET
     #[arg(long, value_name = "ID,ID,...", value_delimiter = ',')]
     pub target_ids: Option<Vec<u32>>,
-    #[arg(long, help = help("bos"))]
-    bos: bool,
+    /// What stands around the prompt.
+    #[command(flatten)]
+    pub around: Around,
 }
 
 impl Score {
-    pub(super) fn flags(&self, flags: &mut Flags) {
-        flags.switch("bos", self.bos);
+    pub(super) fn flags(&self, flags: &mut Flags) -> Result<()> {
+        self.around.flags(flags)
     }
 
     /// The texts that stand for PROMPT and TARGET: what is given as ids has none.

@@ -93,7 +93,7 @@ impl Observer for Watcher {
             seconds: report.seconds,
             max_seconds: self.budget.seconds,
             best: format!("best {matched}/{} tokens, objective {:.2}{restarts}", self.problem.target_tokens(), report.progress.objective),
-            text: report.best.map(|best| self.problem.prompt.text(&best.free)),
+            text: report.best.map(|best| self.problem.free_text(&best.free)),
             ..Status::default()
         });
         self.folder.as_mut().map_or(Ok(()), |folder| folder.event(report))
@@ -115,12 +115,15 @@ impl Observer for Watcher {
 /// A few lines for people: the prompt, what the model writes, what was verified, and what to try when it failed.
 fn readable(inversion: &Inversion, policy: Policy) -> String {
     let color = |kind, text: &str| paint(policy.color_out, kind, text);
-    let mut lines = vec![
-        // In quotes: a space at either end is part of the text.
+    // In quotes: a space at either end is part of the text.
+    let found = format!("found    \"{}\"", color(Paint::Bold, &visible(&inversion.free_text)));
+    let whole = inversion.free_text == inversion.prompt_text;
+    let mut lines: Vec<String> = (!whole).then_some(found).into_iter().collect();
+    lines.extend([
         format!("prompt   \"{}\"", color(Paint::Bold, &visible(&inversion.prompt_text))),
         format!("writes   \"{}\"", visible(&inversion.completion_text)),
         format!("target   \"{}\"", visible(&inversion.target_text)),
-    ];
+    ]);
     let (seconds, m) = (inversion.seconds, inversion.target_ids.len());
     let notes = inversion.notes.iter().map(|note| format!("{}     {}", color(Paint::Notice, "note"), visible(note)));
     if inversion.exact {

@@ -28,7 +28,7 @@ pub use acceptance::Acceptance;
 pub use moves::Moves;
 pub use proposal::Proposal;
 pub use schedule::{Growth, Schedule};
-pub(super) use step::random_prompt;
+pub(crate) use step::random_prompt;
 
 use memory::Memory;
 use proposal::Ranking;

@@ -170,15 +170,46 @@ impl SearchMethod {
     }
 }
 
-/// A random readable prompt that survives decode → encode; tokens that cannot stand beside their neighbours are drawn again.
+/// Whole prompts that are drawn before one is mended.
+const WHOLE_DRAWS: usize = 16;
+/// Tokens that are drawn again to mend one.
+const MENDS: usize = 4000;
+
+/// A random readable prompt that survives decode → encode. Few long ones do, so the last that was drawn is mended where it does not.
 pub(crate) fn random_prompt(problem: &Problem, clock: Clock, number: u32) -> Result<Vec<u32>> {
     let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, 0, Purpose::InitialPrompt, number));
     let readable = problem.prompt.readable();
-    for _ in 0..1000 {
-        let free: Vec<u32> = (0..problem.prompt.tokens()).map(|_| readable[draws.below(readable.len())]).collect();
+    let mut free = Vec::new();
+    for _ in 0..WHOLE_DRAWS {
+        free = (0..problem.prompt.tokens()).map(|_| readable[draws.below(readable.len())]).collect();
         if problem.admits(&free) {
             return Ok(free);
         }
     }
-    Err(Error::input("no random prompt survives decoding and encoding with this prefix and suffix; end the prefix with a whole word"))
+    let (allowed, last, mut missed) = (problem.prompt.allowed(), free.len() - 1, vec![0; free.len()]);
+    for _ in 0..MENDS {
+        if problem.admits(&free) {
+            return Ok(free);
+        }
+        let position = match problem.first_misread(&free) {
+            // It, or the next one that it merges with.
+            Some(position) => (position + draws.below(2)).min(last),
+            // The text holds a banned word.
+            None => draws.below(free.len()),
+        };
+        missed[position] += 1;
+        // Where no readable token can stand, as at the start of a turn that is trimmed, any other.
+        free[position] = if missed[position] % 16 < 8 { readable[draws.below(readable.len())] } else { any(allowed, &mut draws) };
+    }
+    Err(Error::input("no random prompt survives decoding and encoding between the fixed texts around it; change where they are cut"))
+}
+
+/// Any allowed token.
+fn any(allowed: &[bool], draws: &mut Draws) -> u32 {
+    loop {
+        let token = draws.below(allowed.len());
+        if allowed[token] {
+            return token as u32;
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{LlamaConfig, WeightSource, layout};
 use crate::error::{Error, Result, quoted};
+use crate::source::chat::ChatFiles;
 use crate::source::checkpoint::{ModelFiles, Weights};
 use crate::source::hub::Observer;
 use crate::source::tokenizer::Tokenizer;
@@ -29,6 +30,8 @@ pub struct Checkpoint {
     pub digest: String,
     /// The path as given, or the name of an embedded model.
     pub origin: String,
+    /// Where its chat template is.
+    pub chat: ChatFiles,
     weights: Weights,
 }
 
@@ -58,7 +61,7 @@ impl Checkpoint {
     /// As [`Checkpoint::open`].
     pub fn of(files: ModelFiles, digests: &Digests) -> Result<Self> {
         let config = LlamaConfig::from_fields(&files.config)?;
-        let origin = files.origin.clone();
+        let (origin, chat) = (files.origin.clone(), files.chat.clone());
         let (tokenizer, mut weights) = files.read()?;
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(Error::input(format!(
@@ -72,7 +75,7 @@ impl Checkpoint {
         layout::compare(&weights, &config)?;
         let digest = weights.digest(digests)?;
         let tokenizer = tokenizer.for_context(config.max_position_embeddings);
-        Ok(Self { config, tokenizer, digest, origin, weights })
+        Ok(Self { config, tokenizer, digest, origin, chat, weights })
     }
 
     /// Values of one tensor in Hugging Face orientation, row-major.

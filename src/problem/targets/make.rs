@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::difficulty::{Likelihood, Recipe, draw, measure, reader};
 use super::file::Labelled;
 use crate::model::{Llama, greedy};
+use crate::problem::Target;
 use crate::source::tokenizer::Tokenizer;
 use crate::tensor::ids_tensor;
 
@@ -108,11 +109,11 @@ impl Maker<'_> {
     }
 
     fn record(&self, id: String, path: Likelihood, bos: u32) -> Record {
-        let text = self.tokenizer.decode(&path.ids);
+        let target = Target::from_ids(path.ids.clone(), self.tokenizer);
         Record {
             id,
-            retokenises: self.tokenizer.encode(&text) == path.ids,
-            text,
+            retokenises: target.round_trips(self.tokenizer),
+            text: target.text,
             k: None,
             bos,
             probabilities: path.probabilities(),

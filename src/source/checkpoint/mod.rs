@@ -12,6 +12,7 @@ mod weights;
 
 use crate::error::{Error, Result, quoted};
 use crate::files::read_text;
+use crate::source::chat::ChatFiles;
 use crate::source::tokenizer::Tokenizer;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -62,6 +63,8 @@ pub struct ModelFiles {
     pub origin: String,
     /// Its config.
     pub config: ConfigFields,
+    /// Where its chat template is.
+    pub chat: ChatFiles,
     rest: Rest,
 }
 
@@ -76,27 +79,29 @@ impl ModelFiles {
         let metadata = std::fs::metadata(&path).map_err(|error| Error::reading(&path, &error))?;
         if metadata.is_dir() {
             let config = ConfigFields::read(&path.join("config.json"))?;
+            let chat = ChatFiles::Folder(path.clone());
             let rest = move || {
                 let tokenizer = Tokenizer::from_file(&path.join("tokenizer.json"))?;
                 let (sources, tensors) = shards::open_folder(&path)?;
                 Ok((tokenizer, sources, tensors))
             };
-            return Ok(Self { origin, config, rest: Box::new(rest) });
+            return Ok(Self { origin, config, chat, rest: Box::new(rest) });
         }
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("safetensors") => {
                 let config = ConfigFields::read(&path.with_file_name("config.json"))?;
+                let chat = ChatFiles::Folder(path.with_file_name(""));
                 let rest = move || {
                     let tokenizer = Tokenizer::from_file(&path.with_file_name("tokenizer.json"))?;
                     let mut source = Source::open(&path)?;
                     let tensors = safetensors::tensors(&mut source, 0)?;
                     Ok((tokenizer, vec![source], tensors))
                 };
-                Ok(Self { origin, config, rest: Box::new(rest) })
+                Ok(Self { origin, config, chat, rest: Box::new(rest) })
             }
             Some("gguf") => {
-                let (config, rest) = gguf::open(&path)?;
-                Ok(Self { origin, config, rest })
+                let (config, chat, rest) = gguf::open(&path)?;
+                Ok(Self { origin, config, chat, rest })
             }
             _ => Err(Error::input(format!(
                 "{} is not a model: give a folder in Hugging Face layout, or a `.gguf` or `.safetensors` file",
@@ -118,7 +123,7 @@ impl ModelFiles {
             let tensors = safetensors::tensors(&mut source, 0)?;
             Ok((tokenizer, vec![source], tensors))
         };
-        Ok(Self { origin: "embedded model".to_owned(), config, rest: Box::new(rest) })
+        Ok(Self { origin: "embedded model".to_owned(), config, chat: ChatFiles::None, rest: Box::new(rest) })
     }
 
     /// Reads the tokenizer, and of the weights what lies where.

@@ -26,10 +26,10 @@ pub use wire::Patience;
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
+/// What a model may have besides.
+const EXTRAS: [&str; 3] = ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"];
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// What a repository need not have.
-const OPTIONAL: [&str; 3] = ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"];
 
 /// How far one file has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,8 +194,8 @@ struct Fetcher<'a> {
 
 impl Fetcher<'_> {
     fn run(&self) -> Result<PathBuf> {
-        let optional = OPTIONAL.into_iter().filter(|name| self.lists(name));
-        let small = [CONFIG, TOKENIZER].into_iter().chain(optional).map(|name| self.remote(name)).collect::<Result<Vec<_>>>()?;
+        let extras = EXTRAS.into_iter().filter(|name| self.lists(name));
+        let small = [CONFIG, TOKENIZER].into_iter().chain(extras).map(|name| self.remote(name)).collect::<Result<Vec<_>>>()?;
         let weights = if self.lists(WEIGHTS) {
             vec![self.remote(WEIGHTS)?]
         } else if self.lists(INDEX) {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::{CONFIG, HubConfig, INDEX, OPTIONAL, Remote, Spec, TOKENIZER, WEIGHTS, is_hex, is_plain};
+use super::{CONFIG, EXTRAS, HubConfig, INDEX, Remote, Spec, TOKENIZER, WEIGHTS, is_hex, is_plain};
 use crate::files::{read_small, read_text, replace};
 use crate::source::Digests;
 use crate::source::digests::Stamp;
@@ -106,7 +106,7 @@ fn weights(folder: &Path) -> Vec<String> {
 
 /// The first file of a model folder that points to a blob whose content is not what the blob's name says, and that blob.
 pub(super) fn spoilt(folder: &Path, known: &Digests) -> Option<(String, PathBuf)> {
-    let small = [CONFIG, TOKENIZER, INDEX].into_iter().chain(OPTIONAL).map(str::to_owned);
+    let small = [CONFIG, TOKENIZER, INDEX].into_iter().chain(EXTRAS).map(str::to_owned);
     small.chain(weights(folder)).find_map(|name| {
         let blob = folder.join(std::fs::read_link(folder.join(&name)).ok()?);
         let digest = blob.file_name()?.to_str().filter(|name| is_hex(name, 40) || is_hex(name, 64))?.to_owned();

@@ -5,6 +5,8 @@
 //! one, at loading as well as later; every call into it is therefore caught and becomes an error sentence or an empty
 //! answer.
 
+mod context;
+mod growth;
 mod length;
 
 use crate::error::{Error, Result, quoted};
@@ -51,6 +53,7 @@ impl Tokenizer {
     /// (BPE dropout), or when an id is out of any reasonable range.
     pub fn from_json_bytes(bytes: &[u8], origin: &str) -> Result<Self> {
         let invalid = |reason: &str| Error::input(format!("tokenizer {} is invalid: {reason}", quoted(origin)));
+        growth::check(bytes).map_err(|reason| invalid(&reason))?;
         let library = caught(|| load(bytes)).and_then(|loaded| loaded).map_err(|reason| invalid(&reason))?;
         let size = caught(|| vocab_size(&library)).map_err(|reason| invalid(&reason))?;
         if size == 0 || size > MAX_TOKENS {

@@ -13,6 +13,7 @@ mod vocabulary;
 use super::storage::Source;
 use super::{ConfigFields, Entry, ROPE_FACTORS, Rest, Tensors};
 use crate::error::{Result, quoted};
+use crate::source::chat::ChatFiles;
 use crate::source::tokenizer::Tokenizer;
 use header::Header;
 use serde_json::{Map, Value, json};
@@ -54,7 +55,7 @@ const LARGEST_HEAD: u64 = 1 << 10;
 const FACTORS: &str = "rope_freqs.weight";
 
 /// Opens a GGUF file; a `tokenizer.json` next to it is used instead of the tokenizer in its metadata.
-pub(super) fn open(path: &Path) -> Result<(ConfigFields, Rest)> {
+pub(super) fn open(path: &Path) -> Result<(ConfigFields, ChatFiles, Rest)> {
     let mut source = Source::open(path)?;
     let header = Header::read(&mut source)?;
     let mut tensors = tensors(&header)?;
@@ -71,12 +72,28 @@ pub(super) fn open(path: &Path) -> Result<(ConfigFields, Rest)> {
         entry.interleaved = interleaved(name, &fields);
     }
     let config = ConfigFields { fields, origin: header.origin().to_owned() };
+    let chat = chat(&header)?;
     let next_to_it = path.with_file_name("tokenizer.json");
     let rest = move || {
         let tokenizer = if next_to_it.exists() { Tokenizer::from_file(&next_to_it)? } else { vocabulary::tokenizer(&header)? };
         Ok((tokenizer, vec![source], tensors))
     };
-    Ok((config, Box::new(rest)))
+    Ok((config, chat, Box::new(rest)))
+}
+
+/// The chat template, and the special tokens that templates call by name.
+fn chat(header: &Header) -> Result<ChatFiles> {
+    let mut tokens = Map::new();
+    let template = header.text("tokenizer.chat_template")?.map(str::to_owned);
+    if template.is_some() {
+        let texts = header.texts("tokenizer.ggml.tokens")?;
+        for (name, key) in [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")] {
+            let id = header.scalar(&format!("tokenizer.ggml.{key}_token_id"))?.and_then(Value::as_u64);
+            let text = id.and_then(|id| texts.get(id as usize));
+            tokens.extend(text.map(|text| (name.to_owned(), (*text).into())));
+        }
+    }
+    Ok(ChatFiles::Inside { origin: header.origin().to_owned(), template, tokens })
 }
 
 /// The tensors under their Hugging Face names.

@@ -1,0 +1,103 @@
+//! Chats as transformers renders them, and templates that mean harm.
+
+use super::*;
+use crate::source::Tokenizer;
+use crate::testing::golden;
+
+fn template(source: &str) -> Result<ChatTemplate> {
+    ChatTemplate::new(source, Map::new(), "`here`")
+}
+
+fn render(source: &str) -> Result<String> {
+    template(source)?.render(&[Message { role: "user", content: "Hello" }])
+}
+
+/// A text with `<FORMAT>` in place of each date.
+fn dated(text: &str) -> String {
+    let now = chrono::Local::now();
+    ["%d %B %Y", "%d %b %Y"].iter().fold(text.to_owned(), |text, form| text.replace(&format!("<{form}>"), &now.format(form).to_string()))
+}
+
+/// `tests/golden/chat_templates.py` made the expected texts and ids with transformers.
+#[test]
+fn chats_are_those_of_transformers() {
+    let expected: Vec<Value> = serde_json::from_slice(&std::fs::read(golden("chat/expected.json")).unwrap()).unwrap();
+    let tokenizer = |path: &str| Tokenizer::from_file(Path::new(path)).unwrap();
+    let bard = tokenizer("models/bard/tokenizer.json");
+    let spm = tokenizer("tests/golden/cases/spm-legacy/tokenizer.json");
+    let mut templates = std::collections::HashSet::new();
+    for case in &expected {
+        let name = case["template"].as_str().unwrap();
+        let source = std::fs::read_to_string(golden("chat").join(name)).unwrap();
+        let template = ChatTemplate::new(&source, case["tokens"].as_object().unwrap().clone(), name).unwrap();
+        let system = case["system"].as_str().map(|content| Message { role: "system", content });
+        let user = Message { role: "user", content: case["user"].as_str().unwrap() };
+        let text = template.render(&system.into_iter().chain([user]).collect::<Vec<_>>()).unwrap();
+        let wanted = case["text"].as_str().unwrap();
+        assert_eq!(text, dated(wanted), "{name}");
+        assert_eq!(template.is_dated(), wanted != dated(wanted), "{name}");
+        if !template.is_dated() {
+            let tokenizer = if case["tokenizer"] == "bard" { &bard } else { &spm };
+            assert_eq!(Value::from(tokenizer.encode(&text)), case["ids"], "{name} {text:?}");
+        }
+        templates.insert(name);
+    }
+    assert_eq!(templates.len(), 10);
+}
+
+/// Templates of the kinds that would take hours or all memory: each ends in a sentence at once.
+#[test]
+fn hostile_templates_end_in_a_sentence() {
+    let doubling = format!("{{% set ns = namespace(x='xx') %}}{}{{{{ ns.x }}}}", "{% set ns.x = ns.x ~ ns.x %}".repeat(60));
+    let cases = [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{{ messages[0].content * 999 }}{% endfor %}{% endfor %}",
+        "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ 'x' * 100000000000 }}",
+        "{{ ('x' * 99999999) | replace('x', 'y' * 999999) }}",
+        "{{ range(100000) | map('string') | join('x' * 100000) }}",
+        "{{ '%99999999999d' | format(1) }}",
+        "{{ strftime_now('%') }}",
+        "{{ raise_exception('no users here') }}",
+        "{% include 'other' %}",
+        "{{ messages.nothing.more }}",
+        "{% if %}",
+        "{{ ",
+        &doubling,
+    ];
+    for source in cases {
+        let error = render(source).err().unwrap_or_else(|| panic!("{source} should fail"));
+        let text = error.to_string();
+        assert_eq!(error.exit_code(), 2);
+        assert!(text.starts_with("the chat template of `here` ") && text.len() < 600 && !text.contains('\n'), "{source}: {text}");
+    }
+    assert!(render("{{ raise_exception('no users here') }}").unwrap_err().to_string().contains("no users here"));
+}
+
+#[test]
+fn json_is_pythons() {
+    let source = r#"{{ {"a": [1, 2.5, "<é>", none, true], "b": {}} | tojson }}{{ [1, [], {"a": 2}] | tojson(indent=2) }}"#;
+    let wanted = "{\"a\": [1, 2.5, \"<é>\", null, true], \"b\": {}}[\n  1,\n  [],\n  {\n    \"a\": 2\n  }\n]";
+    assert_eq!(render(source).unwrap(), wanted);
+}
+
+#[test]
+fn a_folder_says_where_its_template_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = ChatFiles::Folder(folder.path().to_owned());
+    let read = || files.read().and_then(|template| template.render(&[Message { role: "user", content: "x" }]));
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    assert!(read().unwrap_err().to_string().contains("has no chat template"));
+    assert!(ChatFiles::None.read().unwrap_err().to_string().starts_with("the model has no chat template"));
+    write(
+        "tokenizer_config.json",
+        r#"{"bos_token": {"content": "<s>"}, "eos_token": "</s>", "chat_template": "{{ bos_token }}1{{ eos_token }}"}"#,
+    );
+    assert_eq!(read().unwrap(), "<s>1</s>");
+    write("tokenizer_config.json", r#"{"chat_template": [{"name": "rag", "template": "2"}, {"name": "default", "template": "3"}]}"#);
+    assert_eq!(read().unwrap(), "3");
+    write("chat_template.jinja", "4\n");
+    assert_eq!(read().unwrap(), "4");
+    write("tokenizer_config.json", "[");
+    assert!(read().unwrap_err().to_string().contains("tokenizer_config.json` is not valid JSON"));
+}

@@ -1,0 +1,90 @@
+//! How much longer a tokenizer may make a text. A few kilobytes of replacements in a row can ask for gigabytes, so they are multiplied
+//! out before the library is given any text.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Bytes out of one byte at most. SentencePiece's `▁` is three bytes of one; real files stay below a hundred.
+const LARGEST: f64 = 1024.0;
+/// Of the steps whose tables are not looked into: compatibility forms (one ligature is 33 bytes of 3), and forms that only take apart.
+const OF_A_TABLE: [f64; 2] = [11.0, 3.0];
+
+/// The parts of a `tokenizer.json` that rewrite text.
+#[derive(Deserialize)]
+struct Parts {
+    normalizer: Option<Value>,
+    decoder: Option<Value>,
+}
+
+/// Refuses a `tokenizer.json` that could make a text more than a thousand times as long. What is no such file is for the library to say.
+pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
+    let Ok(Parts { normalizer, decoder }) = serde_json::from_slice(bytes) else { return Ok(()) };
+    for (name, part) in [("normalizer", normalizer), ("decoder", decoder)] {
+        let growth = part.as_ref().map_or(1.0, growth);
+        if growth > LARGEST {
+            return Err(format!("its {name} makes a text up to {growth:.0e} times as long, and at most {LARGEST} are computed"));
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that a step, or a sequence of steps, makes of one byte at most.
+fn growth(part: &Value) -> f64 {
+    match part["type"].as_str() {
+        Some("Sequence") => {
+            let steps = part["normalizers"].as_array().or(part["decoders"].as_array());
+            steps.into_iter().flatten().map(growth).product()
+        }
+        Some("Replace") => {
+            let content = part["content"].as_str().unwrap_or_default().len() as f64;
+            // A regular expression may match nothing, between all characters.
+            part["pattern"]["String"].as_str().map_or(content + 1.0, |pattern| (content / pattern.len() as f64).max(1.0))
+        }
+        Some("NFKC" | "NFKD" | "Precompiled") => OF_A_TABLE[0],
+        Some("NFC" | "NFD" | "Nmt" | "Lowercase") => OF_A_TABLE[1],
+        _ => 1.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::tokenizer::Tokenizer;
+    use crate::testing::tiny_tokenizer;
+    use serde_json::json;
+
+    fn with(key: &str, steps: Vec<Value>) -> Result<Tokenizer, String> {
+        let mut tokenizer = tiny_tokenizer();
+        tokenizer[key] = json!({"type": "Sequence", format!("{key}s"): steps});
+        Tokenizer::from_json_bytes(tokenizer.to_string().as_bytes(), "t").map_err(|error| error.to_string())
+    }
+
+    fn replace(pattern: Value, content: &str, times: usize) -> Vec<Value> {
+        vec![json!({"type": "Replace", "pattern": pattern, "content": content}); times]
+    }
+
+    #[test]
+    fn files_that_amplify_are_refused_before_they_do() {
+        for (key, steps) in [
+            ("normalizer", replace(json!({"String": "a"}), &"a".repeat(100), 5)),
+            ("decoder", replace(json!({"String": "a"}), &"a".repeat(1000), 2)),
+            ("decoder", replace(json!({"String": "a"}), "aa", 40)),
+            ("normalizer", replace(json!({"Regex": ""}), "aaaa", 8)),
+            ("normalizer", replace(json!({"String": ""}), "a", 1)),
+        ] {
+            let error = with(key, steps).unwrap_err();
+            assert!(error.contains(&format!("its {key} makes a text up to")), "{error}");
+        }
+    }
+
+    #[test]
+    fn real_files_pass() {
+        let space = json!({"String": "▁"});
+        assert!(with("decoder", replace(space, " ", 1)).is_ok());
+        let nfkc = vec![json!({"type": "NFKC"}), json!({"type": "Lowercase"})];
+        assert!(
+            with("normalizer", [nfkc, replace(json!({"String": " "}), "▁", 1), replace(json!({"Regex": " {2,}"}), "▁", 1)].concat())
+                .is_ok()
+        );
+    }
+}
