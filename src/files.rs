@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 use crate::error::quoted;
 use crate::{Error, Result};
@@ -46,6 +48,44 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     utf8(read_small(path, limit)?, &quoted(&path.display().to_string()))
 }
 
+/// How long a pipe is waited for before it is said that it is.
+const QUIET_WAIT: Duration = Duration::from_secs(2);
+
+/// The whole of whatever can be read from its beginning to its end, a pipe (`<(command)`) as well as a file, if that is no more than
+/// `limit` bytes. A pipe that nobody writes is waited for, and that is said.
+///
+/// # Errors
+/// What cannot be read, and what is larger.
+pub fn read_stream(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let is_regular = std::fs::metadata(path).map_err(|error| Error::reading(path, &error))?.is_file();
+    if is_regular {
+        return read_small(path, limit);
+    }
+    let (sender, receiver) = channel();
+    let source: PathBuf = path.into();
+    // Opening a pipe blocks too; who stops the program ends this thread with it.
+    std::thread::spawn(move || sender.send(read_bytes(&source, limit)));
+    let name = quoted(&path.display().to_string());
+    let bytes = receiver.recv_timeout(QUIET_WAIT).or_else(|error| {
+        if error == RecvTimeoutError::Timeout {
+            tracing::warn!("waiting for {name}, until whoever writes it is done");
+        }
+        receiver.recv()
+    });
+    let bytes = bytes.unwrap_or_else(|_| Err(std::io::ErrorKind::BrokenPipe.into())).map_err(|error| Error::reading(path, &error))?;
+    match bytes.len() as u64 > limit {
+        true => Err(Error::input(format!("{name} has more than {limit} bytes, which is all that is read of it"))),
+        false => Ok(bytes),
+    }
+}
+
+/// At most one byte more than `limit`.
+fn read_bytes(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Text from bytes that `name` (an argument, a file, standard input) brought.
 ///
 /// # Errors
@@ -79,4 +119,37 @@ fn temporary_in(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_read_to_its_end_or_to_the_limit() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "12345").unwrap();
+        assert_eq!(read_stream(file.path(), 5).unwrap(), b"12345");
+        assert!(read_stream(file.path(), 4).unwrap_err().to_string().contains("5 bytes"));
+        assert!(read_stream(Path::new("/nonexistent"), 4).unwrap_err().to_string().contains("/nonexistent"));
+        assert!(read_stream(file.path().parent().unwrap(), 4).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_never_ends_is_refused_and_a_pipe_is_waited_for() {
+        assert_eq!(read_stream(Path::new("/dev/null"), 4).unwrap(), b"");
+        let error = read_stream(Path::new("/dev/zero"), 1 << 20).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("1048576 bytes"), "{error}");
+
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let writer = {
+            let pipe = pipe.clone();
+            std::thread::spawn(move || std::fs::write(pipe, "late").unwrap())
+        };
+        assert_eq!(read_stream(&pipe, 4).unwrap(), b"late");
+        writer.join().unwrap();
+    }
 }

@@ -62,6 +62,7 @@ pub mod state;
 pub mod study;
 pub mod subject;
 pub mod tensor;
+mod terminal;
 #[cfg(test)]
 mod testing;
 #[cfg(feature = "cli")]

@@ -28,7 +28,7 @@ pub(super) fn run(cli: &Cli, what: &Bench, policy: Policy) -> Result<()> {
     let device = choice.device.clone();
     let measured = backend::dispatch(&device, Measurement { session, what: what.clone(), choice, offline: cli.global.offline })?;
     match cli.global.json {
-        true => print_result(&Value::Object(measured).to_string()),
+        true => print_result(&super::json(&measured)),
         false => print_result(&readable(&measured)),
     }
 }

@@ -57,6 +57,8 @@ impl Job for Continuation {
             return print_result(&visible_block(&text));
         }
         let seconds = began.elapsed().as_secs_f64();
-        print_result(&json!({ "prompt_ids": self.prompt, "completion_text": text, "completion_ids": ids, "seconds": seconds }).to_string())
+        print_result(&super::json(&json!({
+            "prompt_ids": self.prompt, "completion_text": text, "completion_ids": ids, "seconds": seconds,
+        })))
     }
 }

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use args::{Cli, Verb};
 use clap::error::ErrorKind;
 
+use crate::terminal::json;
 use crate::ui::{self, Color, Policy};
 use crate::{Error, Result, backend};
 
@@ -102,9 +103,4 @@ fn completions(shell: clap_complete::Shell) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut args::command(), "dlmi", &mut script);
     ui::print_result(&String::from_utf8_lossy(&script))
-}
-
-/// A serialisable value as one line of JSON.
-fn json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("plain data")
 }

@@ -9,7 +9,7 @@ use crate::files::utf8;
 use crate::source::BUNDLED;
 use crate::source::hub::{self, HubConfig};
 use crate::ui::table::pairs;
-use crate::ui::{Policy, print_result, transfer_bar};
+use crate::ui::{Policy, print_result, transfer_bar, visible};
 
 pub(super) fn run(cli: &Cli, verb: &Models, policy: Policy) -> Result<()> {
     match verb {
@@ -23,19 +23,21 @@ fn list(cli: &Cli) -> Result<()> {
     let cached = hub::cached(&HubConfig::from_env(true)?);
     if cli.global.json {
         let names: Vec<&str> = BUNDLED.iter().map(|model| model.name).collect();
-        return print_result(&json!({ "bundled": names, "cached": cached }).to_string());
+        return print_result(&super::json(&json!({ "bundled": names, "cached": cached })));
     }
     let bundled = BUNDLED.iter().map(|model| format!("{}   (bundled)\n", model.name));
-    let fetched =
-        cached.iter().map(|model| format!("{}   ({:.1} MiB in {})\n", model.spec, model.bytes as f64 / 1048576.0, model.path.display()));
+    let fetched = cached.iter().map(|model| {
+        let (spec, path) = (visible(&model.spec), visible(&model.path.display().to_string()));
+        format!("{spec}   ({:.1} MiB in {path})\n", model.bytes as f64 / 1048576.0)
+    });
     print_result(&bundled.chain(fetched).collect::<String>())
 }
 
 fn pull(cli: &Cli, spec: &str, policy: Policy) -> Result<()> {
     let folder = hub::pull(&HubConfig::from_env(cli.global.offline)?, spec, &transfer_bar(policy))?;
     match cli.global.json {
-        true => print_result(&json!({ "model": spec, "folder": folder }).to_string()),
-        false => print_result(&folder.display().to_string()),
+        true => print_result(&super::json(&json!({ "model": spec, "folder": folder }))),
+        false => print_result(&visible(&folder.display().to_string())),
     }
 }
 
@@ -62,7 +64,7 @@ fn show(cli: &Cli, policy: Policy) -> Result<()> {
         "digest": session.model.identity().digest,
     });
     if cli.global.json {
-        return print_result(&rows.to_string());
+        return print_result(&super::json(&rows));
     }
     print_result(&pairs(rows.as_object().expect("an object")))
 }

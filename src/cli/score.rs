@@ -63,7 +63,7 @@ pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
             "overlap_text": overlaps.overlap_text, "prompt_perplexity": perplexities.prompt,
             "target_perplexity": perplexities.target, "target_perplexity_bos": perplexities.target_bos, "notes": notes,
         });
-        return print_result(&result.to_string());
+        return print_result(&super::json(&result));
     }
     let shown = |x: Option<f64>| x.map_or("none".to_owned(), |x| format!("{x:.2}"));
     let mut lines = vec![

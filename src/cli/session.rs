@@ -56,8 +56,9 @@ impl Session {
     /// The whole prompt in which `text` is what somebody types.
     ///
     /// # Errors
-    /// A template without a place for it, and those of [`Model::chat`].
+    /// A text that no context holds, a template without a place for it, and those of [`Model::chat`].
     pub fn whole(&self, around: &Around, text: &str) -> Result<String> {
+        self.model.tokenizer().check_length(text, "the prompt")?;
         let (before, after) = around.template()?.unwrap_or_default();
         let turn = format!("{before}{text}{after}");
         match self.model.chat(self.settings())? {

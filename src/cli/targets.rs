@@ -106,7 +106,7 @@ fn named(entry: &Labelled, result: Result<()>) -> Result<()> {
 fn keep_prompts(path: &Path, wanted: &[Wanted]) -> Result<()> {
     let line = |wanted: &Wanted| match wanted {
         Wanted::Reachable { prompt: Labelled { id, target, .. }, bos, .. } => {
-            format!("{}\n", json!({ "id": id, "text": target.text, "ids": target.ids, "bos": bos }))
+            format!("{}\n", super::json(&json!({ "id": id, "text": target.text, "ids": target.ids, "bos": bos })))
         }
         _ => String::new(),
     };

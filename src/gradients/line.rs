@@ -50,6 +50,6 @@ pub struct Line {
 impl Line {
     /// As it is written, without a newline.
     pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("plain data")
+        crate::terminal::json(self)
     }
 }

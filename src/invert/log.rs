@@ -90,7 +90,7 @@ fn lines_of(path: &Path) -> usize {
 }
 
 fn line(event: &Event) -> String {
-    serde_json::to_string(event).expect("plain data") + "\n"
+    crate::terminal::json(event) + "\n"
 }
 
 /// A file that grows, and whose last piece may be taken back.

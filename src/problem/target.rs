@@ -13,9 +13,10 @@ pub struct Target {
 }
 
 impl Target {
-    /// Tokenises `text` as what follows a prompt. An empty target is refused, and one that the tokenizer cannot spell: a few vocabularies
-    /// lack bytes, and such characters vanish silently.
+    /// Tokenises `text` as what follows a prompt. An empty target is refused, one that no context holds, and one that the tokenizer
+    /// cannot spell: a few vocabularies lack bytes, and such characters vanish silently.
     pub fn from_text(text: &str, tokenizer: &Tokenizer) -> Result<Self> {
+        tokenizer.check_length(text, "the target")?;
         match tokenizer.encode_behind(text) {
             Some(ids) if !ids.is_empty() => Ok(Self { text: text.to_owned(), ids }),
             _ if text.is_empty() => Err(Error::input("the target is empty; give the text that the model should write")),

@@ -1,6 +1,7 @@
 //! Tables as CSV and Markdown.
 
 use super::svg::escaped;
+use crate::terminal::json;
 use crate::ui::visible;
 
 /// A table of text, for CSV.
@@ -38,7 +39,7 @@ impl Csv {
 
 /// A text as a JSON string.
 pub fn text(value: &str) -> String {
-    serde_json::Value::from(value).to_string()
+    json(&value)
 }
 
 /// A number in full.

@@ -7,14 +7,16 @@ use super::assignment::{Assignment, Origin, assignments};
 use super::names::{Setting, is_variable};
 use super::presets::{self, ModelIdentity};
 use super::resolved::Resolved;
-use crate::files::utf8;
+use crate::files::{read_stream, utf8};
 use crate::setting::Written;
 use crate::{Error, Result};
 
+/// Larger than any file of settings, in bytes.
+const LARGEST_FILE: u64 = 1 << 20;
+
 fn file(path: &Path) -> Result<Vec<Assignment>> {
     let name = format!("`{}`", path.display());
-    let bytes = std::fs::read(path).map_err(|error| Error::reading(path, &error))?;
-    assignments(&utf8(bytes, &name)?, &name, None, &|line| Origin::File(path.into(), line))
+    assignments(&utf8(read_stream(path, LARGEST_FILE)?, &name)?, &name, None, &|line| Origin::File(path.into(), line))
 }
 
 /// The variables of the environment that begin with `DLMI_`.

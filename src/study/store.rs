@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::Cell;
 use super::cell::SCHEMA;
 use crate::files::{read_text, replace};
-use crate::{Error, Result};
+use crate::{Error, Result, terminal};
 
 /// Larger than any record, in bytes.
 const LARGEST_RECORD: u64 = 64 << 20;
@@ -115,7 +115,7 @@ impl Store {
         let record = json!({
             "schema": SCHEMA, "cell": cell.summary(), "inversion": inversion, "trace": trace, "provenance": provenance(),
         });
-        replace(&self.done_path(&cell.id), format!("{record}\n").as_bytes())?;
+        replace(&self.done_path(&cell.id), format!("{}\n", terminal::json(&record)).as_bytes())?;
         _ = fs::remove_file(self.failed_path(&cell.id));
         self.clear(&cell.id);
         Ok(())
@@ -127,7 +127,7 @@ impl Store {
     /// The disk.
     pub fn fail(&self, _claim: &Claim, cell: &Cell, reason: &str) -> Result<()> {
         let record = json!({ "schema": SCHEMA, "cell": cell.summary(), "failed": reason, "provenance": provenance() });
-        replace(&self.failed_path(&cell.id), format!("{record}\n").as_bytes())
+        replace(&self.failed_path(&cell.id), format!("{}\n", terminal::json(&record)).as_bytes())
     }
 
     /// Forgets how far a cell has come.

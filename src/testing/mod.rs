@@ -1,5 +1,6 @@
 //! What the unit tests share.
 
+mod faults;
 mod floors;
 mod memory;
 

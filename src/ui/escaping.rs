@@ -1,5 +1,7 @@
 //! Texts that others wrote, as they may stand on a terminal.
 
+use crate::terminal::acts;
+
 /// Text for one line of a terminal: characters that would act, hide or reorder are shown instead (ESC as `␛`, a
 /// newline as `⏎`, a right-to-left override as `\u{202e}`). Model texts are the least trustworthy there are.
 pub fn visible(text: &str) -> String {
@@ -20,19 +22,11 @@ fn escaped(text: &str, keep: impl Fn(char) -> bool) -> String {
             // Unicode has a picture of every C0 character.
             '\0'..='\u{1f}' => shown.extend(char::from_u32(0x2400 + u32::from(c))),
             '\u{7f}' => shown.push('␡'),
-            _ if c.is_control() || is_invisible(c) => shown.extend(c.escape_unicode()),
+            _ if acts(c) => shown.extend(c.escape_unicode()),
             _ => shown.push(c),
         }
     }
     shown
-}
-
-/// Zero-width, direction-changing, line-breaking and blank characters outside the control codes.
-fn is_invisible(c: char) -> bool {
-    matches!(c,
-        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
-        | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{feff}'
-        | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// At most `length` characters, the last one `…` where something was left out.
@@ -64,7 +58,7 @@ mod tests {
         #[test]
         fn nothing_that_acts_gets_through(text in any::<String>()) {
             let shown = visible(&text);
-            prop_assert!(!shown.chars().any(|c| c.is_control() || is_invisible(c)));
+            prop_assert!(!shown.chars().any(acts));
             prop_assert_eq!(visible(&shown), shown);
         }
 

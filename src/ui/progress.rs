@@ -20,6 +20,11 @@ fn live_line() -> MutexGuard<'static, Option<ProgressBar>> {
     LIVE_LINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Makes `bar` the live line, or none.
+pub(super) fn keep_live(bar: Option<&ProgressBar>) {
+    *live_line() = bar.cloned();
+}
+
 /// A live line on stderr, if there is one, is kept below what is written.
 pub(super) fn above_live_line<T>(write: impl FnOnce() -> T) -> T {
     let bar = live_line().clone();
@@ -129,7 +134,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if let Shown::Live(bar) = &self.shown {
-            *live_line() = None;
+            keep_live(None);
             bar.finish_and_clear();
         }
     }
@@ -142,7 +147,7 @@ fn live(what: &str) -> ProgressBar {
     }
     bar.set_message(what.to_string());
     bar.enable_steady_tick(Duration::from_millis(150));
-    *live_line() = Some(bar.clone());
+    keep_live(Some(&bar));
     bar
 }
 

@@ -8,6 +8,7 @@ mod events;
 mod exact;
 mod flags;
 mod gradients;
+mod hub;
 mod invert;
 mod list;
 mod methods;

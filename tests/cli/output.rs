@@ -13,7 +13,8 @@ const QUICK: &[&str] = &["--steps", "2", "--prompt-tokens", "4"];
 /// Nothing that a terminal would act on.
 #[track_caller]
 fn is_harmless(text: &str) {
-    let acts = |c: char| c != '\n' && c != '\t' && (c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c));
+    let hides = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let acts = |c: char| c != '\n' && c != '\t' && (c.is_control() || hides(c));
     assert!(!text.contains(acts), "{text:?}");
 }
 
@@ -71,9 +72,19 @@ fn texts_are_shown_not_acted_on() {
     }
     is_harmless(&run(&mut tiny(["score", hostile, hostile])).out);
     is_harmless(&run(&mut tiny(["config", "show", "--set", &format!("prefix={hostile}")])).out);
-    // JSON escapes by itself, and keeps the text.
-    let record = inversion(tiny(["invert", hostile]).args(QUICK));
-    assert_eq!(record["target_text"], hostile);
+    // JSON is as harmless, and keeps the text.
+    let ran = run(tiny(["invert", hostile, "--json"]).args(QUICK));
+    is_harmless(&ran.out);
+    assert_eq!(record(ran)["target_text"], hostile);
+    for arguments in [
+        &["complete", hostile, "--tokens", "200"][..],
+        &["score", hostile, hostile],
+        &["config", "show", "--set", &format!("prefix={hostile}")],
+    ] {
+        let ran = run(tiny(arguments).arg("--json"));
+        is_harmless(&ran.out);
+        ran.json();
+    }
 
     let folder = folder();
     let model = folder.path().join("odd\u{1b}[31m\u{9b}2J");
@@ -84,6 +95,28 @@ fn texts_are_shown_not_acted_on() {
     is_harmless(&run(dlmi(["models", "show"]).arg(&model)).out);
     fs::remove_file(model.join("config.json")).unwrap();
     refuses(dlmi(["models", "show"]).arg(&model), 2, &["config.json"]);
+}
+
+/// What is kept may be shown too: by `cat`, say.
+#[test]
+fn files_of_results_are_as_harmless_as_what_is_printed() {
+    let hostile = "a\u{1b}[31mb\u{9b}2J\u{202e}c\u{200b}";
+    let (folder, list) = (folder(), folder());
+    let targets = list.path().join("targets.jsonl");
+    fs::write(&targets, format!("{}\n", serde_json::json!({ "id": hostile, "text": hostile }))).unwrap();
+    let (run_folder, list_folder) = (folder.path().join("run"), folder.path().join("list"));
+    tiny(["invert", hostile, "--out"]).arg(&run_folder).args(QUICK).assert().code(1);
+    let harmless = |path: &Path| is_harmless(&fs::read_to_string(path).unwrap());
+    harmless(&run_folder.join("result.json"));
+    harmless(&run_folder.join("events.jsonl"));
+    let mut command = tiny(["invert", "--targets"]);
+    command.arg(&targets).arg("--out").arg(&list_folder).args(QUICK);
+    let (shown, csv) = (run(command.arg("--json")), run(tiny(["invert", "--csv", "--targets"]).arg(&targets).args(QUICK)));
+    is_harmless(&shown.out);
+    is_harmless(&csv.out);
+    for cell in fs::read_dir(list_folder.join("cells")).unwrap() {
+        harmless(&cell.unwrap().path());
+    }
 }
 
 #[test]

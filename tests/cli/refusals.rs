@@ -179,12 +179,72 @@ fn more_than_the_context_holds() {
     let context = TINY_CONTEXT.to_string();
     refuses(&mut tiny(["invert", "x", "--prompt-tokens", "256"]), 2, &["256 tokens", "257", &context]);
     refuses(tiny(["invert", "-"]).write_stdin("word ".repeat(100_000)), 2, &["context", &context]);
+    refuses(tiny(["complete", "-"]).write_stdin("word ".repeat(100_000)), 2, &["the prompt has 500000 bytes", "context", &context]);
+    refuses(tiny(["score", "x", "-"]).write_stdin("word ".repeat(100_000)), 2, &["the target has 500000 bytes", "context", &context]);
     refuses(&mut tiny(["invert", "x", "--prefix", &"12".repeat(250)]), 2, &["context", &context]);
     refuses(&mut tiny(["complete", "x", "--tokens", "256"]), 2, &["context", &context]);
     refuses(&mut tiny(["score", "x", &"12".repeat(300)]), 2, &["context", &context]);
     // To the last position it works.
     let ran = run(&mut tiny(["complete", "x", "--tokens", "255", "--json"]));
     assert_eq!(ids(&ran.json()["completion_ids"]).len(), 255);
+}
+
+/// Counted before it is tokenised, which would take a gigabyte.
+#[cfg(target_os = "linux")]
+#[test]
+fn ten_megabytes_are_refused_in_little_memory() {
+    let folder = folder();
+    let (text, list) = (folder.path().join("text.txt"), folder.path().join("list.jsonl"));
+    fs::write(&text, "word ".repeat(2_000_000)).unwrap();
+    fs::write(&list, format!("{}\n", json!({ "text": "word ".repeat(2_000_000) }))).unwrap();
+    for (option, file) in [("--file", &text), ("--targets", &list)] {
+        let line = format!("ulimit -v 1000000 && exec '{}' --model '{TINY}' --backend flex invert \"$@\"", env!("CARGO_BIN_EXE_dlmi"));
+        let mut command = Command::new("bash");
+        let command = command.env("HF_HUB_OFFLINE", "1").env("RAYON_NUM_THREADS", "2").args(["-c", &line, "bash", option]).arg(file);
+        refuses(command, 2, &["the target has 10000000 bytes", "256 tokens", "3328"]);
+    }
+}
+
+/// Nothing is read without end, and nothing is waited for without a word.
+#[cfg(unix)]
+#[test]
+fn files_that_never_end() {
+    let zero = "/dev/zero";
+    refuses(&mut tiny(["invert", "x", "-c", zero]), 2, &[zero, "1048576 bytes"]);
+    refuses(&mut tiny(["invert", "--file", zero]), 2, &[zero, "67108864 bytes"]);
+    refuses(&mut tiny(["invert", "--targets", zero]), 2, &[zero, "67108864 bytes"]);
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        let model = tiny_copy();
+        fs::remove_file(model.path().join(name)).unwrap();
+        std::os::unix::fs::symlink(zero, model.path().join(name)).unwrap();
+        refuses(dlmi(["models", "show"]).arg(model.path()), 2, &[name, "not a regular file"]);
+    }
+}
+
+/// A pipe is as good as a file, and one that nobody writes is spoken of.
+#[cfg(unix)]
+#[test]
+fn pipes_are_read_and_waited_for() {
+    let folder = folder();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let writer = {
+        let pipe = pipe.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(2500));
+            fs::write(pipe, "seed = 7\n").unwrap();
+        })
+    };
+    let ran = run(tiny(["config", "show", "--json", "-c"]).arg(&pipe));
+    writer.join().unwrap();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.err.starts_with("warning: waiting for `") && ran.err.contains("pipe"), "{ran:?}");
+    assert_eq!(serde_json::from_str::<Value>(&ran.out).unwrap()["seed"]["value"], 7, "{ran:?}");
+
+    let model = tiny_copy();
+    fs::remove_file(model.path().join("config.json")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(model.path().join("config.json")).status().unwrap().success());
+    refuses(dlmi(["models", "show"]).arg(model.path()), 2, &["config.json", "not a regular file"]);
 }
 
 #[test]

@@ -42,7 +42,9 @@ pub fn child<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> std::pr
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"DLMI_")) {
         command.env_remove(name);
     }
-    for name in ["HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "NO_COLOR", "RAYON_NUM_THREADS"] {
+    let of_the_hub = ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN"];
+    let of_others = ["TRANSFORMERS_OFFLINE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NO_COLOR", "RAYON_NUM_THREADS"];
+    for name in of_the_hub.into_iter().chain(of_others) {
         command.env_remove(name);
     }
     command

@@ -213,10 +213,12 @@ fn what_is_wrong_is_one_sentence() {
     label(b"{\"text\": \"a\"}\nnonsense\n", &["line 2", "JSON"]);
     label(b"{\"ids\": [1536]}", &["line 1", "1536", "1535"]);
     label(b"{\"id\": \"\x1b[31m\"}", &["line 1"]);
-    label("word ".repeat(1000).as_bytes(), &["line1", "context", "256"]);
+    // Too many tokens, and too many bytes to be counted in tokens.
+    label("word ".repeat(600).as_bytes(), &["line1", "context", "256"]);
+    label("word ".repeat(1000).as_bytes(), &["line 1", "5000 bytes", "context", "256"]);
     let prompts = folder();
     let out = prompts.path().join("prompts");
-    refuses(targets(&["--from", "-", "--prompts-out"]).arg(&out).write_stdin("word ".repeat(1000)), 2, &["line1", "context"]);
+    refuses(targets(&["--from", "-", "--prompts-out"]).arg(&out).write_stdin("word ".repeat(600)), 2, &["line1", "context"]);
     assert!(!out.exists(), "a refused command leaves nothing behind");
 }
 

@@ -4,7 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::path::PathBuf;
 
-use crate::files::utf8;
+use crate::error::quoted;
+use crate::files::{read_stream, utf8};
 use crate::{Error, Result};
 
 /// A text longer than any model's context; more is not worth reading.
@@ -17,24 +18,25 @@ const LONGEST_TEXT: u64 = 64 << 20;
 /// What cannot be read, is longer than 64 MiB, or is not UTF-8.
 pub fn read_text(argument: Option<OsString>, file: Option<PathBuf>) -> Result<Option<String>> {
     if argument.as_deref() == Some(OsStr::new("-")) || file.as_deref().is_some_and(|path| path.as_os_str() == "-") {
-        return read("standard input", std::io::stdin().lock()).map(Some);
+        return without_newline(standard_input(std::io::stdin().lock())?, "standard input").map(Some);
     }
     match (argument, file) {
         (Some(text), _) => utf8(text.into_encoded_bytes(), "the argument").map(Some),
-        (None, Some(path)) => {
-            let source = std::fs::File::open(&path).map_err(|error| Error::reading(&path, &error))?;
-            read(&format!("`{}`", path.display()), source).map(Some)
-        }
+        (None, Some(path)) => without_newline(read_stream(&path, LONGEST_TEXT)?, &quoted(&path.display().to_string())).map(Some),
         (None, None) => Ok(None),
     }
 }
 
-fn read(name: &str, source: impl Read) -> Result<String> {
+fn standard_input(source: impl Read) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let length = source.take(LONGEST_TEXT + 1).read_to_end(&mut bytes);
-    if length.map_err(|error| Error::input(format!("cannot read {name}: {error}")))? as u64 > LONGEST_TEXT {
-        return Err(Error::input(format!("{name} is longer than {} MiB, which no model's context holds", LONGEST_TEXT >> 20)));
+    if length.map_err(|error| Error::input(format!("cannot read standard input: {error}")))? as u64 > LONGEST_TEXT {
+        return Err(Error::input(format!("standard input is longer than {} MiB, which no model's context holds", LONGEST_TEXT >> 20)));
     }
+    Ok(bytes)
+}
+
+fn without_newline(bytes: Vec<u8>, name: &str) -> Result<String> {
     let mut text = utf8(bytes, name)?;
     if text.ends_with('\n') {
         text.pop();
@@ -63,6 +65,6 @@ mod tests {
         assert_eq!(file(b"").unwrap(), "");
         assert!(file(b"ab\xc3(").unwrap_err().to_string().ends_with("is not UTF-8 text: byte 2 (0xc3) starts no valid character"));
         assert!(read_text(None, Some("/nonexistent".into())).unwrap_err().to_string().starts_with("cannot read `/nonexistent`"));
-        assert_eq!(read("standard input", std::io::repeat(b'a')).unwrap_err().exit_code(), 2);
+        assert_eq!(standard_input(std::io::repeat(b'a')).unwrap_err().exit_code(), 2);
     }
 }

@@ -131,7 +131,7 @@ fn json_line(mut record: Value) -> String {
         Value::Object(inversion) => map.extend(inversion),
         _ => drop(map.insert("failed".into(), record["failed"].take())),
     }
-    line.to_string()
+    crate::cli::json(&line)
 }
 
 /// What became of a target.

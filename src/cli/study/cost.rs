@@ -41,7 +41,7 @@ pub(super) fn run(cli: &Cli, verb: &Cells, study: &mut Study, store: Option<&Sto
     put("hours_here", here.into());
     put("hours_on_gpu", json!(verb.speed_up.map(|times| here / times)));
     match cli.global.json {
-        true => print_result(&Value::Object(figures).to_string())?,
+        true => print_result(&crate::cli::json(&figures))?,
         false => print_result(&readable(figures, verb.speed_up, on_gpu))?,
     }
     Ok(ExitCode::SUCCESS)

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::args::{self, Cli};
+use super::json;
 use crate::Result;
 use crate::backend::BackendName;
 use crate::files::replace;
@@ -73,7 +74,7 @@ fn cells(cli: &Cli, verb: &args::Cells, mut study: Study) -> Result<ExitCode> {
     }
     let listed: Vec<&Cell> = listed.into_iter().map(|place| &study.cells()[place]).collect();
     if cli.global.json || verb.ids {
-        let line = |cell: &&Cell| if verb.ids { format!("{}\n", cell.id) } else { format!("{}\n", cell.summary()) };
+        let line = |cell: &&Cell| if verb.ids { format!("{}\n", cell.id) } else { format!("{}\n", json(&cell.summary())) };
         let lines: String = listed.iter().map(line).collect();
         return print_all(&lines).map(|()| ExitCode::SUCCESS);
     }
@@ -90,7 +91,7 @@ fn cells(cli: &Cli, verb: &args::Cells, mut study: Study) -> Result<ExitCode> {
 fn status(cli: &Cli, study: &Study, stores: &[Store]) -> Result<ExitCode> {
     let status = counts(study.cells(), stores);
     if cli.global.json {
-        return print_result(&status.to_json().to_string()).map(|()| ExitCode::SUCCESS);
+        return print_result(&json(&status.to_json())).map(|()| ExitCode::SUCCESS);
     }
     let row = |axis: &str, value: String, counts: &crate::study::Counts| {
         let numbers = [counts.cells, counts.done, counts.failed, counts.running, counts.pending];
@@ -122,7 +123,7 @@ fn print_all(lines: &str) -> Result<()> {
 fn merge_all(study: &Study, folders: &[PathBuf], science: bool, merged: Option<&Path>) -> Result<ExitCode> {
     let stores: Vec<Store> = folders.iter().map(|folder| Store::open(folder)).collect::<Result<_>>()?;
     let (records, missing) = merge(study.cells(), &stores, science)?;
-    let lines: String = records.iter().map(|record| format!("{record}\n")).collect();
+    let lines: String = records.iter().map(|record| format!("{}\n", json(record))).collect();
     match merged {
         Some(path) => replace(path, lines.as_bytes())?,
         None => print_all(&lines)?,

@@ -66,7 +66,7 @@ fn asked(study: &Study, verb: &Compute) -> Result<Vec<usize>> {
 fn summary(as_json: bool, tally: &Tally, left: &Counts, verb: &Compute) -> String {
     if as_json {
         let run = json!({ "done": tally.done, "exact": tally.exact, "failed": tally.failed, "hard_free": tally.score() });
-        return json!({ "run": run, "study": left }).to_string();
+        return crate::cli::json(&json!({ "run": run, "study": left }));
     }
     let now = if tally.done + tally.failed > 0 { format!("; this run: {} done ({})", tally.done, tally.words()) } else { String::new() };
     let Counts { cells, done, failed, running, pending } = left;

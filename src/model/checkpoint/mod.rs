@@ -74,6 +74,7 @@ impl Checkpoint {
         layout::drop_ignored(&mut weights, &config);
         layout::compare(&weights, &config)?;
         let digest = weights.digest(digests)?;
+        let tokenizer = tokenizer.for_context(config.max_position_embeddings);
         Ok(Self { config, tokenizer, digest, origin, chat, weights })
     }
 

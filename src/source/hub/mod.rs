@@ -1,26 +1,28 @@
 //! `org/name[@revision]` on the Hugging Face hub → a local folder with config, tokenizer and weights.
 //!
-//! hf-hub brings the cache's layout (shared with its Python twin), the addresses and the client that withholds the
-//! token from other hosts. Its `download` is not used: it names files by unchecked headers, sends the token to
-//! wherever a file's metadata redirects, appends to a partial file whatever comes back, and checks neither size nor
-//! digest. Here the hub's own listing of a commit says what each file must be before the first one is asked for.
+//! The hub's own listing of a commit says what each file must be before the first one is asked for. Names, sizes, digests and commits are
+//! checked before they become a path or a request, and nothing is kept whose digest is wrong. The cache's layout and the variables are
+//! those of the hub's Python client, so that both use one cache and one login.
 
+mod environment;
 mod store;
 mod transfer;
+mod wire;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
-use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use serde::Deserialize;
 
+use crate::source::Digests;
 use crate::{Error, Result};
-use store::{link_blob, missing, shards};
+use store::{Shelf, is_intact, link_blob, missing, shards, spoilt};
 use transfer::Client;
 
+pub use environment::HubConfig;
 pub use store::{Cached, cached};
+pub use wire::Patience;
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
@@ -45,65 +47,6 @@ pub type Observer<'a> = &'a dyn Fn(&Transfer);
 
 /// An observer that does nothing.
 pub const SILENT: Observer<'static> = &|_| ();
-
-/// Where the hub is, where its files are kept, and whether it may be asked.
-#[derive(Clone)]
-pub struct HubConfig {
-    /// Address without a final slash, `https://huggingface.co` unless HF_ENDPOINT says otherwise.
-    pub endpoint: String,
-    /// Sent to `endpoint` only, never shown.
-    pub token: Option<String>,
-    /// The folder of `models--org--name` folders.
-    pub cache: PathBuf,
-    /// What forbids requests, as the user wrote it.
-    pub offline: Option<String>,
-    /// First pause before a retry; each further one is twice as long.
-    pub pause: Duration,
-}
-
-impl fmt::Debug for HubConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoint, cache, offline, .. } = self;
-        write!(f, "HubConfig {{ {endpoint}, {}, offline: {offline:?} }}", cache.display())
-    }
-}
-
-impl HubConfig {
-    /// Honours HF_ENDPOINT, HF_TOKEN (else the login's token file), HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME and
-    /// HF_HUB_OFFLINE as the Python library does; `offline` is the caller's own word.
-    ///
-    /// # Errors
-    /// Input for an endpoint that is no web address; environment if no variable leads to a cache folder.
-    pub fn from_env(offline: bool) -> Result<Self> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
-        if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
-            return Err(Error::input(format!("HF_ENDPOINT is `{endpoint}`: it must begin with https:// or http://")));
-        }
-        let cache = cache_folder(variable)?;
-        let token = variable("HF_TOKEN").or_else(|| Cache::new(cache.clone()).token());
-        let forbids = |value: &String| matches!(&*value.to_lowercase(), "1" | "true" | "yes" | "on");
-        let variable = variable("HF_HUB_OFFLINE").filter(forbids);
-        let variable = variable.map(|value| format!("HF_HUB_OFFLINE={value}"));
-        Ok(Self {
-            endpoint: endpoint.trim_end_matches('/').to_owned(),
-            token: token.map(|token| token.trim().to_owned()),
-            cache,
-            offline: offline.then(|| "`offline`".to_owned()).or(variable),
-            pause: Duration::from_secs(1),
-        })
-    }
-}
-
-fn cache_folder(variable: impl Fn(&str) -> Option<String>) -> Result<PathBuf> {
-    if let Some(cache) = variable("HF_HUB_CACHE") {
-        return Ok(cache.into());
-    }
-    let home = variable("HF_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(variable("XDG_CACHE_HOME")?).join("huggingface")));
-    let home = home.or_else(|| Some(std::env::home_dir()?.join(".cache/huggingface")));
-    home.map(|home| home.join("hub")).ok_or_else(|| Error::environment("there is no home folder to keep models in: set HF_HOME"))
-}
 
 /// A model on the hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,23 +79,10 @@ impl fmt::Display for Spec {
 }
 
 impl Spec {
-    fn repo(&self) -> Repo {
-        Repo::with_revision(self.repo.clone(), RepoType::Model, self.revision.clone())
-    }
-
-    fn cached(&self, config: &HubConfig) -> CacheRepo {
-        Cache::new(config.cache.clone()).repo(self.repo())
-    }
-
     /// The folder of the commit that the revision named when it was last fetched.
     fn snapshot(&self, config: &HubConfig) -> Option<PathBuf> {
-        let cached = self.cached(config);
-        if is_hex(&self.revision, 40) {
-            return Some(cached.pointer_path(&self.revision));
-        }
-        let folder = config.cache.join(self.repo().folder_name());
-        let commit = std::fs::read_to_string(folder.join("refs").join(&self.revision)).ok()?;
-        is_hex(commit.trim(), 40).then(|| cached.pointer_path(commit.trim()))
+        let shelf = Shelf::of(config, self);
+        Some(shelf.snapshot(&shelf.commit(&self.revision)?))
     }
 }
 
@@ -166,45 +96,59 @@ fn is_hex(text: &str, length: usize) -> bool {
     text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The local folder of `spec`: the cached one without any request if it is complete, else [`pull`]ed.
+/// The local folder of `spec`: the cached one without any request if it is complete and its files are what their names in the cache say,
+/// else what [`pull`] fetches. Large files are read for that once, then again only after they have changed.
 ///
 /// # Errors
 /// As [`pull`].
 pub fn resolve(config: &HubConfig, spec: &str, observer: Observer) -> Result<PathBuf> {
     let spec: Spec = spec.parse()?;
     match spec.snapshot(config) {
-        Some(folder) if missing(&folder).is_none() => Ok(folder),
-        _ => fetch(config, &spec, observer),
+        Some(folder) if missing(&folder).is_none() && spoilt(&folder, &config.digests).is_none() => Ok(folder),
+        _ => fetch(config, &spec, Some(&config.digests), observer),
     }
 }
 
-/// Asks the hub what `spec` is now and fetches what the cache lacks, telling `observer`. Returns the
+/// Asks the hub what `spec` is now and fetches what the cache lacks or has wrong (all of it is read), telling `observer`. Returns the
 /// folder with `config.json`, `tokenizer.json` and the weights as safetensors.
 ///
 /// # Errors
 /// Input for a malformed spec; environment if the hub may not be asked, does not have the model or its files, or
 /// does not deliver what it lists.
 pub fn pull(config: &HubConfig, spec: &str, observer: Observer) -> Result<PathBuf> {
-    fetch(config, &spec.parse()?, observer)
+    fetch(config, &spec.parse()?, None, observer)
 }
 
-fn fetch(config: &HubConfig, spec: &Spec, observer: Observer) -> Result<PathBuf> {
+fn fetch(config: &HubConfig, spec: &Spec, known: Option<&Digests>, observer: Observer) -> Result<PathBuf> {
     if let Some(forbids) = &config.offline {
-        let missing = spec.snapshot(config).and_then(|folder| missing(&folder));
-        return Err(Error::environment(format!(
-            "`{}` of {} at revision {} is not in `{}`, and {forbids} forbids to download it",
-            missing.as_deref().unwrap_or(CONFIG),
-            spec.repo,
-            spec.revision,
-            config.cache.display(),
-        )));
+        return Err(without_request(config, spec, forbids));
     }
     let client = Client::new(config, spec)?;
     let listing = client.listing()?;
     if !is_hex(&listing.sha, 40) {
         return Err(Error::environment(format!("the hub names no commit for {spec}")));
     }
-    Fetcher { cached: spec.cached(config), observer, client, spec, listing }.run()
+    Fetcher { shelf: Shelf::of(config, spec), known, observer, client, spec, listing }.run()
+}
+
+/// Why a model cannot be had where requests are forbidden.
+fn without_request(config: &HubConfig, spec: &Spec, forbids: &str) -> Error {
+    let Spec { repo, revision } = spec;
+    let folder = spec.snapshot(config);
+    let lacks = folder.as_deref().map_or(Some(CONFIG.to_owned()), missing);
+    let spoilt = folder.filter(|_| lacks.is_none()).and_then(|folder| spoilt(&folder, &config.digests));
+    Error::environment(match spoilt {
+        Some((name, blob)) => format!(
+            "`{name}` of {repo} at revision {revision} is spoilt: `{}` does not have the digest that it is named after, and {forbids} forbids \
+             to download it again",
+            blob.display()
+        ),
+        None => format!(
+            "`{}` of {repo} at revision {revision} is not in `{}`, and {forbids} forbids to download it",
+            lacks.as_deref().unwrap_or(CONFIG),
+            config.cache.display(),
+        ),
+    })
 }
 
 /// What the hub says a commit holds.
@@ -241,14 +185,17 @@ struct Remote {
 struct Fetcher<'a> {
     client: Client,
     spec: &'a Spec,
-    cached: CacheRepo,
+    shelf: Shelf,
     listing: Listing,
+    /// The digests that need not be computed again.
+    known: Option<&'a Digests>,
     observer: Observer<'a>,
 }
 
 impl Fetcher<'_> {
     fn run(&self) -> Result<PathBuf> {
-        let small = [self.remote(CONFIG)?, self.remote(TOKENIZER)?];
+        let extras = EXTRAS.into_iter().filter(|name| self.lists(name));
+        let small = [CONFIG, TOKENIZER].into_iter().chain(extras).map(|name| self.remote(name)).collect::<Result<Vec<_>>>()?;
         let weights = if self.lists(WEIGHTS) {
             vec![self.remote(WEIGHTS)?]
         } else if self.lists(INDEX) {
@@ -258,16 +205,14 @@ impl Fetcher<'_> {
         } else {
             return Err(self.without_safetensors());
         };
-        let extras = EXTRAS.iter().filter(|name| self.lists(name)).map(|name| self.remote(name)).collect::<Result<Vec<_>>>()?;
-        for file in small.iter().chain(&extras).chain(&weights) {
+        for file in small.iter().chain(&weights) {
             self.get(file)?;
         }
-        let folder = self.cached.pointer_path(&self.listing.sha);
-        if self.spec.revision != self.listing.sha {
-            let reference = self.cached.create_ref(&self.listing.sha);
-            reference.map_err(|error| Error::writing(&folder, &error))?;
+        let commit = &self.listing.sha;
+        if self.spec.revision != *commit {
+            self.shelf.name(&self.spec.revision, commit)?;
         }
-        Ok(folder)
+        Ok(self.shelf.snapshot(commit))
     }
 
     fn lists(&self, name: &str) -> bool {
@@ -290,12 +235,14 @@ impl Fetcher<'_> {
 
     /// Makes sure of the blob and of the link to it in the snapshot folder.
     fn get(&self, file: &Remote) -> Result<PathBuf> {
-        let blob = self.cached.blob_path(&file.digest);
-        let present = std::fs::metadata(&blob).is_ok_and(|blob| blob.len() == file.size);
-        if !present {
-            self.client.download(&self.listing.sha, file, &blob, self.observer)?;
+        let (blob, commit) = (self.shelf.blob(&file.digest), &self.listing.sha);
+        if !is_intact(&blob, file, self.known) {
+            if blob.exists() {
+                tracing::warn!("`{}` in the cache is not what the hub lists; fetching it again", file.name);
+            }
+            self.client.download(commit, file, &blob, self.observer)?;
         }
-        let link = self.cached.pointer_path(&self.listing.sha).join(&file.name);
+        let link = self.shelf.snapshot(commit).join(&file.name);
         link_blob(&file.digest, &blob, &link).map_err(|error| Error::writing(&link, &error))?;
         Ok(link)
     }

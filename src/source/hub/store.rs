@@ -1,17 +1,60 @@
-//! The cache folder: what is complete in it, and how files come to lie in it.
+//! The cache folder, laid out as huggingface_hub does: what is complete in it, what its files should hold, how they come to lie there.
 
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
 
-use super::{CONFIG, HubConfig, INDEX, TOKENIZER, WEIGHTS, is_plain};
+use super::{CONFIG, EXTRAS, HubConfig, INDEX, Remote, Spec, TOKENIZER, WEIGHTS, is_hex, is_plain};
+use crate::files::{read_small, read_text, replace};
+use crate::source::Digests;
+use crate::source::digests::Stamp;
 use crate::{Error, Result};
 
-/// Longest index that is read: 600 000 tensors.
-const INDEX_LIMIT: u64 = 64 << 20;
+/// Longest index that is read, in bytes: 600 000 tensors.
+const LARGEST_INDEX: u64 = 64 << 20;
+/// Larger than any file that names a commit, in bytes.
+const LARGEST_REFERENCE: u64 = 4096;
 
-/// Points `link` at `blob`, its neighbour in `../../blobs`, as hf-hub and its Python twin do.
-pub(super) fn link_blob(digest: &str, blob: &Path, link: &Path) -> std::io::Result<()> {
+/// A repository's folder in the cache: `blobs/DIGEST`, `snapshots/COMMIT/NAME` that point there, and `refs/REVISION` that name a commit.
+#[derive(Debug)]
+pub(super) struct Shelf(PathBuf);
+
+impl Shelf {
+    pub fn of(config: &HubConfig, spec: &Spec) -> Self {
+        Self(config.cache.join(format!("models--{}", spec.repo.replace('/', "--"))))
+    }
+
+    pub fn blob(&self, digest: &str) -> PathBuf {
+        self.0.join("blobs").join(digest)
+    }
+
+    pub fn snapshot(&self, commit: &str) -> PathBuf {
+        self.0.join("snapshots").join(commit)
+    }
+
+    /// The commit that a revision named when it was last fetched.
+    pub fn commit(&self, revision: &str) -> Option<String> {
+        if is_hex(revision, 40) {
+            return Some(revision.to_owned());
+        }
+        let commit = read_text(&self.0.join("refs").join(revision), LARGEST_REFERENCE).ok()?.trim().to_owned();
+        is_hex(&commit, 40).then_some(commit)
+    }
+
+    /// Keeps which commit a revision names.
+    pub fn name(&self, revision: &str, commit: &str) -> Result<()> {
+        let path = self.0.join("refs").join(revision);
+        std::fs::create_dir_all(path.parent().unwrap_or(&path)).map_err(|error| Error::writing(&path, &error))?;
+        replace(&path, commit.as_bytes())
+    }
+}
+
+/// Points `link` at `blob`, its neighbour in `../../blobs`.
+pub(super) fn link_blob(digest: &str, blob: &Path, link: &Path) -> io::Result<()> {
     if link.exists() {
         return Ok(());
     }
@@ -26,19 +69,50 @@ pub(super) fn link_blob(digest: &str, blob: &Path, link: &Path) -> std::io::Resu
     if link.exists() { Ok(()) } else { linked }
 }
 
+/// The digest of a file, of the kind that `wanted` is listed with.
+pub(super) fn digest(path: &Path, wanted: &Remote) -> io::Result<String> {
+    fn of<H: Digest + Write>(mut hash: H, path: &Path) -> io::Result<String> {
+        io::copy(&mut File::open(path)?, &mut hash)?;
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+    match wanted.digest.len() {
+        64 => of(Sha256::new(), path),
+        _ => of(Sha1::new().chain_update(format!("blob {}\0", wanted.size)), path),
+    }
+}
+
+/// Whether a blob has the size and the digest of `wanted`. Large files that `known` knows the digest of are not read again.
+pub(super) fn is_intact(blob: &Path, wanted: &Remote, known: Option<&Digests>) -> bool {
+    let Ok(metadata) = std::fs::metadata(blob) else { return false };
+    let read = || digest(blob, wanted).map_err(|error| Error::reading(blob, &error));
+    let found = match known.filter(|_| wanted.digest.len() == 64) {
+        Some(known) => known.get(Stamp::of(blob, &metadata).map(|stamp| vec![stamp]), read),
+        None => read(),
+    };
+    metadata.len() == wanted.size && found.is_ok_and(|found| found == wanted.digest)
+}
+
 /// The first file that a model folder lacks.
 pub(super) fn missing(folder: &Path) -> Option<String> {
-    let lacks = |name: &&str| !folder.join(name).is_file();
-    if let Some(name) = [CONFIG, TOKENIZER].iter().find(|name| lacks(name)) {
-        return Some((*name).to_owned());
-    }
-    if !lacks(&WEIGHTS) {
-        return None;
-    }
-    match shards(&folder.join(INDEX)) {
-        Ok(shards) => shards.into_iter().find(|name| lacks(&name.as_str())),
-        Err(_) => Some(WEIGHTS.to_owned()),
-    }
+    let mut needed = [CONFIG, TOKENIZER].map(str::to_owned).into_iter().chain(weights(folder));
+    needed.find(|name| !folder.join(name).is_file())
+}
+
+/// The weight files of a model folder: one, or those that an index names.
+fn weights(folder: &Path) -> Vec<String> {
+    let single = vec![WEIGHTS.to_owned()];
+    if folder.join(WEIGHTS).is_file() { single } else { shards(&folder.join(INDEX)).unwrap_or(single) }
+}
+
+/// The first file of a model folder that points to a blob whose content is not what the blob's name says, and that blob.
+pub(super) fn spoilt(folder: &Path, known: &Digests) -> Option<(String, PathBuf)> {
+    let small = [CONFIG, TOKENIZER, INDEX].into_iter().chain(EXTRAS).map(str::to_owned);
+    small.chain(weights(folder)).find_map(|name| {
+        let blob = folder.join(std::fs::read_link(folder.join(&name)).ok()?);
+        let digest = blob.file_name()?.to_str().filter(|name| is_hex(name, 40) || is_hex(name, 64))?.to_owned();
+        let wanted = Remote { name, size: std::fs::metadata(&blob).ok()?.len(), digest };
+        (!is_intact(&blob, &wanted, Some(known))).then_some((wanted.name, blob))
+    })
 }
 
 /// The weight files that an index names, each once. The names are anybody's, so only plain ones pass.
@@ -47,11 +121,7 @@ pub(super) fn shards(index: &Path) -> Result<Vec<String>> {
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,
     }
-    let size = std::fs::metadata(index).map_err(|error| Error::reading(index, &error))?.len();
-    if size > INDEX_LIMIT {
-        return Err(Error::input(format!("`{}` is larger than 64 MiB", index.display())));
-    }
-    let bytes = std::fs::read(index).map_err(|error| Error::reading(index, &error))?;
+    let bytes = read_small(index, LARGEST_INDEX)?;
     let index: Index =
         serde_json::from_slice(&bytes).map_err(|error| Error::input(format!("`{}` is not a weight index: {error}", index.display())))?;
     let mut names: Vec<String> = index.weight_map.into_values().collect();
@@ -88,7 +158,7 @@ pub fn cached(config: &HubConfig) -> Vec<Cached> {
         let branches: Vec<(String, String)> = entries(&repo.join("refs"))
             .into_iter()
             .filter_map(|file| {
-                let commit = std::fs::read_to_string(&file).ok()?.trim().to_owned();
+                let commit = read_text(&file, LARGEST_REFERENCE).ok()?.trim().to_owned();
                 Some((commit, file.file_name()?.to_string_lossy().into_owned()))
             })
             .collect();

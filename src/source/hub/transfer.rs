@@ -1,15 +1,12 @@
 //! One verified file over an unreliable wire.
 
-use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::fs::{File, TryLockError};
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use hf_hub::api::sync::{Api, ApiBuilder, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
-
+use super::store::{digest, is_intact};
+use super::wire::{Head, Pieces, Start, Trouble, Wire};
 use super::{HubConfig, Listing, Observer, Remote, Spec, Transfer};
 use crate::{Error, Result};
 
@@ -17,61 +14,36 @@ use crate::{Error, Result};
 const TRIES: u32 = 5;
 /// An attempt that came this much further than any before does not count as failed.
 const HEADWAY: u64 = 1 << 20;
-/// Silence that ends an attempt.
-const SILENCE: Duration = Duration::from_secs(60);
 /// Longest pause that a server may ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-const LISTING_LIMIT: u64 = 32 << 20;
+const LISTING_LIMIT: usize = 32 << 20;
 
 /// Speaks to one repository.
 pub(super) struct Client {
-    api: Api,
-    repo: ApiRepo,
+    wire: Wire,
+    endpoint: String,
     spec: Spec,
-    https_only: bool,
     pause: Duration,
-}
-
-/// An answer whose status is known and whose body is not read yet.
-struct Reply {
-    status: u16,
-    /// Where the body begins in the file; `None` if it is the whole file.
-    starts_at: Option<u64>,
-    retry_after: Option<Duration>,
-    body: Box<dyn Read>,
 }
 
 impl Client {
     pub(super) fn new(config: &HubConfig, spec: &Spec) -> Result<Self> {
-        let api = ApiBuilder::from_cache(Cache::new(config.cache.clone()))
-            .with_endpoint(config.endpoint.clone())
-            .with_token(config.token.clone())
-            .with_user_agent("dlmi", env!("CARGO_PKG_VERSION"))
-            .build()
-            .map_err(|error| Error::environment(format!("the hub's client cannot start: {error}")))?;
-        Ok(Self {
-            repo: api.repo(spec.repo()),
-            api,
-            spec: spec.clone(),
-            https_only: config.endpoint.starts_with("https://"),
-            pause: config.pause,
-        })
+        let endpoint = config.endpoint.clone();
+        Ok(Self { wire: Wire::new(config)?, endpoint, spec: spec.clone(), pause: config.patience.pause })
     }
 
     /// What the revision holds, with sizes and digests.
     pub(super) fn listing(&self) -> Result<Listing> {
-        let request = self.repo.info_request();
-        let url = request.uri_ref().map(|uri| format!("{uri}?blobs=true")).unwrap_or_default();
-        let mut text = Vec::new();
+        let Spec { repo, revision } = &self.spec;
+        let url = format!("{}/api/models/{repo}/revision/{}?blobs=true", self.endpoint, revision.replace('/', "%2F"));
         let mut failures = Failures::new(&url, self.pause);
-        loop {
-            let reply = self.exchange(&url, 0, &mut failures)?;
-            match reply.body.take(LISTING_LIMIT).read_to_end(&mut text) {
-                Ok(_) => break,
-                Err(error) => failures.add(&error.to_string(), None)?,
+        let text = loop {
+            let (_, pieces) = self.exchange(&url, 0, &mut failures)?;
+            match whole(pieces, LISTING_LIMIT) {
+                Ok(text) => break text,
+                Err(trouble) => failures.add_trouble(trouble)?,
             }
-            text.clear();
-        }
+        };
         serde_json::from_slice(&text).map_err(|error| Error::environment(format!("{url} does not answer as the hub does: {error}")))
     }
 
@@ -82,12 +54,12 @@ impl Client {
         let failed = |error: std::io::Error| Error::writing(&partial, &error);
         std::fs::create_dir_all(blob.parent().unwrap_or(blob)).map_err(failed)?;
         let mut part = File::options().read(true).append(true).create(true).open(&partial).map_err(failed)?;
-        part.lock().map_err(failed)?;
-        if std::fs::metadata(blob).is_ok_and(|blob| blob.len() == file.size) {
+        lock(&part, file).map_err(failed)?;
+        if is_intact(blob, file, None) {
             return Ok(()); // Another process held the lock, and this is what it did.
         }
         self.fill(commit, file, &mut part, &failed, observer)?;
-        let found = digest(&mut part, file).map_err(failed)?;
+        let found = digest(&partial, file).map_err(failed)?;
         if found != file.digest {
             std::fs::remove_file(&partial).map_err(failed)?;
             return Err(Error::environment(format!(
@@ -109,8 +81,7 @@ impl Client {
         observer: Observer,
     ) -> Result<()> {
         let report = |have| observer(&Transfer { file: &file.name, done: have, total: file.size });
-        let repo = Repo::with_revision(self.spec.repo.clone(), RepoType::Model, commit.to_owned());
-        let url = self.api.repo(repo).url(&file.name);
+        let url = format!("{}/{}/resolve/{commit}/{}", self.endpoint, self.spec.repo, file.name);
         let mut failures = Failures::new(&url, self.pause);
         let mut have = part.metadata().map_err(failed)?.len();
         if have > file.size {
@@ -123,72 +94,51 @@ impl Client {
             if have == file.size {
                 return Ok(());
             }
-            let reply = self.exchange(&url, have, &mut failures)?;
-            match reply.starts_at {
-                Some(start) if start == have => {}
-                Some(_) => {
+            let (head, pieces) = self.exchange(&url, have, &mut failures)?;
+            match head.start {
+                Start::At(start) if start == have => {}
+                Start::At(_) => {
                     failures.add("it answers with another range than was asked for", None)?;
                     continue;
                 }
-                None => {
-                    have = 0; // The whole file: the server does not know ranges.
+                Start::Unsaid if have > 0 => {
+                    // Nobody knows where it would go.
+                    have = 0;
+                    part.set_len(0).map_err(failed)?;
+                    failures.add("it answers with a part and does not say which, so all of it is asked for", None)?;
+                    continue;
+                }
+                // The whole file, from a server that does not know ranges.
+                Start::Whole | Start::Unsaid => {
+                    have = 0;
                     part.set_len(0).map_err(failed)?;
                 }
             }
-            let why = match copy(reply.body, part, &mut have, file.size, report).map_err(failed)? {
+            let trouble = match copy(pieces, part, &mut have, file.size, report).map_err(failed)? {
                 Ok(()) if have == file.size => return Ok(()),
-                Ok(()) => "the connection was closed".to_owned(),
-                Err(error) => error.to_string(),
+                Ok(()) => Trouble::Passing("the connection was closed".to_owned()),
+                Err(trouble) => trouble,
             };
             let headway = have >= furthest + HEADWAY;
             furthest = furthest.max(have);
             if !headway {
-                failures.add(&format!("got {have} of {} bytes ({why})", file.size), None)?;
+                failures.add_trouble(trouble.after(&format!("got {have} of {} bytes", file.size)))?;
             }
         }
     }
 
     /// Asks until the answer is a success; refusals end it at once, overload and lost connections after some tries.
-    fn exchange(&self, url: &str, from: u64, failures: &mut Failures) -> Result<Reply> {
+    fn exchange(&self, url: &str, from: u64, failures: &mut Failures) -> Result<(Head, Pieces)> {
         loop {
-            match self.request(url, from) {
-                Ok(reply) => match reply.status {
-                    200 | 206 => return Ok(reply),
-                    status @ (429 | 500..) => failures.add(&format!("status {status}"), reply.retry_after)?,
+            match self.wire.get(url, from) {
+                Ok((head, pieces)) => match head.status {
+                    200 | 206 => return Ok((head, pieces)),
+                    status @ (429 | 500..) => failures.add(&format!("status {status}"), head.retry_after)?,
                     status => return Err(self.refused(url, status)),
                 },
-                Err(reason) => failures.add(&reason, None)?,
+                Err(trouble) => failures.add_trouble(trouble)?,
             }
         }
-    }
-
-    /// One request by hf-hub's own client, which sends the token and drops it where a redirect leaves the host.
-    fn request(&self, url: &str, from: u64) -> Result<Reply, String> {
-        let mut request = self.repo.info_request().uri(url).header("accept-encoding", "identity");
-        if from > 0 {
-            request = request.header("range", format!("bytes={from}-"));
-        }
-        let response = request
-            .config()
-            .http_status_as_error(false)
-            .https_only(self.https_only)
-            .timeout_connect(Some(SILENCE))
-            .timeout_recv_response(Some(SILENCE))
-            .timeout_per_read(Some(SILENCE))
-            .build()
-            .call()
-            .map_err(|error| error.to_string())?;
-        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let range = header("content-range").and_then(|range| range.strip_prefix("bytes "));
-        let start = range.and_then(|range| range.split('-').next()?.parse().ok());
-        let retry_after = header("retry-after").and_then(|seconds| seconds.parse().ok());
-        let status = response.status().as_u16();
-        Ok(Reply {
-            status,
-            starts_at: (status == 206).then(|| start.unwrap_or(u64::MAX)),
-            retry_after: retry_after.map(Duration::from_secs),
-            body: Box::new(response.into_body().into_reader()),
-        })
     }
 
     fn refused(&self, url: &str, status: u16) -> Error {
@@ -219,39 +169,89 @@ impl<'a> Failures<'a> {
         if self.count == TRIES {
             return Err(Error::environment(format!("{} failed {TRIES} times, at last with: {reason}; try again later", self.url)));
         }
-        let pause = asked.unwrap_or(self.pause * 2u32.pow(self.count - 1)).min(LONGEST_PAUSE);
-        tracing::info!("{}: {reason}, trying again in {} s", self.url, pause.as_secs_f32());
+        let pause = pause(self.pause, self.count, asked);
+        tracing::warn!("{}: {reason}; trying again in {} s ({} of {TRIES})", self.url, pause.as_secs_f32(), self.count + 1);
         std::thread::sleep(pause);
         Ok(())
     }
+
+    /// As [`Self::add`]; what will not pass ends it at once.
+    fn add_trouble(&mut self, trouble: Trouble) -> Result<()> {
+        match trouble {
+            Trouble::Passing(reason) => self.add(&reason, None),
+            Trouble::Lasting(reason) => Err(Error::environment(format!("{}: {reason}", self.url))),
+        }
+    }
+}
+
+/// What a server asks for, else twice as long after every failure.
+fn pause(first: Duration, failures: u32, asked: Option<Duration>) -> Duration {
+    asked.unwrap_or(first * 2u32.pow(failures - 1)).min(LONGEST_PAUSE)
+}
+
+impl Trouble {
+    fn after(self, what: &str) -> Self {
+        match self {
+            Self::Passing(reason) => Self::Passing(format!("{what} ({reason})")),
+            Self::Lasting(reason) => Self::Lasting(format!("{what} ({reason})")),
+        }
+    }
+}
+
+/// A body of which no more than `limit` bytes and a piece are taken.
+fn whole(mut pieces: Pieces, limit: usize) -> Result<Vec<u8>, Trouble> {
+    let mut text = Vec::new();
+    while let Some(piece) = pieces.next()?.filter(|_| text.len() < limit) {
+        text.extend(piece);
+    }
+    Ok(text)
 }
 
 /// Copies up to `size` bytes in all. The outer result is the disk's, the inner the wire's.
-fn copy(mut body: impl Read, part: &mut File, have: &mut u64, size: u64, report: impl Fn(u64)) -> std::io::Result<std::io::Result<()>> {
-    let mut buffer = vec![0; 1 << 16];
+fn copy(
+    mut pieces: Pieces,
+    part: &mut File,
+    have: &mut u64,
+    size: u64,
+    report: impl Fn(u64),
+) -> std::io::Result<std::result::Result<(), Trouble>> {
     while *have < size {
-        let wanted = buffer.len().min(usize::try_from(size - *have).unwrap_or(usize::MAX));
-        let got = match body.read(&mut buffer[..wanted]) {
-            Ok(0) => break,
-            Ok(got) => got,
-            Err(error) => return Ok(Err(error)),
+        let piece = match pieces.next() {
+            Ok(Some(piece)) => piece,
+            Ok(None) => break,
+            Err(trouble) => return Ok(Err(trouble)),
         };
-        part.write_all(&buffer[..got])?;
-        *have += got as u64;
+        let wanted = piece.len().min(usize::try_from(size - *have).unwrap_or(usize::MAX));
+        part.write_all(&piece[..wanted])?;
+        *have += wanted as u64;
         report(*have);
     }
     Ok(Ok(()))
 }
 
-/// The digest of the kind that `file` is listed with.
-fn digest(part: &mut File, file: &Remote) -> std::io::Result<String> {
-    fn of<H: Digest + Write>(mut hash: H, part: &mut File) -> std::io::Result<String> {
-        std::io::copy(part, &mut hash)?;
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+/// Waits for the other processes that fetch this file.
+fn lock(part: &File, file: &Remote) -> std::io::Result<()> {
+    match part.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            tracing::warn!("another process is fetching `{}`; waiting for it", file.name);
+            part.lock()
+        }
+        Err(TryLockError::Error(error)) => Err(error),
     }
-    part.rewind()?;
-    if file.digest.len() == 64 {
-        return of(Sha256::new(), part);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_unless_the_server_asks_for_another_and_none_is_longer_than_a_minute() {
+        let seconds = Duration::from_secs;
+        let pauses: Vec<Duration> = (1..TRIES).map(|failures| pause(seconds(1), failures, None)).collect();
+        assert_eq!(pauses, [1, 2, 4, 8].map(seconds));
+        assert_eq!(pause(seconds(1), 3, Some(seconds(7))), seconds(7));
+        assert_eq!(pause(seconds(1), 1, Some(seconds(86_400))), seconds(60));
+        assert_eq!(pause(seconds(30), 4, None), seconds(60));
     }
-    of(Sha1::new().chain_update(format!("blob {}\0", file.size)), part)
 }

@@ -7,6 +7,7 @@
 
 mod context;
 mod growth;
+mod length;
 
 use crate::error::{Error, Result, quoted};
 use std::cell::Cell;
@@ -20,9 +21,9 @@ const MAX_TOKENS: usize = 1 << 22;
 /// Largest tokenizer file that is read, in bytes.
 const LARGEST_FILE: u64 = 64 << 20;
 
-/// A frozen tokenizer. Cloning is cheap.
+/// A frozen tokenizer, and how many tokens its model takes. Cloning is cheap.
 #[derive(Clone)]
-pub struct Tokenizer(Arc<Inner>);
+pub struct Tokenizer(Arc<Inner>, usize);
 
 struct Inner {
     library: tokenizers::Tokenizer,
@@ -59,7 +60,7 @@ impl Tokenizer {
             return Err(invalid(&format!("its ids must lie below {MAX_TOKENS}, and there must be some")));
         }
         let kinds = caught(|| kinds(&library, size)).map_err(|reason| invalid(&reason))?;
-        let tokenizer = Self(Arc::new(Inner { library, kinds }));
+        let tokenizer = Self(Arc::new(Inner { library, kinds }), usize::MAX);
         tokenizer.try_encode(PROBE).map_err(|reason| invalid(&reason))?;
         Ok(tokenizer)
     }

@@ -1,0 +1,56 @@
+//! What must not reach a terminal as it is: characters that act there, hide or reorder others, and JSON without them.
+
+use serde::Serialize;
+
+/// Whether a terminal would act on this character, or show it in a way that hides what is there: controls, and zero-width,
+/// direction-changing, line-breaking and blank characters.
+pub fn acts(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{feff}'
+            | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// A value as one line of JSON that a terminal may show: what [`acts`] is written as `\u202e`, which is the same JSON value.
+///
+/// # Panics
+/// The value is no plain data: a map whose keys are no texts.
+pub fn json(value: &impl Serialize) -> String {
+    let plain = serde_json::to_string(value).expect("plain data");
+    let mut safe = String::with_capacity(plain.len());
+    // Such characters stand within strings only, and JSON writes those below a space as escapes by itself.
+    for c in plain.chars() {
+        match acts(c) {
+            true => safe.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}"))),
+            false => safe.push(c),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json as value};
+
+    use super::*;
+
+    #[test]
+    fn what_acts_is_escaped_and_the_value_is_the_same() {
+        let text = "a\u{1b}[31m\u{7f}\u{9b}2J\u{202e}b\u{200b}\u{feff}\u{2028}\u{e0041} é 世界 🙂 \"\\\n";
+        let line = json(&value!({ "a\u{85}b": text }));
+        let expected = r#"{"a\u0085b":"a\u001b[31m\u007f\u009b2J\u202eb\u200b\ufeff\u2028\udb40\udc41 é 世界 🙂 \"\\\n"}"#;
+        assert_eq!(line, expected);
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value!({ "a\u{85}b": text }));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_acts_gets_through(text in any::<String>()) {
+            let line = json(&text);
+            prop_assert!(!line.chars().any(acts));
+            prop_assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+        }
+    }
+}
