@@ -11,6 +11,7 @@ mod gradients;
 mod invert;
 mod list;
 mod methods;
+mod models;
 mod output;
 mod refusals;
 mod report;

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::path::PathBuf;
 
-use crate::files::utf8;
+use crate::files::{self, utf8};
 use crate::{Error, Result};
 
 /// A text longer than any model's context; more is not worth reading.
@@ -35,7 +35,7 @@ fn read(name: &str, source: impl Read) -> Result<String> {
     if length.map_err(|error| Error::input(format!("cannot read {name}: {error}")))? as u64 > LONGEST_TEXT {
         return Err(Error::input(format!("{name} is longer than {} MiB, which no model's context holds", LONGEST_TEXT >> 20)));
     }
-    let mut text = utf8(bytes, name)?;
+    let mut text = files::text(bytes, name)?;
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
@@ -61,6 +61,7 @@ mod tests {
         assert_eq!(file(b"a\n\n").unwrap(), "a\n");
         assert_eq!(file(b"a\r\n").unwrap(), "a");
         assert_eq!(file(b"").unwrap(), "");
+        assert_eq!(file("\u{feff}a\n".as_bytes()).unwrap(), "a");
         assert!(file(b"ab\xc3(").unwrap_err().to_string().ends_with("is not UTF-8 text: byte 2 (0xc3) starts no valid character"));
         assert!(read_text(None, Some("/nonexistent".into())).unwrap_err().to_string().starts_with("cannot read `/nonexistent`"));
         assert_eq!(read("standard input", std::io::repeat(b'a')).unwrap_err().exit_code(), 2);

@@ -24,6 +24,8 @@ pub use store::{Cached, cached};
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
+/// What a repository may have besides.
+const OPTIONAL: [&str; 1] = ["generation_config.json"];
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -246,7 +248,8 @@ struct Fetcher<'a> {
 
 impl Fetcher<'_> {
     fn run(&self) -> Result<PathBuf> {
-        let small = [self.remote(CONFIG)?, self.remote(TOKENIZER)?];
+        let optional = OPTIONAL.into_iter().filter(|name| self.lists(name));
+        let small = [CONFIG, TOKENIZER].into_iter().chain(optional).map(|name| self.remote(name)).collect::<Result<Vec<_>>>()?;
         let weights = if self.lists(WEIGHTS) {
             vec![self.remote(WEIGHTS)?]
         } else if self.lists(INDEX) {
