@@ -53,7 +53,7 @@ fn a_family_is_one_model_as_a_folder_and_as_a_gguf() {
         assert_eq!(written(&folder, text), written(&gguf, text), "{name}");
         let shown = answer(&mut on(&folder, &["models", "show", "--json"]));
         assert_eq!(shown["architecture"], architecture);
-        let step = ["bench", "step", "--prompt-tokens", "4", "--target-tokens", "3", "--samples", "2", "--json"];
+        let step = ["bench", "step", "--method", "dlmi", "--prompt-tokens", "4", "--target-tokens", "3", "--samples", "2", "--json"];
         assert_eq!(answer(&mut on(&folder, &step))["model_digest"], shown["digest"], "{name}");
         for method in ["snap", "dlmi", "reinforce"] {
             let flags = ["invert", OUT_OF_REACH, "--prompt-tokens", "4", "--steps", "2", "--method", method];
