@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Turn a llama-architecture GGUF into a Hugging Face folder with f32 weights, so that transformers can judge our results.
+"""Turn a GGUF of a Llama or a Qwen into a Hugging Face folder with f32 weights, so that transformers can judge our results.
 
 usage: gguf_to_hf.py MODEL.gguf OUT_DIR [--tokenizer tokenizer.json] [--config config.json]
 needs: pip install numpy gguf safetensors tokenizers
@@ -21,8 +21,9 @@ OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "outpu
 INNER = {
     "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+    "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
 }
+CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # tokenizer.ggml.token_type
 
 
@@ -41,6 +42,10 @@ class Metadata:
             sys.exit(f"the GGUF has no `{key}`")
         return value
 
+    @property
+    def architecture(self) -> str:
+        return self.need("general.architecture")
+
 
 def shortest(value: float) -> float:
     """The decimal that a stored f32 was written from (1e-05, not 9.999999747378752e-06)."""
@@ -49,17 +54,18 @@ def shortest(value: float) -> float:
 
 def config_of(meta: Metadata, weights: dict[str, np.ndarray]) -> dict:
     """config.json from the metadata, and from which tensors there are."""
-    heads, width = meta.need("llama.attention.head_count"), meta.need("llama.embedding_length")
+    name = meta.architecture
+    heads, width = meta.need(f"{name}.attention.head_count"), meta.need(f"{name}.embedding_length")
     return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "torch_dtype": "float32",
+        "architectures": [CLASSES[name]], "model_type": name, "hidden_act": "silu", "torch_dtype": "float32",
         "vocab_size": len(weights["model.embed_tokens.weight"]), "hidden_size": width,
-        "intermediate_size": meta.need("llama.feed_forward_length"),
-        "num_hidden_layers": meta.need("llama.block_count"), "num_attention_heads": heads,
-        "num_key_value_heads": meta.get("llama.attention.head_count_kv", heads),
-        "head_dim": meta.get("llama.attention.key_length", width // heads),
-        "max_position_embeddings": meta.need("llama.context_length"),
-        "rms_norm_eps": shortest(meta.need("llama.attention.layer_norm_rms_epsilon")),
-        "rope_theta": shortest(meta.get("llama.rope.freq_base", 10000.0)), "rope_scaling": None,
+        "intermediate_size": meta.need(f"{name}.feed_forward_length"),
+        "num_hidden_layers": meta.need(f"{name}.block_count"), "num_attention_heads": heads,
+        "num_key_value_heads": meta.get(f"{name}.attention.head_count_kv", heads),
+        "head_dim": meta.get(f"{name}.attention.key_length", width // heads),
+        "max_position_embeddings": meta.need(f"{name}.context_length"),
+        "rms_norm_eps": shortest(meta.need(f"{name}.attention.layer_norm_rms_epsilon")),
+        "rope_theta": shortest(meta.get(f"{name}.rope.freq_base", 10000.0)), "rope_scaling": None,
         "attention_bias": "model.layers.0.self_attn.q_proj.bias" in weights,
         "mlp_bias": "model.layers.0.mlp.gate_proj.bias" in weights,
         "tie_word_embeddings": "lm_head.weight" not in weights,
@@ -107,8 +113,10 @@ def half_split(weight: np.ndarray, heads: int) -> np.ndarray:
 
 def weights_of(reader: GGUFReader, meta: Metadata) -> dict[str, np.ndarray]:
     """Every tensor in f32 under its transformers name."""
-    heads = meta.need("llama.attention.head_count")
-    rotary = {"attn_q": heads, "attn_k": meta.get("llama.attention.head_count_kv", heads)}
+    name = meta.architecture
+    heads = meta.need(f"{name}.attention.head_count")
+    # Of the architectures known here, only a Llama's rows are reordered.
+    rotary = {"attn_q": heads, "attn_k": meta.get(f"{name}.attention.head_count_kv", heads)} if name == "llama" else {}
     weights = {}
     for tensor in reader.tensors:
         if tensor.name == "rope_freqs.weight":
@@ -126,8 +134,8 @@ def convert(gguf: Path, out: Path, tokenizer: Path | None = None, config: Path |
     """Writes config.json, tokenizer.json, tokenizer_config.json and model.safetensors into `out`; returns the number of tensors."""
     reader = GGUFReader(str(gguf))
     meta = Metadata(reader)
-    if meta.need("general.architecture") != "llama":
-        sys.exit(f"{gguf}: architecture `{meta.need('general.architecture')}`; only `llama` is known here")
+    if meta.architecture not in CLASSES:
+        sys.exit(f"{gguf}: architecture `{meta.architecture}`; {', '.join(CLASSES)} are known here")
     if not config and any(t.name == "rope_freqs.weight" for t in reader.tensors):
         sys.exit(f"{gguf} carries frequency factors that a config cannot be rebuilt from; give --config config.json")
     weights = weights_of(reader, meta)

@@ -1,7 +1,7 @@
 //! Files and texts from outside: reads with a limit, UTF-8 with an offset in the error, writes that are whole or absent.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -9,18 +9,30 @@ use std::time::Duration;
 use crate::error::quoted;
 use crate::{Error, Result};
 
+/// How the note begins that Git LFS leaves in place of a file which was not fetched.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
 /// Opens a regular file and says how many bytes it has. Whatever else lies there (a pipe would block for ever) is refused before it is
 /// opened.
 ///
 /// # Errors
-/// What cannot be opened, and what is no regular file.
+/// What cannot be opened, what is no regular file, and a Git LFS pointer.
 pub fn open_regular(path: &Path) -> Result<(File, std::fs::Metadata)> {
     let reading = |error| Error::reading(path, &error);
     if !std::fs::metadata(path).map_err(reading)?.is_file() {
         return Err(Error::input(format!("{} is not a regular file", quoted(&path.display().to_string()))));
     }
-    let file = File::open(path).map_err(reading)?;
+    let mut file = File::open(path).map_err(reading)?;
     let metadata = file.metadata().map_err(reading)?;
+    let mut beginning = Vec::new();
+    (&file).take(LFS_POINTER.len() as u64).read_to_end(&mut beginning).map_err(reading)?;
+    if beginning == LFS_POINTER {
+        return Err(Error::input(format!(
+            "{} is a Git LFS pointer, not the file itself; fetch that with `git lfs pull`",
+            quoted(&path.display().to_string())
+        )));
+    }
+    file.rewind().map_err(reading)?;
     Ok((file, metadata))
 }
 
@@ -40,12 +52,24 @@ pub fn read_small(path: &Path, limit: u64) -> Result<Vec<u8>> {
     if bytes.len() as u64 > limit { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
 }
 
-/// As [`read_small`], of a text.
+/// As [`read_small`], of a [`text`].
 ///
 /// # Errors
 /// Those of [`read_small`] and of [`utf8`].
 pub fn read_text(path: &Path, limit: u64) -> Result<String> {
-    utf8(read_small(path, limit)?, &quoted(&path.display().to_string()))
+    text(read_small(path, limit)?, &quoted(&path.display().to_string()))
+}
+
+/// As [`utf8`], of a whole file: the byte order mark that some editors put first is no part of the text.
+///
+/// # Errors
+/// As [`utf8`].
+pub fn text(bytes: Vec<u8>, name: &str) -> Result<String> {
+    let mut text = utf8(bytes, name)?;
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
+    Ok(text)
 }
 
 /// How long a pipe is waited for before it is said that it is.
@@ -151,5 +175,29 @@ mod tests {
         };
         assert_eq!(read_stream(&pipe, 4).unwrap(), b"late");
         writer.join().unwrap();
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_file_but_of_an_argument() {
+        let (folder, marked) = (tempfile::tempdir().unwrap(), "\u{feff}a\u{feff}");
+        let path = folder.path().join("text");
+        std::fs::write(&path, marked).unwrap();
+        assert_eq!(read_text(&path, 10).unwrap(), "a\u{feff}");
+        assert_eq!(utf8(marked.into(), "the argument").unwrap(), marked);
+        std::fs::write(&path, b"\xef\xbb\xbfa\xff").unwrap();
+        assert!(read_text(&path, 10).unwrap_err().to_string().contains("byte 4 (0xff)"));
+    }
+
+    #[test]
+    fn a_git_lfs_pointer_is_called_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+        std::fs::write(&path, pointer).unwrap();
+        let text = open_regular(&path).unwrap_err().to_string();
+        assert!(text.contains("model.safetensors` is a Git LFS pointer") && text.contains("git lfs pull"), "{text}");
+        // A file is read from its first byte on.
+        std::fs::write(&path, &pointer[1..]).unwrap();
+        assert_eq!(read_small(&path, 1000).unwrap(), pointer[1..].as_bytes());
     }
 }

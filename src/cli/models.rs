@@ -58,6 +58,7 @@ fn show(cli: &Cli, policy: Policy) -> Result<()> {
         "key_value_heads": config.num_key_value_heads,
         "head_dim": config.head_dim,
         "context": config.max_position_embeddings,
+        "sliding_window": config.sliding_window,
         "tied_embeddings": config.tie_word_embeddings,
         "layers_without_rope": config.rope_layers.iter().filter(|used| !**used).count(),
         "preset": session.resolved.presets,
@@ -66,5 +67,7 @@ fn show(cli: &Cli, policy: Policy) -> Result<()> {
     if cli.global.json {
         return print_result(&super::json(&rows));
     }
-    print_result(&pairs(rows.as_object().expect("an object")))
+    let mut rows = rows.as_object().expect("an object").clone();
+    rows.retain(|_, value| !value.is_null());
+    print_result(&pairs(&rows))
 }

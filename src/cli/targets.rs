@@ -56,9 +56,8 @@ fn make(maker: &Maker, wanted: &[Wanted], policy: Policy) -> Result<ExitCode> {
 }
 
 fn start_token(session: &Session, verb: &Targets) -> Result<u32> {
-    let tokenizer = session.model.tokenizer();
     match &verb.bos_token {
-        Some(name) => tokenizer.token_id(name).ok_or_else(|| {
+        Some(name) => session.model.token(name).ok_or_else(|| {
             Error::input(format!(
                 "--bos-token: this model's vocabulary has no token `{name}`; give one by its name, such as `<|endoftext|>`"
             ))

@@ -82,13 +82,19 @@ fn lack(margin: &f32) -> f32 {
     if margin.is_nan() { f32::MAX } else { (-margin).max(0.0) }
 }
 
-/// How far each target token is ahead behind the typed prompts, the examples' one after another; −∞ behind a prompt without tokens.
+/// How far each target token is ahead behind the typed prompts, the examples' one after another; −∞ behind a prompt that cannot be fed.
 fn typed_margins<B: TrackedBackend>(typed: &[Vec<u32>], subject: &Subject<B>, problem: &Problem) -> Vec<f32> {
-    let of = |(typed, target): (&Vec<u32>, &[u32])| match typed.is_empty() {
-        true => vec![f32::NEG_INFINITY; target.len()],
-        false => subject.margins(&[typed], target).remove(0),
+    let of = |(typed, target): (&Vec<u32>, &[u32])| match can_be_fed(typed, subject.vocab_size()) {
+        false => vec![f32::NEG_INFINITY; target.len()],
+        true => subject.margins(&[typed], target).remove(0),
     };
     typed.iter().zip(problem.examples.iter().map(|example| &*example.target.ids)).flat_map(of).collect()
+}
+
+/// Whether a model with so many embeddings can go on from a prompt: one without tokens, or with an added token that has no embedding, leads
+/// nowhere.
+fn can_be_fed(prompt: &[u32], vocab_size: usize) -> bool {
+    !prompt.is_empty() && prompt.iter().all(|&id| (id as usize) < vocab_size)
 }
 
 /// The plain inference path: CPU, f32, weights as in the file, own cache, batch of one. What it writes is what a user gets.
@@ -104,7 +110,7 @@ type Load<'a> = Box<dyn Fn() -> Result<Llama<Flex>> + 'a>;
 /// What the plain path wrote after a prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Confirmation {
-    /// Exactly M tokens; none behind a prompt without tokens.
+    /// Exactly M tokens; none behind a prompt that cannot be fed.
     pub completion: Vec<u32>,
     /// They are the target's, each the only best one, and every logit on the way is a number.
     pub exact: bool,
@@ -225,7 +231,7 @@ impl<'a> Judge<'a> {
 
 /// Whether the model writes exactly `target` after `prompt`, without a tie and without a logit that is no number.
 fn confirm(model: &Llama<Flex>, prompt: &[u32], target: &[u32]) -> Confirmation {
-    if prompt.is_empty() {
+    if !can_be_fed(prompt, model.config().vocab_size) {
         return Confirmation { completion: Vec::new(), exact: false, min_margin: f32::NEG_INFINITY };
     }
     let input = model.embed(ids_tensor(&[prompt], &model.device()));
@@ -234,18 +240,18 @@ fn confirm(model: &Llama<Flex>, prompt: &[u32], target: &[u32]) -> Confirmation 
     Confirmation { exact: completion == target && min_margin.is_finite() && min_margin > 0.0, min_margin, completion }
 }
 
-/// The argmax at every target position, the target's own tokens fed; none behind a prompt without tokens.
+/// The argmax at every target position, the target's own tokens fed; none behind a prompt that cannot be fed.
 fn forced(model: &Llama<Flex>, prompt: &[u32], target: &[u32]) -> Vec<u32> {
-    if prompt.is_empty() {
+    if !can_be_fed(prompt, model.config().vocab_size) {
         return Vec::new();
     }
     let input = model.embed(ids_tensor(&[[prompt, &target[..target.len() - 1]].concat()], &model.device()));
     argmax_rows(model.logits(model.hidden(input, target.len())))
 }
 
-/// −ln p of every token but the first, given those before it.
+/// −ln p of every token but the first, given those before it; nothing of what cannot be fed.
 pub(crate) fn nll(model: &Llama<Flex>, ids: &[u32]) -> Vec<f64> {
-    if ids.len() < 2 {
+    if ids.len() < 2 || !can_be_fed(ids, model.config().vocab_size) {
         return Vec::new();
     }
     let input = model.embed(ids_tensor(&[&ids[..ids.len() - 1]], &model.device()));

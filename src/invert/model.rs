@@ -12,6 +12,7 @@ use crate::problem::{Chat, Problem, Target};
 use crate::settings::{self, Layers, Options, Sources};
 use crate::source::Tokenizer;
 use crate::source::hub::{Observer, SILENT};
+use crate::source::tokenizer::check_ids;
 use crate::{Error, Result};
 
 /// Config and tokenizer of a model, and where its weights are: they are read when something is computed.
@@ -96,9 +97,15 @@ impl Model {
         Llama::load(&config, &mut self.checkpoint, device, dtype.into())
     }
 
-    /// The token that starts a text: `<|endoftext|>` where the tokenizer has it, else the config's BoS.
+    /// The token that starts a text: the one that the model's preset names, else the BoS of its config.
     pub fn start_token(&self) -> Option<u32> {
-        self.tokenizer().token_id("<|endoftext|>").or(self.config().bos_token_id)
+        let named = settings::bos_token(&self.shape()).and_then(|name| self.token(&name));
+        named.or(self.config().bos_token_id)
+    }
+
+    /// The token of this name, if it has an embedding.
+    pub fn token(&self, name: &str) -> Option<u32> {
+        self.tokenizer().token_id(name).filter(|id| (*id as usize) < self.config().vocab_size)
     }
 
     /// The token that `bos` puts before a prompt.
@@ -129,11 +136,16 @@ impl Model {
         }
     }
 
+    /// Refuses tokens that have no embedding: a tokenizer may have added some.
+    fn check_embedded(&self, name: &str, ids: &[u32]) -> Result<()> {
+        check_ids(ids, self.config().vocab_size).map_err(|error| Error::input(format!("{name}: {error}")))
+    }
+
     /// What `options` ask to find for `target`.
     ///
     /// # Errors
-    /// A target that the tokenizer cannot write, or that holds an end-of-sequence token; a search vocabulary without a token; no usable chat
-    /// template.
+    /// A target that the tokenizer cannot write, or that holds an end-of-sequence token; an added token that has no embedding; a search
+    /// vocabulary without a token; no usable chat template.
     pub fn problem(&self, target: &str, options: &Options) -> Result<Problem> {
         self.problem_of(Target::from_text(target, self.tokenizer())?, options)
     }
@@ -154,7 +166,13 @@ impl Model {
                 ),
             ));
         }
+        self.check_embedded("the target", &target.ids)?;
+        for (name, text) in [("the prefix", &options.prefix), ("the suffix", &options.suffix)] {
+            self.check_embedded(name, &self.tokenizer().encode(text))?;
+        }
         let prompt = options.prompt_options(self.bos(options.bos)?, self.chat(options)?);
-        Problem::new(prompt, target, self.tokenizer(), self.config().vocab_size)
+        let problem = Problem::new(prompt, target, self.tokenizer(), self.config().vocab_size)?;
+        self.check_embedded("the chat template", &problem.first().search_ids(&[]))?;
+        Ok(problem)
     }
 }

@@ -5,6 +5,7 @@ use burn::nn::Linear;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, backend::Backend};
 
 use super::cache::KeysAndValues;
+use super::norm::LlamaRMSNorm;
 use super::rope::Rotation;
 use crate::ops::Kernels;
 
@@ -107,14 +108,39 @@ pub struct LlamaAttention<B: Backend> {
     pub v_proj: Linear<B>,
     /// Output, H·head_dim → D.
     pub o_proj: Linear<B>,
+    /// Of each head of the queries, before it rotates; none in most models.
+    pub q_norm: Option<LlamaRMSNorm<B>>,
+    /// Of each head of the keys, likewise.
+    pub k_norm: Option<LlamaRMSNorm<B>>,
     #[module(skip)]
     pub(super) head_dim: usize,
     #[module(skip)]
     pub(super) use_rope: bool,
 }
 
-/// Queries, keys and values `[S, heads, T, head_dim]` as attention saw them, for the backward pass.
-pub struct AttentionTrace<B: Backend>([Tensor<B, 4>; 3]);
+/// What the backward pass needs.
+pub struct AttentionTrace<B: Backend> {
+    /// Queries, keys and values `[S, heads, T, head_dim]` as attention saw them.
+    seen: [Tensor<B, 4>; 3],
+    /// Queries `[R', H·head_dim]` and keys `[R, KV·head_dim]` before their norms; none where they have none.
+    before_norm: [Option<Tensor<B, 2>>; 2],
+}
+
+/// Normalises the heads of `x`, and what the backward pass needs for it.
+fn normalised<B: Kernels>(norm: &Option<LlamaRMSNorm<B>>, x: Tensor<B, 2>) -> (Tensor<B, 2>, Option<Tensor<B, 2>>) {
+    match norm {
+        Some(norm) => (norm.forward_heads(x.clone()), Some(x)),
+        None => (x, None),
+    }
+}
+
+/// The gradient of x from that of [`normalised`]'s result.
+fn normalised_backward<B: Kernels>(norm: &Option<LlamaRMSNorm<B>>, x: Option<Tensor<B, 2>>, output: Tensor<B, 2>) -> Tensor<B, 2> {
+    match (norm, x) {
+        (Some(norm), Some(x)) => norm.backward_heads(x, output),
+        _ => output,
+    }
+}
 
 impl<B: Kernels> LlamaAttention<B> {
     /// Attends from the query rows of `x` `[R, D]` to all positions of their sequences so far: `[R', D]`. The keys and values of `x` are
@@ -126,8 +152,8 @@ impl<B: Kernels> LlamaAttention<B> {
         queries: &Queries<B>,
         past: Option<&mut KeysAndValues<B>>,
     ) -> (Tensor<B, 2>, AttentionTrace<B>) {
-        let mut q = linear(&self.q_proj, queries.of(x.clone()));
-        let mut k = linear(&self.k_proj, x.clone());
+        let (mut q, q_before) = normalised(&self.q_norm, linear(&self.q_proj, queries.of(x.clone())));
+        let (mut k, k_before) = normalised(&self.k_norm, linear(&self.k_proj, x.clone()));
         let mut v = linear(&self.v_proj, x);
         if self.use_rope {
             q = queries.rotate.apply(q, self.head_dim);
@@ -143,14 +169,15 @@ impl<B: Kernels> LlamaAttention<B> {
         let q = self.heads(select(q, &queries.to_positions), pass.samples, queries.len);
         let [k, v] = [k, v].map(|x| self.heads(select(x, &pass.keys), pass.samples, pass.len));
         let mixed = B::causal_attention(q.clone(), k.clone(), v.clone(), queries.mask.clone());
-        (linear(&self.o_proj, select(mixed, &queries.to_rows)), AttentionTrace([q, k, v]))
+        let trace = AttentionTrace { seen: [q, k, v], before_norm: [q_before, k_before] };
+        (linear(&self.o_proj, select(mixed, &queries.to_rows)), trace)
     }
 
     /// The gradient of `x` `[R, D]` from that of the result `[R', D]`, of a pass in which all sequences compute the same positions, made
     /// [for the backward pass](Pass::for_backward).
     pub fn backward(&self, output: Tensor<B, 2>, trace: AttentionTrace<B>, pass: &Pass<B>, queries: &Queries<B>) -> Tensor<B, 2> {
         let mixed = linear_backward(&self.o_proj, output);
-        let [q, k, v] = trace.0;
+        let AttentionTrace { seen: [q, k, v], before_norm: [q_before, k_before] } = trace;
         let [dq, dk, dv] = B::causal_attention_backward(q, k, v, queries.mask.clone(), mixed);
         // Cached positions need no gradient.
         let own = |x: Tensor<B, 4>, positions: usize| {
@@ -162,6 +189,8 @@ impl<B: Kernels> LlamaAttention<B> {
             dq = queries.rotate.apply(dq, self.head_dim);
             dk = pass.rotate_k.apply(dk, self.head_dim);
         }
+        dq = normalised_backward(&self.q_norm, q_before, dq);
+        dk = normalised_backward(&self.k_norm, k_before, dk);
         let through_keys = linear_backward(&self.k_proj, dk) + linear_backward(&self.v_proj, dv);
         queries.add_to(through_keys, linear_backward(&self.q_proj, dq))
     }

@@ -2,18 +2,18 @@
 
 use super::LlamaConfig;
 use crate::error::{Error, Result, quoted};
-use crate::source::checkpoint::{TensorInfo, Weights};
+use crate::source::checkpoint::{HEAD, TensorInfo, Weights, is_rotary_buffer};
 use std::collections::BTreeMap;
 
-/// The LM head.
-const HEAD: &str = "lm_head.weight";
+/// W_E.
+const EMBEDDINGS: &str = "model.embed_tokens.weight";
 
 impl LlamaConfig {
     /// Every tensor the architecture needs: Hugging Face name and shape, in the order of the forward pass.
     /// Linear weights are `[out, in]`.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (v, d) = (self.vocab_size, self.hidden_size);
-        let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![v, d])];
+        let mut all = vec![(EMBEDDINGS.to_owned(), vec![v, d])];
         for layer in 0..self.num_hidden_layers {
             self.layer_tensors(&format!("model.layers.{layer}"), &mut all);
         }
@@ -37,12 +37,16 @@ impl LlamaConfig {
         linear("self_attn.q_proj", q, d, self.attention_bias);
         linear("self_attn.k_proj", kv, d, self.attention_bias);
         linear("self_attn.v_proj", kv, d, self.attention_bias);
-        linear("self_attn.o_proj", d, q, self.attention_bias);
+        linear("self_attn.o_proj", d, q, self.attention_output_bias);
         linear("mlp.gate_proj", mlp, d, self.mlp_bias);
         linear("mlp.up_proj", mlp, d, self.mlp_bias);
         linear("mlp.down_proj", d, mlp, self.mlp_bias);
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            all.push((format!("{layer}.{norm}.weight"), vec![d]));
+        let mut norm = |name: &str, width: usize| all.push((format!("{layer}.{name}.weight"), vec![width]));
+        norm("input_layernorm", d);
+        norm("post_attention_layernorm", d);
+        if self.query_key_norm {
+            norm("self_attn.q_norm", self.head_dim);
+            norm("self_attn.k_norm", self.head_dim);
         }
     }
 
@@ -52,13 +56,34 @@ impl LlamaConfig {
     }
 }
 
-/// Removes what old files carry along and no model reads: rotary frequencies, and a head where the embeddings are the head.
-pub(super) fn drop_ignored(weights: &mut Weights, config: &LlamaConfig) {
-    let second_head = config.tie_word_embeddings && weights.get(HEAD).is_some();
-    weights.retain(|name| !(name.ends_with(".rotary_emb.inv_freq") || second_head && name == HEAD));
-    if second_head {
-        tracing::warn!("{}: `{HEAD}` is ignored, the config ties the head to the embeddings", quoted(weights.origin()));
+/// Removes what old files carry along and no model reads: rotary frequencies, and a copy of the embeddings as head. A config that ties the
+/// head to the embeddings is not followed where the files have another head, as in transformers; where they have a head alone, it
+/// is the embeddings.
+///
+/// # Errors
+/// Input: a file that cannot be read or has changed since it was opened.
+pub(super) fn settle(weights: &mut Weights, config: &mut LlamaConfig) -> Result<()> {
+    weights.retain(|name| !is_rotary_buffer(name));
+    if !config.tie_word_embeddings || weights.get(HEAD).is_none() {
+        return Ok(());
     }
+    let shape = [config.vocab_size, config.hidden_size];
+    let usable = weights.get(HEAD).is_some_and(|head| head.shape == shape && head.unreadable.is_none());
+    if weights.get(EMBEDDINGS).is_none() {
+        weights.rename(HEAD, EMBEDDINGS);
+    } else if usable && !weights.alike(EMBEDDINGS, HEAD)? {
+        tracing::warn!(
+            "{}: its config ties the head to the embeddings, but `{HEAD}` differs from them and is used",
+            quoted(weights.origin())
+        );
+        config.tie_word_embeddings = false;
+    } else {
+        if !usable {
+            tracing::warn!("{}: `{HEAD}` is ignored, the config ties the head to the embeddings", quoted(weights.origin()));
+        }
+        weights.retain(|name| name != HEAD);
+    }
+    Ok(())
 }
 
 /// Compares the tensors at hand with those the architecture needs. Nothing but names and shapes is in memory yet.

@@ -7,6 +7,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 use super::attention::{AttentionTrace, LlamaAttention, Pass, Queries, linear, linear_backward};
 use super::cache::{Cache, KeysAndValues, Paths, picked};
 use super::config::LlamaConfig;
+use super::norm::LlamaRMSNorm;
 use super::rope::{RotaryEmbedding, Rotation};
 use crate::Result;
 use crate::interrupt;
@@ -16,26 +17,6 @@ use crate::ops::{Kernels, wide};
 pub trait WeightSource {
     /// Values of the tensor with this Hugging Face name and shape, row-major.
     fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
-}
-
-/// x / √(mean(x²) + ε) · weight.
-#[derive(Module, Debug)]
-pub struct LlamaRMSNorm<B: Backend> {
-    /// `[D]`.
-    pub weight: Param<Tensor<B, 1>>,
-    #[module(skip)]
-    epsilon: f64,
-}
-
-impl<B: Kernels> LlamaRMSNorm<B> {
-    /// Normalises every row of `x` `[rows, D]`.
-    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        B::rms_norm(x, self.weight.val(), self.epsilon)
-    }
-
-    fn backward(&self, x: Tensor<B, 2>, output: Tensor<B, 2>) -> Tensor<B, 2> {
-        B::rms_norm_backward(x, self.weight.val(), self.epsilon, output)
-    }
 }
 
 /// SwiGLU: down(silu(gate(x)) · up(x)).
@@ -150,7 +131,7 @@ impl<B: Backend> Llama<B> {
         Ok(Self {
             embed_tokens: loader.matrix("model.embed_tokens.weight", [v, d])?,
             layers: (0..config.num_hidden_layers).map(|i| loader.layer(config, i)).collect::<Result<_>>()?,
-            norm: loader.norm(config, "model.norm")?,
+            norm: loader.norm(config, "model.norm", d)?,
             lm_head: (!config.tie_word_embeddings).then(|| loader.matrix("lm_head.weight", [v, d])).transpose()?,
             rotary_emb: RotaryEmbedding::new(config),
             config: config.clone(),
@@ -325,8 +306,8 @@ impl<B: Backend> Loader<'_, B> {
         Ok(Linear { weight: Param::initialized(ParamId::new(), weight), bias: bias.map(|bias| Param::initialized(ParamId::new(), bias)) })
     }
 
-    fn norm(&mut self, config: &LlamaConfig, name: &str) -> Result<LlamaRMSNorm<B>> {
-        let weight = self.tensor(&format!("{name}.weight"), [config.hidden_size])?;
+    fn norm(&mut self, config: &LlamaConfig, name: &str, width: usize) -> Result<LlamaRMSNorm<B>> {
+        let weight = self.tensor(&format!("{name}.weight"), [width])?;
         Ok(LlamaRMSNorm { weight: Param::initialized(ParamId::new(), weight), epsilon: config.rms_norm_eps })
     }
 
@@ -335,12 +316,19 @@ impl<B: Backend> Loader<'_, B> {
         let (d, inner) = (config.hidden_size, config.intermediate_size);
         let queries = config.num_attention_heads * config.head_dim;
         let keys = config.num_key_value_heads * config.head_dim;
+        let mut head_norm = |part: &str| {
+            let name = format!("{name}.self_attn.{part}");
+            config.query_key_norm.then(|| self.norm(config, &name, config.head_dim)).transpose()
+        };
+        let (q_norm, k_norm) = (head_norm("q_norm")?, head_norm("k_norm")?);
         Ok(LlamaDecoderLayer {
             self_attn: LlamaAttention {
                 q_proj: self.linear(&format!("{name}.self_attn.q_proj"), d, queries, config.attention_bias)?,
                 k_proj: self.linear(&format!("{name}.self_attn.k_proj"), d, keys, config.attention_bias)?,
                 v_proj: self.linear(&format!("{name}.self_attn.v_proj"), d, keys, config.attention_bias)?,
-                o_proj: self.linear(&format!("{name}.self_attn.o_proj"), queries, d, config.attention_bias)?,
+                o_proj: self.linear(&format!("{name}.self_attn.o_proj"), queries, d, config.attention_output_bias)?,
+                q_norm,
+                k_norm,
                 head_dim: config.head_dim,
                 use_rope: config.rope_layers[index],
             },
@@ -349,8 +337,8 @@ impl<B: Backend> Loader<'_, B> {
                 up_proj: self.linear(&format!("{name}.mlp.up_proj"), d, inner, config.mlp_bias)?,
                 down_proj: self.linear(&format!("{name}.mlp.down_proj"), inner, d, config.mlp_bias)?,
             },
-            input_layernorm: self.norm(config, &format!("{name}.input_layernorm"))?,
-            post_attention_layernorm: self.norm(config, &format!("{name}.post_attention_layernorm"))?,
+            input_layernorm: self.norm(config, &format!("{name}.input_layernorm"), d)?,
+            post_attention_layernorm: self.norm(config, &format!("{name}.post_attention_layernorm"), d)?,
         })
     }
 }

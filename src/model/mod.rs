@@ -7,6 +7,7 @@ pub mod config;
 pub mod generate;
 mod layout;
 pub mod llama;
+pub mod norm;
 pub mod rope;
 
 pub use cache::Cache;

@@ -34,11 +34,25 @@ fn compare<B: Kernels>(model: &str, expected: &str, tolerance: f32) {
     assert_eq!(greedy(&llama, embedded, written[0].len(), &[]).ids, written, "{model}");
 }
 
-const TINY: [&str; 8] =
-    ["gqa1-tied", "gqa3-tied", "gqa4-untied-llama3", "head-dim-llama3", "biases", "sharded", "smollm3-list", "smollm3-interval"];
+const TINY: [&str; 14] = [
+    "gqa1-tied",
+    "gqa3-tied",
+    "gqa4-untied-llama3",
+    "head-dim-llama3",
+    "biases",
+    "sharded",
+    "smollm3-list",
+    "smollm3-interval",
+    "llama32",
+    "tinyllama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "tied-other-head",
+];
 
-/// Every stored type once; `tests/golden/tiny_gguf.py` made the expected values from the dequantised weights.
-const GGUF: [&str; 10] = [
+/// Every stored type and every architecture; `tests/golden/tiny_gguf.py` made the expected values from the dequantised weights.
+const GGUF: [&str; 15] = [
     "gqa3-tied.f32",
     "gqa4-untied-llama3.f32",
     "gqa4-untied-llama3.f16",
@@ -49,6 +63,11 @@ const GGUF: [&str; 10] = [
     "gqa4-untied-llama3.q5_0",
     "gqa4-untied-llama3.q5_1",
     "kquants",
+    "llama32.bf16",
+    "tinyllama.bf16",
+    "mistral.bf16",
+    "qwen2.bf16",
+    "qwen3.bf16",
 ];
 
 fn tiny_models<B: Kernels>() {

@@ -120,16 +120,16 @@ fn unknown(name: &str, origin: &Origin) -> Error {
     Error::input(format!("{subject} is not a setting; did you mean `{near}`? `dlmi config show --help` lists them all"))
 }
 
-/// The values of the TOML document `name` in the order of its lines, the key `skip` left out: `steps = 9`, and `batch = 24` in the
+/// The values of the TOML document `name` in the order of its lines, the keys `skip` left out: `steps = 9`, and `batch = 24` in the
 /// section `[snap]`.
-pub(super) fn assignments(text: &str, name: &str, skip: Option<&str>, origin: &dyn Fn(usize) -> Origin) -> Result<Vec<Assignment>> {
+pub(super) fn assignments(text: &str, name: &str, skip: &[&str], origin: &dyn Fn(usize) -> Origin) -> Result<Vec<Assignment>> {
     let line = |offset: usize| 1 + text[..offset].matches('\n').count();
     let table = DeTable::parse(text).map_err(|error| {
         let place = error.span().map_or(String::new(), |span| format!(", line {}", line(span.start)));
         Error::input(format!("{name}{place} is not TOML: {}", error.message().replace('\n', ", ")))
     })?;
     let mut entries = Vec::new();
-    for (key, value) in table.get_ref().iter().filter(|(key, _)| Some(key.get_ref().as_ref()) != skip) {
+    for (key, value) in table.get_ref().iter().filter(|(key, _)| !skip.contains(&key.get_ref().as_ref())) {
         let start = key.span().start;
         match value.get_ref() {
             DeValue::Table(section) if Setting::find(key.get_ref()).is_none() => {

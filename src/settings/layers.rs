@@ -7,7 +7,7 @@ use super::assignment::{Assignment, Origin, assignments};
 use super::names::{Setting, is_variable};
 use super::presets::{self, ModelIdentity};
 use super::resolved::Resolved;
-use crate::files::{read_stream, utf8};
+use crate::files::{read_stream, text, utf8};
 use crate::setting::Written;
 use crate::{Error, Result};
 
@@ -16,7 +16,7 @@ const LARGEST_FILE: u64 = 1 << 20;
 
 fn file(path: &Path) -> Result<Vec<Assignment>> {
     let name = format!("`{}`", path.display());
-    assignments(&utf8(read_stream(path, LARGEST_FILE)?, &name)?, &name, None, &|line| Origin::File(path.into(), line))
+    assignments(&text(read_stream(path, LARGEST_FILE)?, &name)?, &name, &[], &|line| Origin::File(path.into(), line))
 }
 
 /// The variables of the environment that begin with `DLMI_`.
@@ -390,6 +390,13 @@ mod tests {
         assert!(message.contains("byte 7 (0xff)"), "{message}");
         let message = refusal(Sources { files: vec!["/nonexistent/x.toml".into()], ..Sources::default() });
         assert!(message.starts_with("cannot read `/nonexistent/x.toml`"), "{message}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_file() {
+        let file = toml_file("\u{feff}seed = 3\n");
+        let settings = resolved(Sources { files: vec![file.path().into()], ..Sources::default() }).settings;
+        assert_eq!(settings.seed, 3);
     }
 
     #[test]

@@ -16,5 +16,5 @@ pub use general::{KEYS, Options};
 pub use layers::{Layers, Sources, environment};
 pub use names::Setting;
 pub(crate) use names::nearest;
-pub use presets::{ModelIdentity, preset_names};
+pub use presets::{ModelIdentity, bos_token, preset_names};
 pub use resolved::Resolved;

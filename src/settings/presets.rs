@@ -38,10 +38,16 @@ enum Match {
     Shape { architecture: String, hidden_size: usize, layers: usize, vocab_size: usize },
 }
 
+/// What a preset says of the model that it goes with.
 #[derive(Deserialize)]
 struct Header {
     r#match: Option<Match>,
+    /// The token that starts a text, where it is not the BoS of the model's config.
+    bos_token: Option<String>,
 }
+
+/// The keys of [`Header`]; all others are settings.
+const HEADER: [&str; 2] = ["match", "bos_token"];
 
 /// The names that `--preset` accepts.
 pub fn preset_names() -> impl Iterator<Item = &'static str> {
@@ -50,7 +56,7 @@ pub fn preset_names() -> impl Iterator<Item = &'static str> {
 
 /// The values of a preset, each with `origin` of its line.
 fn values(name: &str, text: &str, origin: fn(String, usize) -> Origin) -> Result<Vec<Assignment>> {
-    assignments(text, &format!("preset {name}"), Some("match"), &|line| origin(name.into(), line))
+    assignments(text, &format!("preset {name}"), &HEADER, &|line| origin(name.into(), line))
 }
 
 /// The preset called `name`.
@@ -65,23 +71,40 @@ pub(super) fn by_name(name: &str) -> Result<Vec<Assignment>> {
     }
 }
 
-/// Name and values of the preset of a model, by digest if one has it, else by architecture and sizes.
-pub(super) fn of_model(model: &ModelIdentity) -> Result<Option<(&'static str, Vec<Assignment>)>> {
+/// A preset that goes with a model: its name, its text, and what it says of the model.
+struct Found {
+    name: &'static str,
+    text: &'static str,
+    header: Header,
+}
+
+/// The preset of a model, by digest if one has it, else by architecture and sizes.
+fn find(model: &ModelIdentity) -> Result<Option<Found>> {
     let mut by_shape = None;
-    for (name, text) in PRESETS {
+    for &(name, text) in PRESETS {
         let header: Header = toml::from_str(text).map_err(|error| Error::input(format!("preset {name}: {}", error.message())))?;
-        match header.r#match {
-            Some(Match::Digest { digest }) if digest == model.digest => return Ok(Some((name, values(name, text, Origin::Model)?))),
+        match &header.r#match {
+            Some(Match::Digest { digest }) if *digest == model.digest => return Ok(Some(Found { name, text, header })),
             Some(Match::Shape { architecture, hidden_size, layers, vocab_size })
-                if architecture == model.architecture
-                    && (hidden_size, layers, vocab_size) == (model.hidden_size, model.layers, model.vocab_size) =>
+                if *architecture == model.architecture
+                    && (*hidden_size, *layers, *vocab_size) == (model.hidden_size, model.layers, model.vocab_size) =>
             {
-                by_shape = Some((*name, *text));
+                by_shape = Some(Found { name, text, header });
             }
             _ => (),
         }
     }
-    by_shape.map(|(name, text)| Ok((name, values(name, text, Origin::Model)?))).transpose()
+    Ok(by_shape)
+}
+
+/// Name and values of the preset of a model.
+pub(super) fn of_model(model: &ModelIdentity) -> Result<Option<(&'static str, Vec<Assignment>)>> {
+    find(model)?.map(|Found { name, text, .. }| Ok((name, values(name, text, Origin::Model)?))).transpose()
+}
+
+/// The token that starts a text for a model, by its name, where its preset names another than its config.
+pub fn bos_token(model: &ModelIdentity) -> Option<String> {
+    find(model).ok()??.header.bos_token
 }
 
 #[cfg(test)]
@@ -133,6 +156,12 @@ mod tests {
         assert_eq!(name(576, 31), None);
         let other = ModelIdentity { architecture: "SmolLM3ForCausalLM".into(), ..smollm2("", 576, 30) };
         assert!(of_model(&other).unwrap().is_none());
+    }
+
+    #[test]
+    fn smollm2_starts_as_its_authors_had_it() {
+        assert_eq!(bos_token(&smollm2("", 960, 32)).as_deref(), Some("<|endoftext|>"));
+        assert_eq!(bos_token(&smollm2("", 960, 33)), None);
     }
 
     #[test]

@@ -13,6 +13,16 @@ fn names_a_file(spec: &str) -> bool {
     file || spec.starts_with(['.', '/', '~'])
 }
 
+/// Refuses a path whose last part is mistyped: its folder is here, so that what it names is no model on the hub.
+fn refuse_mistyped(spec: &str) -> Result<()> {
+    let parts = spec.trim_end_matches('/').rsplit_once('/').filter(|_| !spec.contains('@'));
+    let Some((folder, name)) = parts.filter(|(folder, _)| Path::new(folder).is_dir()) else { return Ok(()) };
+    Err(Error::input(format!(
+        "there is no model `{spec}`: the folder `{folder}` is here, but nothing called `{name}` is in it; give the path of a model, or \
+         `{spec}@main` for the one on the hub"
+    )))
+}
+
 /// Opens the model that `spec` names; `observer` is told how a download goes, `offline` forbids one.
 ///
 /// # Errors
@@ -26,6 +36,7 @@ pub fn open(spec: &str, offline: bool, observer: Observer) -> Result<ModelFiles>
         return ModelFiles::open(path);
     }
     if !names_a_file(spec) && spec.parse::<hub::Spec>().is_ok() {
+        refuse_mistyped(spec)?;
         return ModelFiles::open(&hub::resolve(&HubConfig::from_env(offline)?, spec, observer)?);
     }
     let names: Vec<&str> = BUNDLED.iter().map(|model| model.name).collect();

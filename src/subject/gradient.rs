@@ -212,7 +212,8 @@ impl<B: TrackedBackend> Subject<B> {
 
 /// How many numbers a row of a pass keeps for the backward pass, in all layers.
 pub(super) fn trace_numbers(config: &LlamaConfig) -> usize {
-    let heads = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
+    let before_norm = if config.query_key_norm { config.num_attention_heads + config.num_key_value_heads } else { 0 };
+    let heads = (config.num_attention_heads + 2 * config.num_key_value_heads + before_norm) * config.head_dim;
     config.num_hidden_layers * (2 * config.hidden_size + heads + 2 * config.intermediate_size)
 }
 

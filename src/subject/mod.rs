@@ -269,13 +269,16 @@ fn repeat<B: Backend>(target: &[u32], samples: usize, device: &B::Device) -> Ten
     ids_tensor(&vec![target; samples], device).reshape([samples * target.len()])
 }
 
-/// Refuses a prompt and target that do not fit into the model's context.
+/// Refuses a prompt and target that do not fit into the model's context, or into its sliding window: what lies further apart is not
+/// computed here.
 pub fn check_context(config: &LlamaConfig, prompt: usize, target: usize) -> Result<()> {
-    let (needed, limit) = (prompt + target, config.max_position_embeddings);
+    let (needed, limit) = (prompt + target, config.context());
     if needed <= limit {
         return Ok(());
     }
+    let holds =
+        if config.sliding_window == Some(limit) { "sliding window, beyond which it is not computed here, holds" } else { "context holds" };
     Err(Error::input(format!(
-        "prompt ({prompt} tokens) and target ({target} tokens) need {needed} positions, but the model's context holds {limit}; shorten them"
+        "prompt ({prompt} tokens) and target ({target} tokens) need {needed} positions, but the model's {holds} {limit}; shorten them"
     )))
 }

@@ -12,6 +12,7 @@ mod hub;
 mod invert;
 mod list;
 mod methods;
+mod models;
 mod output;
 mod refusals;
 mod report;

@@ -2,7 +2,7 @@
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 torch.set_num_threads(1)
 
@@ -14,6 +14,13 @@ VOCAB = 288  # rows of every tiny embedding; the tokenizer names fewer, as padde
 MERGES = """Ġ t|h e|i n|Ġ a|e r|o n|Ġt he|Ġ s|r e|a t|n d|i t|o r|e n|in g|e s|o u|l l|Ġa nd|Ġ w|v er|s t|1 2|Ġ Ġ|ĠĠ ĠĠ"""
 
 
+# How the tokenizer.json of Llama 3 and of Qwen 2 cut text, by the name llama.cpp gives it.
+WORDS = {
+    "llama-bpe": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+}
+
+
 def byte_alphabet() -> list[str]:
     """The 256 printable stand-ins of byte-level BPE, in byte order."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -21,17 +28,22 @@ def byte_alphabet() -> list[str]:
     return [chr(b if b in plain else next(shifted)) for b in range(256)]
 
 
-def tiny_tokenizer() -> Tokenizer:
-    """`<|endoftext|>`, 256 bytes and 25 merges: 282 ids, split like SmolLM2 (single digits, then GPT-2's pattern).
+def tiny_tokenizer(split: str = "smollm") -> Tokenizer:
+    """`<|endoftext|>`, 256 bytes and 25 merges: 282 ids, split like SmolLM2 (single digits, then GPT-2's pattern), Llama 3 or Qwen 2.
 
-    The merge `1 2` can never fire, because digits are split before merging.
+    The merge `1 2` can never fire where digits are split before merging.
     """
     merges = [tuple(pair.split(" ")) for pair in MERGES.split("|")]
     tokens = ["<|endoftext|>", *byte_alphabet(), *("".join(pair) for pair in merges)]
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    vocab = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=split == "llama-bpe"))
+    if split == "smollm":
+        cut = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    else:
+        cut = [pre_tokenizers.Split(Regex(WORDS[split]), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cut)
+    if split == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken("<|endoftext|>", special=True, normalized=False)])
     return tokenizer

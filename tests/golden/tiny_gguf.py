@@ -1,6 +1,7 @@
 """Tiny GGUF files and what transformers computes with their dequantised weights -> tiny_gguf/.
 
-usage: tiny_gguf.py                       needs: torch transformers tokenizers safetensors gguf; run tiny_models.py first
+usage: tiny_gguf.py [NAME...]             needs: torch transformers tokenizers safetensors gguf; run tiny_models.py first
+                                          (names of tiny models make these alone)
   <model>.<type>.gguf                     weights of tiny/<model>, every matrix stored as <type>
   kquants.gguf                            one layer 256 wide whose matrices are random blocks of all K-quants
   <file>.expected.safetensors             input_ids i64 [1, 12] · logits f32 [1, 12, V] · greedy i64 [1, 16]
@@ -18,16 +19,21 @@ import gguf
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Q
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers import logging as transformers_logging
 
 from common import HERE, ROOT, TINY, VOCAB, greedy, logits_of, tiny_tokenizer
+from tiny_models import MODELS
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from gguf_to_hf import INNER, OUTER, convert  # noqa: E402
 
 OUT = HERE / "tiny_gguf"
+ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # model_type -> llama.cpp's
+VARIANTS = {"gqa3-tied": [Q.F32], "gqa4-untied-llama3": [Q.F32, Q.F16, Q.BF16, Q.Q8_0, Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1],
+            "llama32": [Q.BF16], "tinyllama": [Q.BF16], "mistral": [Q.BF16], "qwen2": [Q.BF16], "qwen3": [Q.BF16]}
 KQUANTS = {"token_embd": Q.Q6_K, "attn_q": Q.Q4_K, "attn_k": Q.Q5_K, "attn_v": Q.Q6_K, "attn_output": Q.Q3_K,
            "ffn_gate": Q.Q2_K, "ffn_up": Q.Q4_K, "ffn_down": Q.Q5_K}
 TYPES = [Q.F16, Q.BF16, Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1, Q.Q8_0, Q.Q2_K, Q.Q3_K, Q.Q4_K, Q.Q5_K, Q.Q6_K]
@@ -73,9 +79,17 @@ def random_blocks(kind: Q, count: int, draw: np.random.Generator, deviation: flo
     return blocks
 
 
-def header(path: Path, config: dict) -> gguf.GGUFWriter:
+def new_form(config: dict) -> dict:
+    """`rope_theta` and `rope_scaling` of an old config as `rope_parameters`."""
+    if "rope_parameters" not in config:
+        config["rope_parameters"] = (config["rope_scaling"] or {"rope_type": "default"}) | {"rope_theta": config["rope_theta"]}
+    return config
+
+
+def header(path: Path, config: dict, split: str = "smollm") -> gguf.GGUFWriter:
     """A writer holding the metadata and the tokenizer."""
-    writer = gguf.GGUFWriter(str(path), "llama")
+    architecture = ARCHITECTURES[config["model_type"]]
+    writer = gguf.GGUFWriter(str(path), architecture)
     rope = config["rope_parameters"]
     width = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
     writer.add_name(path.stem)
@@ -88,22 +102,23 @@ def header(path: Path, config: dict) -> gguf.GGUFWriter:
     if "head_dim" in config:
         writer.add_key_length(width)
         writer.add_value_length(width)
-    writer.add_rope_dimension_count(width)
+    if architecture == "llama":
+        writer.add_rope_dimension_count(width)
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    add_tokenizer(writer)
+    add_tokenizer(writer, split)
     return writer
 
 
-def add_tokenizer(writer: gguf.GGUFWriter) -> None:
+def add_tokenizer(writer: gguf.GGUFWriter, split: str) -> None:
     """The tiny tokenizer, padded to the embedding with unused tokens."""
     model = json.loads(tiny_tokenizer().to_str())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].get)
     kinds = [gguf.TokenType.CONTROL] + [gguf.TokenType.NORMAL] * (len(tokens) - 1)
     padding = [f"[PAD{i}]" for i in range(len(tokens), VOCAB)]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre(split)
     writer.add_token_list(tokens + padding)
     writer.add_token_types(kinds + [gguf.TokenType.UNUSED] * len(padding))
     writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
@@ -130,23 +145,24 @@ def add(writer: gguf.GGUFWriter, name: str, weight: np.ndarray, kind: Q) -> None
 
 
 def rows_in_f32(folder: Path) -> dict[str, np.ndarray]:
-    """GGUF name -> f32 weight of a tiny model, q and k rows in llama.cpp's order."""
+    """GGUF name -> f32 weight of a tiny model, a Llama's q and k rows in llama.cpp's order."""
     config, stored = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
     names = {f"{hf}.weight": f"{name}.weight" for name, hf in OUTER.items()}
     for layer in range(config["num_hidden_layers"]):
-        names |= {f"model.layers.{layer}.{hf}.weight": f"blk.{layer}.{name}.weight" for name, hf in INNER.items()}
-    weights = {names[name]: weight.astype(np.float32) for name, weight in stored.items()}
+        names |= {f"model.layers.{layer}.{hf}.{part}": f"blk.{layer}.{name}.{part}" for name, hf in INNER.items()
+                  for part in ("weight", "bias")}
+    weights = {names[name]: weight.float().numpy() for name, weight in stored.items()}
     for name in weights:
-        if "attn_q." in name or "attn_k." in name:
+        if ARCHITECTURES[config["model_type"]] == "llama" and ("attn_q." in name or "attn_k." in name):
             weights[name] = paired(weights[name], config["num_attention_heads" if "_q." in name else "num_key_value_heads"])
     return weights
 
 
 def variant(model: str, kind: Q) -> Path:
     """tiny/<model> stored as `kind`."""
-    config = json.loads((TINY / model / "config.json").read_text())
+    config = new_form(json.loads((TINY / model / "config.json").read_text()))
     path = OUT / f"{model}.{kind.name.lower()}.gguf"
-    writer = header(path, config)
+    writer = header(path, config, MODELS[model].split)
     writer.add_file_type(gguf.LlamaFileType[{"F32": "ALL_F32"}.get(kind.name, f"MOSTLY_{kind.name}")])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     for name, weight in rows_in_f32(TINY / model).items():
@@ -157,8 +173,8 @@ def variant(model: str, kind: Q) -> Path:
     return path
 
 
-WIDE = {"vocab_size": VOCAB, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 8,
-        "num_key_value_heads": 2, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
+WIDE = {"model_type": "llama", "vocab_size": VOCAB, "hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1,
+        "num_attention_heads": 8, "num_key_value_heads": 2, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
 
 
@@ -182,7 +198,7 @@ def kquants(seed: int) -> Path:
 def load(path: Path, config: Path | None):
     """The GGUF as transformers sees it after dequantisation to f32."""
     with tempfile.TemporaryDirectory() as folder:
-        convert(path, Path(folder), config=config)
+        convert(path, Path(folder), tokenizer=config and config.with_name("tokenizer.json"), config=config)
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
@@ -200,7 +216,7 @@ def expect(path: Path, config: Path | None, ids: torch.Tensor, unquantised: torc
 def of_tiny(model: str, kinds: list[Q]) -> None:
     """Variants of one tiny model, each with its expectation on the first row of that model's input."""
     known = load_file(TINY / model / "expected.safetensors")
-    ids, logits = torch.from_numpy(known["input_ids"][:1]), torch.from_numpy(known["logits"][:1])
+    ids, logits = known["input_ids"][:1].contiguous(), known["logits"][:1].contiguous()
     for kind in kinds:
         expect(variant(model, kind), TINY / model / "config.json", ids, logits)
 
@@ -224,8 +240,11 @@ if __name__ == "__main__":
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     OUT.mkdir(exist_ok=True)
-    of_tiny("gqa3-tied", [Q.F32])
-    of_tiny("gqa4-untied-llama3", [Q.F32, Q.F16, Q.BF16, Q.Q8_0, Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1])
+    for model, kinds in VARIANTS.items():
+        if model in (sys.argv[1:] or VARIANTS):
+            of_tiny(model, kinds)
+    if sys.argv[1:]:
+        sys.exit()
     ids = torch.randint(0, VOCAB, (1, 12), generator=torch.Generator().manual_seed(3))
     seed = 0
     while expect(kquants(seed), None, ids) < 0.01:

@@ -1,19 +1,21 @@
 """Tiny random models in Hugging Face layout, and what transformers computes with them -> tiny/<name>/.
 
-usage: tiny_models.py                     needs: torch transformers tokenizers safetensors
+usage: tiny_models.py [NAME...]           needs: torch transformers tokenizers safetensors; without names it makes all
 Each folder: config.json, tokenizer.json, model*.safetensors, expected.safetensors with
   input_ids i64 [2, 12] · logits f32 [2, 12, V] · greedy i64 [2, 16], the greedy continuation of each row of input_ids.
 Everything expected is computed in f32 from the folder as written, so it covers the config's spelling and the stored dtype.
 """
 import json
 import shutil
+import sys
 from dataclasses import dataclass, field
 from itertools import count
 
 import torch
 from safetensors.torch import save_file
 from transformers import logging as transformers_logging
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, SmolLM3Config, SmolLM3ForCausalLM
+from transformers import (AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config,
+                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
 
 from common import TINY, VOCAB, greedy, logits_of, tiny_tokenizer
 
@@ -30,11 +32,16 @@ class Recipe:
     dtype: torch.dtype = torch.float32
     old_form: bool = False  # config.json as transformers 4 wrote it
     drop: tuple = ()  # config keys left to their defaults
+    claims: dict = field(default_factory=dict)  # what config.json says, though the model was made otherwise
     shard: str = "1GB"
+    split: str = "smollm"  # how its tokenizer cuts text
     seeds: count = field(default_factory=count)
 
 
 SMOLLM3 = (SmolLM3Config, SmolLM3ForCausalLM)
+MISTRAL = (MistralConfig, MistralForCausalLM)
+QWEN2 = (Qwen2Config, Qwen2ForCausalLM)
+QWEN3 = (Qwen3Config, Qwen3ForCausalLM)
 MODELS = {
     "gqa1-tied": Recipe(
         dict(num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True,
@@ -65,6 +72,29 @@ MODELS = {
     "sharded": Recipe(
         dict(num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=False, num_hidden_layers=1),
         dtype=torch.float16, shard="32KB"),
+    "llama32": Recipe(
+        dict(num_attention_heads=4, num_key_value_heads=1, tie_word_embeddings=True, head_dim=8, max_position_embeddings=4096,
+             rope_parameters=LLAMA3 | {"rope_theta": 500000.0, "factor": 32.0}),
+        dtype=torch.bfloat16, split="llama-bpe"),
+    "tinyllama": Recipe(
+        dict(num_attention_heads=8, num_key_value_heads=1, tie_word_embeddings=False,
+             rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
+        dtype=torch.bfloat16, old_form=True, drop=("head_dim", "attention_bias", "mlp_bias")),
+    "mistral": Recipe(
+        dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False, head_dim=16, sliding_window=32,
+             rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
+        MISTRAL, dtype=torch.bfloat16),
+    "qwen2": Recipe(
+        dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, sliding_window=16, use_sliding_window=False,
+             rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
+        QWEN2, dtype=torch.bfloat16, split="qwen2"),
+    "qwen3": Recipe(
+        dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, head_dim=16, rms_norm_eps=1e-4,
+             rope_parameters={"rope_type": "default", "rope_theta": 1000.0}),
+        QWEN3, dtype=torch.bfloat16, old_form=True, split="qwen2"),
+    "tied-other-head": Recipe(
+        dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False, num_hidden_layers=1),
+        dtype=torch.bfloat16, claims={"tie_word_embeddings": True}),
 }
 
 
@@ -99,11 +129,12 @@ def write(name: str, recipe: Recipe, seed: int):
     model.to(recipe.dtype).save_pretrained(folder, max_shard_size=recipe.shard)
     (folder / "generation_config.json").unlink(missing_ok=True)
     config = json.loads((folder / "config.json").read_text())
+    config |= recipe.claims
     for key in recipe.drop:
         config.pop(key, None)
     config = old_form(config) if recipe.old_form else config
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    (folder / "tokenizer.json").write_text(tiny_tokenizer().to_str() + "\n")
+    (folder / "tokenizer.json").write_text(tiny_tokenizer(recipe.split).to_str() + "\n")
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
@@ -126,12 +157,18 @@ CASES = ["", "the and then", " in the  window\n\n    indented\ttab", "12 o'clock
          "naïve café — 東京 🙂👩‍👩‍👧 مرحبا", "<|endoftext|>", "a<|endoftext|>the<|endoftext", "\u0000\u001b[31m\u007f", "<|im_start|>user"]
 
 
+CUT = ["I'LL we've 12345678,90", "... the\r\n\r\n  and\n in!?\n\nend  ", "x\t 12the12 ​the", "e\u0301t \u00e9t"]
+
+
 def tokenizer_cases() -> None:
-    """Texts and their ids by the tiny tokenizer, no special tokens added."""
-    tokenizer = tiny_tokenizer()
-    cases = [{"text": text, "ids": tokenizer.encode(text, add_special_tokens=False).ids} for text in CASES]
-    assert all(tokenizer.decode(c["ids"], skip_special_tokens=False) == c["text"] for c in cases)
-    (TINY / "tokenizer_cases.json").write_text("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
+    """Texts and their ids by the tiny tokenizer, however it cuts, no special tokens added."""
+    for split in ("smollm", "llama-bpe", "qwen2"):
+        tokenizer = tiny_tokenizer(split)
+        texts = CASES if split == "smollm" else CASES + CUT
+        cases = [{"text": text, "ids": tokenizer.encode(text, add_special_tokens=False).ids} for text in texts]
+        assert all(tokenizer.decode(c["ids"], skip_special_tokens=False) == c["text"] for c in cases[:len(CASES)])
+        name = "tokenizer_cases.json" if split == "smollm" else f"tokenizer_cases.{split}.json"
+        (TINY / name).write_text("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
 
 
 if __name__ == "__main__":
@@ -139,5 +176,6 @@ if __name__ == "__main__":
     transformers_logging.set_verbosity_error()
     TINY.mkdir(exist_ok=True)
     for index, (name, recipe) in enumerate(MODELS.items()):
-        make(name, recipe, index)
+        if name in (sys.argv[1:] or MODELS):
+            make(name, recipe, index)
     tokenizer_cases()

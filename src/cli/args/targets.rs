@@ -41,7 +41,7 @@ pub struct Targets {
     /// Standard deviation of the rank
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = deviation, allow_negative_numbers = true)]
     pub sigma: f64,
-    /// The start token, by its name [default: <|endoftext|> where there is one, else the model's own]
+    /// The start token, by its name [default: the model's own; bard's and SmolLM2's is <|endoftext|>]
     #[arg(long, value_name = "T")]
     pub bos_token: Option<String>,
     /// Targets that can be reached: the model's own greedy continuation of each prompt of a file (`-`: standard input)

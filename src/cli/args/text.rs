@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use crate::error::quoted;
-use crate::files::{read_stream, utf8};
+use crate::files::{self, read_stream, utf8};
 use crate::{Error, Result};
 
 /// A text longer than any model's context; more is not worth reading.
@@ -37,7 +37,7 @@ fn standard_input(source: impl Read) -> Result<Vec<u8>> {
 }
 
 fn without_newline(bytes: Vec<u8>, name: &str) -> Result<String> {
-    let mut text = utf8(bytes, name)?;
+    let mut text = files::text(bytes, name)?;
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
@@ -63,6 +63,7 @@ mod tests {
         assert_eq!(file(b"a\n\n").unwrap(), "a\n");
         assert_eq!(file(b"a\r\n").unwrap(), "a");
         assert_eq!(file(b"").unwrap(), "");
+        assert_eq!(file("\u{feff}a\n".as_bytes()).unwrap(), "a");
         assert!(file(b"ab\xc3(").unwrap_err().to_string().ends_with("is not UTF-8 text: byte 2 (0xc3) starts no valid character"));
         assert!(read_text(None, Some("/nonexistent".into())).unwrap_err().to_string().starts_with("cannot read `/nonexistent`"));
         assert_eq!(standard_input(std::io::repeat(b'a')).unwrap_err().exit_code(), 2);

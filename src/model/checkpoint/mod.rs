@@ -23,7 +23,7 @@ pub fn open(spec: &str, offline: bool, observer: Observer) -> Result<Checkpoint>
 pub struct Checkpoint {
     /// The architecture, checked against the weights.
     pub config: LlamaConfig,
-    /// The tokenizer; it has no more tokens than the embedding matrix has rows.
+    /// The tokenizer; but for added tokens, it has no more than the embedding matrix has rows.
     pub tokenizer: Tokenizer,
     /// SHA-256 of the weight file in hexadecimal; of shards, one after another in the order of their names
     /// (`cat model-*.safetensors | sha256sum`).
@@ -60,10 +60,11 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn of(files: ModelFiles, digests: &Digests) -> Result<Self> {
-        let config = LlamaConfig::from_fields(&files.config)?;
+        let mut config = LlamaConfig::from_fields(&files.config)?;
         let (origin, chat) = (files.origin.clone(), files.chat.clone());
         let (tokenizer, mut weights) = files.read()?;
-        if tokenizer.vocab_size() > config.vocab_size {
+        // Tokens that were only added to the vocabulary may lie past the embeddings: no text that holds one can be computed.
+        if (config.vocab_size..tokenizer.vocab_size()).any(|id| tokenizer.is_learned(id as u32)) {
             return Err(Error::input(format!(
                 "the tokenizer of {} has {} tokens, but the model has embeddings for {}; they belong to different models",
                 quoted(&origin),
@@ -71,7 +72,7 @@ impl Checkpoint {
                 config.vocab_size
             )));
         }
-        layout::drop_ignored(&mut weights, &config);
+        layout::settle(&mut weights, &mut config)?;
         layout::compare(&weights, &config)?;
         let digest = weights.digest(digests)?;
         let tokenizer = tokenizer.for_context(config.max_position_embeddings);

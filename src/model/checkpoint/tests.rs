@@ -184,9 +184,68 @@ fn a_tensor_is_read_by_its_name_and_shape_only() {
 #[test]
 fn a_tokenizer_larger_than_the_embeddings_is_refused() {
     let mut config = tiny_config();
-    config["vocab_size"] = 261.into();
+    config["vocab_size"] = 260.into();
     let text = refused(&config, &written(&config));
-    assert!(text.contains("has 262 tokens, but the model has embeddings for 261"), "{text}");
+    assert!(text.contains("has 262 tokens, but the model has embeddings for 260"), "{text}");
+    // Of the last two only one was learned; the other was added, and nobody trained an embedding for it.
+    config["vocab_size"] = 261.into();
+    assert_eq!(open(&config, &written(&config)).unwrap().tokenizer.encode("<tool>"), [261]);
+}
+
+#[test]
+fn the_head_of_a_tied_model_is_what_transformers_takes() {
+    const HEAD: &str = "lm_head.weight";
+    let config = tiny_config();
+    let embeddings = written(&config)[0].clone();
+    let with_head = |values: Vec<u8>| {
+        let mut tensors = written(&config);
+        tensors.push((HEAD.to_owned(), "F32", embeddings.2.clone(), values));
+        open(&config, &tensors).unwrap()
+    };
+    // A copy is no second matrix.
+    assert!(with_head(embeddings.3.clone()).config.tie_word_embeddings);
+    // Another head is used, though the config ties.
+    let mut other = embeddings.3.clone();
+    *other.last_mut().unwrap() ^= 1;
+    let mut opened = with_head(other.clone());
+    assert!(!opened.config.tie_word_embeddings);
+    assert_eq!(opened.read(HEAD, &embeddings.2).unwrap(), written_values(&other));
+    // A head alone is the embeddings.
+    let mut tensors = written(&config);
+    tensors[0].0 = HEAD.to_owned();
+    let mut opened = open(&config, &tensors).unwrap();
+    let found = opened.read("model.embed_tokens.weight", &embeddings.2).unwrap();
+    assert_eq!(found, written_values(&embeddings.3));
+}
+
+fn written_values(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+#[test]
+fn stop_tokens_are_those_of_the_generation_config() {
+    let config = tiny_config();
+    let folder = folder(&config, &safetensors(&written(&config)));
+    let ends = |generation: &str| {
+        fs::write(folder.path().join("generation_config.json"), generation).unwrap();
+        Checkpoint::open(folder.path()).map(|checkpoint| checkpoint.config.eos_token_ids)
+    };
+    assert_eq!(ends(r#"{"eos_token_id": [2, 5], "top_p": NaN}"#).unwrap(), [2, 5]);
+    assert_eq!(ends(r#"{"eos_token_id": 7}"#).unwrap(), [7]);
+    assert_eq!(ends(r#"{"eos_token_id": null}"#).unwrap(), [0]);
+    assert_eq!(ends(r#"{"top_k": 3}"#).unwrap(), [0]);
+    assert!(ends("{").unwrap_err().to_string().contains("generation_config.json` is not valid JSON"));
+}
+
+#[test]
+fn a_folder_with_one_gguf_is_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let gguf = golden("tiny_gguf/gqa3-tied.f32.gguf");
+    fs::copy(&gguf, folder.path().join("model.gguf")).unwrap();
+    assert_eq!(Checkpoint::open(folder.path()).unwrap().digest, Checkpoint::open(&gguf).unwrap().digest);
+    fs::copy(&gguf, folder.path().join("other.gguf")).unwrap();
+    let text = Checkpoint::open(folder.path()).err().unwrap().to_string();
+    assert!(text.contains("holds 2 GGUF files") && text.contains("model.gguf"), "{text}");
 }
 
 #[test]

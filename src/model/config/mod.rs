@@ -3,9 +3,14 @@
 //! A config is untrusted: every number has a range, so that no product of two of them overflows and no list grows
 //! large before the weight file has been seen to hold what the config promises.
 
+mod family;
+mod fields;
+
 use crate::error::{Error, Result, quoted};
 use crate::source::checkpoint::{ConfigFields, ROPE_FACTORS};
-use serde_json::{Map, Value};
+use family::{Biases, FAMILIES, Family, Window};
+use fields::Fields;
+use serde_json::Value;
 use std::ops::RangeInclusive;
 
 const VOCABULARY: RangeInclusive<usize> = 1..=1 << 22;
@@ -19,7 +24,7 @@ const POSITIONS: RangeInclusive<usize> = 1..=1 << 24;
 /// Resolved architecture of a Llama-style model: every default of `config.json` filled in and checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LlamaConfig {
-    /// `LlamaForCausalLM` or `SmolLM3ForCausalLM`.
+    /// `LlamaForCausalLM`, or another of [`LlamaConfig::architectures`].
     pub architecture: String,
     /// V, rows of the embedding matrix.
     pub vocab_size: usize,
@@ -47,8 +52,14 @@ pub struct LlamaConfig {
     pub rope_layers: Vec<bool>,
     /// The head is the embedding matrix.
     pub tie_word_embeddings: bool,
-    /// q, k, v and o projections carry a bias.
+    /// q, k and v projections carry a bias.
     pub attention_bias: bool,
+    /// The o projection carries one.
+    pub attention_output_bias: bool,
+    /// Queries and keys are normalised, head by head, before they rotate.
+    pub query_key_norm: bool,
+    /// How many positions a layer looks back, its own counted, where that is less than all. Nothing longer is computed here.
+    pub sliding_window: Option<usize>,
     /// gate, up and down projections carry a bias.
     pub mlp_bias: bool,
     /// Token that starts a text, where the config names one.
@@ -75,22 +86,17 @@ pub enum RopeScaling {
     Factors(Vec<f64>),
 }
 
-/// What differs between the architectures when `config.json` leaves it out, as in transformers.
-struct Defaults {
-    key_value_heads: Option<usize>,
-    positions: usize,
-    rope_theta: f64,
-    tied: bool,
-    /// Every n-th layer goes without RoPE.
-    no_rope_interval: Option<usize>,
-}
-
-const LLAMA: Defaults = Defaults { key_value_heads: None, positions: 2048, rope_theta: 10_000.0, tied: false, no_rope_interval: None };
-
-const SMOLLM3: Defaults =
-    Defaults { key_value_heads: Some(4), positions: 32_768, rope_theta: 2_000_000.0, tied: true, no_rope_interval: Some(4) };
-
 impl LlamaConfig {
+    /// The `architectures` of a `config.json` that are computed.
+    pub fn architectures() -> impl Iterator<Item = &'static str> {
+        FAMILIES.iter().map(|family| family.name)
+    }
+
+    /// The longest text that is computed as the model was meant to, in tokens: within its positions and within its sliding window.
+    pub fn context(&self) -> usize {
+        self.sliding_window.map_or(self.max_position_embeddings, |window| window.min(self.max_position_embeddings))
+    }
+
     /// Reads a `config.json`; see [`LlamaConfig::from_fields`]. `origin` names the file in errors.
     ///
     /// # Errors
@@ -104,89 +110,117 @@ impl LlamaConfig {
     ///
     /// # Errors
     /// [`Error::Input`] naming the field, what is accepted and what was found: an architecture other than
-    /// `LlamaForCausalLM` and `SmolLM3ForCausalLM`, a feature this program does not compute, a number out of range.
+    /// [`LlamaConfig::architectures`], a feature this program does not compute, a number out of range.
     pub fn from_fields(config: &ConfigFields) -> Result<Self> {
         let fields = Fields { object: &config.fields, origin: &config.origin, parent: String::new() };
-        let (architecture, defaults) = architecture(&fields)?;
-        refuse_unsupported(&fields)?;
+        let family = family(&fields)?;
+        refuse_unsupported(&fields, family)?;
         let hidden_size = fields.required("hidden_size", WIDTH)?;
         let num_attention_heads = fields.required("num_attention_heads", HEADS)?;
         let num_hidden_layers = fields.required("num_hidden_layers", LAYERS)?;
         let vocab_size = fields.required("vocab_size", VOCABULARY)?;
-        let max_position_embeddings = fields.count("max_position_embeddings", POSITIONS)?.unwrap_or(defaults.positions);
-        let head_dim = head_dim(&fields, hidden_size, num_attention_heads)?;
-        let (rope_theta, rope_scaling) = rope(&fields, &defaults, max_position_embeddings, head_dim)?;
+        let max_position_embeddings = fields.count("max_position_embeddings", POSITIONS)?.unwrap_or(family.positions);
+        let head_dim = head_dim(&fields, family, hidden_size, num_attention_heads)?;
+        let (rope_theta, rope_scaling) = rope(&fields, family, max_position_embeddings, head_dim)?;
+        let (attention, mlp) = (fields.flag("attention_bias")?.unwrap_or(false), fields.flag("mlp_bias")?.unwrap_or(false));
+        let attention = attention && matches!(family.biases, Biases::Attention | Biases::AttentionAndMlp);
         Ok(Self {
-            architecture,
+            architecture: family.name.to_owned(),
             vocab_size,
             hidden_size,
             intermediate_size: fields.required("intermediate_size", MLP_WIDTH)?,
             num_hidden_layers,
             num_attention_heads,
-            num_key_value_heads: key_value_heads(&fields, &defaults, num_attention_heads)?,
+            num_key_value_heads: key_value_heads(&fields, family, num_attention_heads)?,
             head_dim,
             max_position_embeddings,
             rms_norm_eps: fields.number("rms_norm_eps", "a number from 0 to 1", |v| (0.0..=1.0).contains(&v))?.unwrap_or(1e-6),
             rope_theta,
             rope_scaling,
-            rope_layers: rope_layers(&fields, &defaults, num_hidden_layers)?,
-            tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(defaults.tied),
-            attention_bias: fields.flag("attention_bias")?.unwrap_or(false),
-            mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
+            rope_layers: rope_layers(&fields, family, num_hidden_layers)?,
+            tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(family.tied),
+            attention_bias: attention || family.biases == Biases::QueryKeyValue,
+            attention_output_bias: attention,
+            query_key_norm: family.query_key_norm,
+            sliding_window: sliding_window(&fields, family, num_hidden_layers)?,
+            mlp_bias: mlp && family.biases == Biases::AttentionAndMlp,
             bos_token_id: fields.token_ids("bos_token_id", vocab_size)?.first().copied(),
             eos_token_ids: fields.token_ids("eos_token_id", vocab_size)?,
         })
     }
 }
 
-/// Name of the architecture and its defaults, from `architectures` or, where that is absent, `model_type`.
-fn architecture(fields: &Fields) -> Result<(String, Defaults)> {
+/// The architecture that `architectures` names or, where that is absent, `model_type`.
+fn family(fields: &Fields) -> Result<&'static Family> {
     let named = match fields.get("architectures") {
         Some(Value::Array(list)) if list.len() == 1 => list[0].as_str(),
         Some(Value::Array(list)) if list.is_empty() => None,
         Some(other) => return Err(fields.wrong("architectures", "a list of one name", other)),
         None => None,
     };
-    let name = match (named, fields.text("model_type")?) {
-        (Some(name), _) => name,
-        (None, Some("llama")) => "LlamaForCausalLM",
-        (None, Some("smollm3")) => "SmolLM3ForCausalLM",
-        (None, other) => other.unwrap_or("(none named)"),
-    };
-    let defaults = match name {
-        "LlamaForCausalLM" => LLAMA,
-        "SmolLM3ForCausalLM" => SMOLLM3,
-        other => {
-            return Err(Error::input(format!(
-                "{}: architecture {} is not supported; `LlamaForCausalLM` and `SmolLM3ForCausalLM` are",
-                quoted(fields.origin),
-                quoted(other)
-            )));
-        }
-    };
-    Ok((name.to_owned(), defaults))
+    let kind = fields.text("model_type")?;
+    let is_meant = |family: &&Family| named.map_or(kind == Some(family.model_type), |name| name == family.name);
+    FAMILIES.iter().find(is_meant).ok_or_else(|| {
+        Error::input(format!(
+            "{}: architecture {} is not supported; {} are",
+            quoted(fields.origin),
+            quoted(named.or(kind).unwrap_or("(none named)")),
+            LlamaConfig::architectures().collect::<Vec<_>>().join(", ")
+        ))
+    })
 }
 
 /// Refuses, by name, what would change the forward pass and is not computed here.
-fn refuse_unsupported(fields: &Fields) -> Result<()> {
+fn refuse_unsupported(fields: &Fields, family: &Family) -> Result<()> {
     let expect = |key: &str, accepted: &str, fine: bool| match fields.get(key) {
         Some(found) if !fine => Err(fields.wrong(key, accepted, found)),
         _ => Ok(()),
     };
     let activation = fields.text("hidden_act")?.unwrap_or("silu");
-    expect("hidden_act", "`silu`", activation == "silu")?;
+    expect("hidden_act", "`silu`", ["silu", "swish"].contains(&activation))?;
     expect("rope_interleaved", "false", !fields.flag("rope_interleaved")?.unwrap_or(false))?;
-    expect("use_sliding_window", "false", !fields.flag("use_sliding_window")?.unwrap_or(false))?;
-    let full = |value: &Value| value.as_str() == Some("full_attention");
+    let slides = fields.flag("use_sliding_window")?.unwrap_or(false);
+    let switched = family.window == Window::Switched;
+    expect("use_sliding_window", "false", !slides || family.window != Window::Whole)?;
+    let known = |value: &Value| match value.as_str() {
+        Some("full_attention") => true,
+        Some("sliding_attention") => slides && switched,
+        _ => false,
+    };
     let layer_types = fields.get("layer_types").and_then(Value::as_array);
-    expect("layer_types", "a list of `full_attention`", layer_types.is_some_and(|types| types.iter().all(full)))?;
+    expect("layer_types", "a list of `full_attention`", layer_types.is_some_and(|types| types.iter().all(known)))?;
     expect("quantization_config", "absent (weights stored as f32, f16 or bf16)", false)
 }
 
+/// How far layers look back, where some do not look back to the beginning.
+fn sliding_window(fields: &Fields, family: &Family, layers: usize) -> Result<Option<usize>> {
+    const DEFAULT: usize = 4096;
+    let slides = match family.window {
+        Window::Whole => false,
+        Window::Sliding => true,
+        Window::Switched => fields.flag("use_sliding_window")?.unwrap_or(false) && some_layer_slides(fields, layers)?,
+    };
+    // `null` is none, silence the default.
+    match fields.object.contains_key("sliding_window") {
+        _ if !slides => Ok(None),
+        true => fields.count("sliding_window", POSITIONS),
+        false => Ok(Some(DEFAULT)),
+    }
+}
+
+/// Whether there is a layer that a switched window holds for.
+fn some_layer_slides(fields: &Fields, layers: usize) -> Result<bool> {
+    const FIRST: usize = 28;
+    match fields.get("layer_types").and_then(Value::as_array) {
+        Some(types) => Ok(types.iter().any(|kind| kind.as_str() == Some("sliding_attention"))),
+        None => Ok(fields.count("max_window_layers", 0..=*LAYERS.end())?.unwrap_or(FIRST) < layers),
+    }
+}
+
 /// Width of one head: the config's own, or an equal share of the model's width.
-fn head_dim(fields: &Fields, hidden_size: usize, heads: usize) -> Result<usize> {
+fn head_dim(fields: &Fields, family: &Family, hidden_size: usize, heads: usize) -> Result<usize> {
     let explicit = fields.count("head_dim", HEAD_WIDTH)?;
-    let head_dim = match explicit {
+    let head_dim = match explicit.or(family.head_dim) {
         Some(width) => width,
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
@@ -207,8 +241,8 @@ fn head_dim(fields: &Fields, hidden_size: usize, heads: usize) -> Result<usize> 
     Ok(head_dim)
 }
 
-fn key_value_heads(fields: &Fields, defaults: &Defaults, heads: usize) -> Result<usize> {
-    let groups = fields.count("num_key_value_heads", HEADS)?.or(defaults.key_value_heads).unwrap_or(heads);
+fn key_value_heads(fields: &Fields, family: &Family, heads: usize) -> Result<usize> {
+    let groups = fields.count("num_key_value_heads", HEADS)?.or(family.key_value_heads).unwrap_or(heads);
     if !heads.is_multiple_of(groups) {
         return Err(Error::input(format!(
             "{}: `num_attention_heads` {heads} is not divisible by `num_key_value_heads` {groups}",
@@ -219,14 +253,14 @@ fn key_value_heads(fields: &Fields, defaults: &Defaults, heads: usize) -> Result
 }
 
 /// Base and scaling of the rotary frequencies, from either form of the config.
-fn rope(fields: &Fields, defaults: &Defaults, positions: usize, head_dim: usize) -> Result<(f64, Option<RopeScaling>)> {
+fn rope(fields: &Fields, family: &Family, positions: usize, head_dim: usize) -> Result<(f64, Option<RopeScaling>)> {
     let nested = match fields.object("rope_scaling")? {
         Some(scaling) => Some(scaling),
         None => fields.object("rope_parameters")?,
     };
     let holder = |key: &str| nested.as_ref().filter(|nested| nested.get(key).is_some()).unwrap_or(fields);
     holder("partial_rotary_factor").number("partial_rotary_factor", "1", |v| v == 1.0)?;
-    let theta = holder("rope_theta").number("rope_theta", "a number above 0", |v| v > 0.0)?.unwrap_or(defaults.rope_theta);
+    let theta = holder("rope_theta").number("rope_theta", "a number above 0", |v| v > 0.0)?.unwrap_or(family.rope_theta);
     let Some(nested) = &nested else {
         return Ok((theta, None));
     };
@@ -237,10 +271,12 @@ fn rope(fields: &Fields, defaults: &Defaults, positions: usize, head_dim: usize)
     match kind.unwrap_or("default") {
         "default" if nested.object.values().all(|value| !value.is_object()) => Ok((theta, None)),
         "default" => Err(Error::input(format!("{}: RoPE parameters for each layer type are not supported", quoted(fields.origin)))),
+        // Divided by 1 they are what they were.
+        "linear" => nested.number("factor", "1, where the scaling is linear", |v| v == 1.0).map(|_| (theta, None)),
         "llama3" => llama3(nested, positions).map(|scaling| (theta, Some(scaling))),
         ROPE_FACTORS => factors(nested, head_dim / 2).map(|scaling| (theta, Some(scaling))),
         other => Err(Error::input(format!(
-            "{}: RoPE scaling {} is not supported; `default` and `llama3` are",
+            "{}: RoPE scaling {} is not supported; `default`, `llama3` and `linear` of factor 1 are",
             quoted(fields.origin),
             quoted(other)
         ))),
@@ -278,8 +314,8 @@ fn factors(fields: &Fields, count: usize) -> Result<RopeScaling> {
 }
 
 /// Which layers rotate: SmolLM3's list (1 = the layer uses RoPE), else every layer but each n-th.
-fn rope_layers(fields: &Fields, defaults: &Defaults, layers: usize) -> Result<Vec<bool>> {
-    let Some(default_interval) = defaults.no_rope_interval else {
+fn rope_layers(fields: &Fields, family: &Family, layers: usize) -> Result<Vec<bool>> {
+    let Some(default_interval) = family.no_rope_interval else {
         return Ok(vec![true; layers]);
     };
     let Some(listed) = fields.get("no_rope_layers") else {
@@ -295,103 +331,6 @@ fn rope_layers(fields: &Fields, defaults: &Defaults, layers: usize) -> Result<Ve
         .filter(|list| list.len() >= layers)
         .and_then(|list| list[..layers].iter().map(uses_rope).collect())
         .ok_or_else(|| fields.wrong("no_rope_layers", &format!("a list of {layers} times 0 or 1"), listed))
-}
-
-/// The fields of a JSON object, read one by one so that an error names the field, what is accepted and what was
-/// found. A field that is `null` counts as absent.
-struct Fields<'a> {
-    object: &'a Map<String, Value>,
-    /// The file, for errors.
-    origin: &'a str,
-    /// `rope_scaling.` for the fields of that object, empty at the top.
-    parent: String,
-}
-
-impl<'a> Fields<'a> {
-    fn get(&self, key: &str) -> Option<&'a Value> {
-        self.object.get(key).filter(|value| !value.is_null())
-    }
-
-    fn wrong(&self, key: &str, accepted: &str, found: &Value) -> Error {
-        Error::input(format!("{}: `{}{key}` must be {accepted}, found {}", quoted(self.origin), self.parent, quoted(&found.to_string())))
-    }
-
-    fn missing(&self, key: &str) -> Error {
-        Error::input(format!("{}: `{}{key}` is missing", quoted(self.origin), self.parent))
-    }
-
-    fn count(&self, key: &str, range: RangeInclusive<usize>) -> Result<Option<usize>> {
-        let Some(found) = self.get(key) else {
-            return Ok(None);
-        };
-        let count = found.as_u64().and_then(|value| usize::try_from(value).ok());
-        match count.filter(|count| range.contains(count)) {
-            Some(count) => Ok(Some(count)),
-            None => {
-                let accepted = format!("a whole number from {} to {}", range.start(), range.end());
-                Err(self.wrong(key, &accepted, found))
-            }
-        }
-    }
-
-    fn required(&self, key: &str, range: RangeInclusive<usize>) -> Result<usize> {
-        self.count(key, range)?.ok_or_else(|| self.missing(key))
-    }
-
-    fn number(&self, key: &str, accepted: &str, fine: impl Fn(f64) -> bool) -> Result<Option<f64>> {
-        let Some(found) = self.get(key) else {
-            return Ok(None);
-        };
-        match found.as_f64().filter(|value| value.is_finite() && fine(*value)) {
-            Some(value) => Ok(Some(value)),
-            None => Err(self.wrong(key, accepted, found)),
-        }
-    }
-
-    fn flag(&self, key: &str) -> Result<Option<bool>> {
-        let Some(found) = self.get(key) else {
-            return Ok(None);
-        };
-        found.as_bool().map(Some).ok_or_else(|| self.wrong(key, "true or false", found))
-    }
-
-    fn text(&self, key: &str) -> Result<Option<&'a str>> {
-        let Some(found) = self.get(key) else {
-            return Ok(None);
-        };
-        found.as_str().map(Some).ok_or_else(|| self.wrong(key, "a text", found))
-    }
-
-    /// A nested object; an empty one counts as absent.
-    fn object(&self, key: &str) -> Result<Option<Fields<'a>>> {
-        let Some(found) = self.get(key) else {
-            return Ok(None);
-        };
-        let object = found.as_object().ok_or_else(|| self.wrong(key, "an object", found))?;
-        let fields = Fields { object, origin: self.origin, parent: format!("{key}.") };
-        Ok((!object.is_empty()).then_some(fields))
-    }
-
-    /// One id or a list of them. Ids outside the vocabulary occur in the wild (a shrunk copy of a model keeps the
-    /// ids of the original) and can never be produced, so they are dropped with a warning.
-    fn token_ids(&self, key: &str, vocab_size: usize) -> Result<Vec<u32>> {
-        let Some(found) = self.get(key) else {
-            return Ok(Vec::new());
-        };
-        let listed = match found {
-            Value::Array(list) => list.as_slice(),
-            one => std::slice::from_ref(one),
-        };
-        let mut ids = Vec::new();
-        for value in listed {
-            let id = value.as_i64().ok_or_else(|| self.wrong(key, "a token id or a list of them", found))?;
-            match u32::try_from(id).ok().filter(|id| (*id as usize) < vocab_size) {
-                Some(id) => ids.push(id),
-                None => tracing::warn!("{}: `{key}` {id} is outside the vocabulary and ignored", quoted(self.origin)),
-            }
-        }
-        Ok(ids)
-    }
 }
 
 #[cfg(test)]

@@ -66,6 +66,79 @@ fn smollm3_layers_with_a_one_use_rope() {
     assert_eq!(parse(&with("no_rope_layers", json!([0, 0]))).unwrap().rope_layers, [true, true]);
 }
 
+/// A config of another architecture, of 32 heads, that says as little as it may.
+fn silent(architecture: &str, extra: Value) -> Result<LlamaConfig> {
+    let mut config = json!({"architectures": [architecture], "vocab_size": 10, "hidden_size": 64, "intermediate_size": 8,
+        "num_hidden_layers": 30, "num_attention_heads": 32});
+    config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    parse(&config)
+}
+
+#[test]
+fn every_architecture_has_its_own_defaults() {
+    let mistral = silent("MistralForCausalLM", json!({"attention_bias": true, "mlp_bias": true})).unwrap();
+    assert_eq!((mistral.num_key_value_heads, mistral.head_dim, mistral.max_position_embeddings), (8, 2, 131_072));
+    assert!(!mistral.attention_bias && !mistral.attention_output_bias && !mistral.mlp_bias && !mistral.query_key_norm);
+    let qwen2 = silent("Qwen2ForCausalLM", json!({"attention_bias": false})).unwrap();
+    assert_eq!((qwen2.num_key_value_heads, qwen2.head_dim, qwen2.max_position_embeddings), (32, 2, 32_768));
+    assert!(qwen2.attention_bias && !qwen2.attention_output_bias && !qwen2.query_key_norm);
+    let qwen3 = silent("Qwen3ForCausalLM", json!({"attention_bias": true})).unwrap();
+    assert_eq!((qwen3.num_key_value_heads, qwen3.head_dim, qwen3.rope_theta), (32, 128, 1e4));
+    assert!(qwen3.attention_bias && qwen3.attention_output_bias && qwen3.query_key_norm && !qwen3.tie_word_embeddings);
+    let named = parse(&json!({"model_type": "qwen3", "vocab_size": 10, "hidden_size": 64, "intermediate_size": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 32}));
+    assert_eq!(named.unwrap().architecture, "Qwen3ForCausalLM");
+}
+
+#[test]
+fn a_sliding_window_caps_the_context() {
+    let window = |architecture: &str, extra| silent(architecture, extra).unwrap().sliding_window;
+    let mistral = |extra| window("MistralForCausalLM", extra);
+    assert_eq!(mistral(json!({})), Some(4096));
+    assert_eq!(mistral(json!({"sliding_window": null})), None);
+    assert_eq!(mistral(json!({"sliding_window": 7})), Some(7));
+    let short = silent("MistralForCausalLM", json!({"max_position_embeddings": 5})).unwrap();
+    assert_eq!((short.context(), silent("MistralForCausalLM", json!({})).unwrap().context()), (5, 4096));
+    for qwen in ["Qwen2ForCausalLM", "Qwen3ForCausalLM"] {
+        let full = vec!["full_attention"; 30];
+        let one = [vec!["full_attention"; 29], vec!["sliding_attention"]].concat();
+        assert_eq!(window(qwen, json!({"sliding_window": 7})), None);
+        assert_eq!(window(qwen, json!({"sliding_window": 7, "use_sliding_window": true})), Some(7));
+        assert_eq!(window(qwen, json!({"sliding_window": null, "use_sliding_window": true})), None);
+        assert_eq!(window(qwen, json!({"sliding_window": 7, "use_sliding_window": true, "max_window_layers": 30})), None);
+        assert_eq!(window(qwen, json!({"sliding_window": 7, "use_sliding_window": true, "layer_types": full})), None);
+        assert_eq!(window(qwen, json!({"use_sliding_window": true, "layer_types": one})), Some(4096));
+        assert!(silent(qwen, json!({"layer_types": one})).unwrap_err().to_string().contains("layer_types"));
+    }
+    // A Llama has none, whatever a field that it does not read says.
+    assert_eq!(window("LlamaForCausalLM", json!({"sliding_window": 0})), None);
+}
+
+#[test]
+fn other_words_for_the_same_are_understood() {
+    let plain = parse(&tiny_config()).unwrap();
+    for (key, value) in [
+        ("hidden_act", json!("swish")),
+        ("rope_scaling", json!({"type": "linear", "factor": 1.0})),
+        ("rope_scaling", json!({"rope_type": "linear", "factor": 1})),
+    ] {
+        assert_eq!(parse(&with(key, value)).unwrap(), plain);
+    }
+}
+
+#[test]
+fn numbers_as_python_writes_them_hurt_only_where_they_are_read() {
+    let text = tiny_config().to_string();
+    let beside = |field: &str| LlamaConfig::from_json(&text.replacen('{', &format!("{{{field}, "), 1), "config.json");
+    let plain = LlamaConfig::from_json(&text, "config.json").unwrap();
+    for field in [r#""limit": [0.0, Infinity]"#, r#""x": -Infinity"#, r#""NaN": "\\\"NaN, Infinity", "y":NaN"#] {
+        assert_eq!(beside(field).unwrap(), plain, "{field}");
+    }
+    assert!(beside(r#""initial": Infinity, "x"#).unwrap_err().to_string().contains("not valid JSON"));
+    let wild = with("rms_norm_eps", json!(0.25)).to_string().replace("0.25", "NaN");
+    assert!(LlamaConfig::from_json(&wild, "config.json").unwrap_err().to_string().contains("`rms_norm_eps` must be a number"));
+}
+
 #[test]
 fn tensors_have_the_names_and_shapes_of_transformers() {
     let mut config = with("head_dim", 20.into());
@@ -85,6 +158,15 @@ fn tensors_have_the_names_and_shapes_of_transformers() {
     assert_eq!(shape("model.layers.1.mlp.down_proj.weight"), [64, 96]);
     assert_eq!(shape("model.layers.1.mlp.gate_proj.bias"), [96]);
     assert_eq!(shape("model.layers.1.post_attention_layernorm.weight"), [64]);
+    let qwen = |architecture: &str| {
+        let mut config = with("head_dim", 20.into());
+        config["architectures"] = json!([architecture]);
+        parse(&config).unwrap().tensors().into_iter().collect::<std::collections::HashMap<_, _>>()
+    };
+    let (qwen2, qwen3) = (qwen("Qwen2ForCausalLM"), qwen("Qwen3ForCausalLM"));
+    assert_eq!((qwen2.len(), qwen3.len()), (2 + 2 * (7 + 3 + 2), 2 + 2 * (7 + 2 + 2)));
+    assert_eq!(qwen2["model.layers.0.self_attn.v_proj.bias"], [40]);
+    assert_eq!(qwen3["model.layers.0.self_attn.q_norm.weight"], [20]);
     assert_eq!(config.parameters(), tensors.values().map(|shape| shape.iter().product::<usize>()).sum::<usize>());
 }
 
@@ -100,6 +182,7 @@ fn what_is_refused_is_named_with_what_is_accepted() {
         ("quantization_config", json!({"quant_method": "awq"}), "quantization_config"),
         ("partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
         ("rope_scaling", json!({"type": "yarn", "factor": 4.0}), "yarn"),
+        ("rope_scaling", json!({"type": "linear", "factor": 4.0}), "`rope_scaling.factor` must be 1, where the scaling is linear"),
         ("rope_scaling", json!({"type": "llama3", "factor": 4.0}), "`rope_scaling.low_freq_factor` is missing"),
         ("rope_parameters", json!({"full_attention": {"rope_theta": 1e4}}), "each layer type"),
         ("rope_theta", json!(-1), "a number above 0"),
@@ -158,11 +241,11 @@ proptest! {
     #[test]
     fn any_config_is_read_or_refused(
         edits in proptest::collection::vec((any::<proptest::sample::Index>(), any_value()), 0..6),
-        arch in prop_oneof![Just("LlamaForCausalLM"), Just("SmolLM3ForCausalLM")],
+        arch in proptest::sample::select(LlamaConfig::architectures().collect::<Vec<_>>()),
     ) {
         let mut config = with("architectures", json!([arch]));
         let extra = ["head_dim", "rope_scaling", "rope_parameters", "no_rope_layers", "no_rope_layer_interval",
-            "attention_bias", "mlp_bias", "layer_types", "partial_rotary_factor"];
+            "attention_bias", "mlp_bias", "layer_types", "partial_rotary_factor", "sliding_window", "use_sliding_window", "max_window_layers"];
         for (index, value) in edits {
             let own: Vec<String> = config.as_object().unwrap().keys().cloned().collect();
             let keys: Vec<&str> = own.iter().map(String::as_str).chain(extra).collect();

@@ -153,6 +153,7 @@ impl Reader<'_> {
             (None, None) => return Err(Error::input("it has neither `text` nor `ids`; a target needs one of them")),
         };
         check_ids(bos.as_slice(), self.vocab_size)?;
+        check_ids(&target.ids, self.vocab_size)?;
         if !self.names.insert(id.clone()) {
             return Err(Error::input(format!("a second target is called {}; give each its own `id`", quoted(&id))));
         }

@@ -19,10 +19,13 @@ use std::path::Path;
 use storage::Source;
 use weights::{Entry, Tensors};
 
-pub use weights::{TensorInfo, Weights};
+pub use weights::{HEAD, TensorInfo, Weights, is_rotary_buffer};
 
 /// Largest `config.json` that is read, in bytes: what is parsed takes many times the memory of its text.
 const LARGEST_CONFIG: u64 = 1 << 20;
+
+/// The field of the tokens that end a text.
+const STOP_TOKENS: &str = "eos_token_id";
 
 /// The type of `rope_scaling` in the fields of a GGUF that divides each rotary frequency by a factor of its own, `factors`.
 pub const ROPE_FACTORS: &str = "frequency_factors";
@@ -42,16 +45,45 @@ impl ConfigFields {
     /// # Errors
     /// [`Error::Input`] when it is no JSON object.
     pub fn parse(text: &str, origin: &str) -> Result<Self> {
-        let value = serde_json::from_str(text).map_err(|error| Error::input(format!("{} is not valid JSON: {error}", quoted(origin))))?;
-        match value {
+        let value = serde_json::from_str(text).or_else(|error| serde_json::from_str(&json_of_python(text)).map_err(|_| error));
+        match value.map_err(|error| Error::input(format!("{} is not valid JSON: {error}", quoted(origin))))? {
             Value::Object(fields) => Ok(Self { fields, origin: origin.to_owned() }),
             _ => Err(Error::input(format!("{} is not a JSON object", quoted(origin)))),
         }
     }
 
+    /// Reads a `config.json`. Its stop tokens are those of the `generation_config.json` beside it, where that names any, as they are
+    /// for `generate` of transformers.
     fn read(path: &Path) -> Result<Self> {
+        let mut config = Self::read_file(path)?;
+        let generation = path.with_file_name("generation_config.json");
+        if generation.exists() {
+            let stop = Self::read_file(&generation)?.fields.remove(STOP_TOKENS).filter(|ids| !ids.is_null());
+            config.fields.extend(stop.map(|ids| (STOP_TOKENS.to_owned(), ids)));
+        }
+        Ok(config)
+    }
+
+    fn read_file(path: &Path) -> Result<Self> {
         Self::parse(&read_text(path, LARGEST_CONFIG)?, &path.display().to_string())
     }
+}
+
+/// Python writes `NaN`, `Infinity` and `-Infinity` where JSON has no number. Here they become texts, so that whoever asks for a number
+/// refuses them by name.
+fn json_of_python(text: &str) -> String {
+    let mut inside = false;
+    let pieces = text.split('"').map(|piece| {
+        if !inside {
+            inside = true;
+            return piece.replace("NaN", "\"NaN\"").replace("Infinity", "\"Infinity\"").replace("-\"Infinity\"", "\"-Infinity\"");
+        }
+        // A quote after an odd number of backslashes is one of the text.
+        let backslashes = piece.len() - piece.trim_end_matches('\\').len();
+        inside = backslashes % 2 == 1;
+        piece.to_owned()
+    });
+    pieces.collect::<Vec<_>>().join("\"")
 }
 
 /// What is left to open once the config is known to be of a model that can be computed.
@@ -69,8 +101,8 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// Opens a folder in Hugging Face layout, a `.gguf` file, or a `.safetensors` file with `config.json` and
-    /// `tokenizer.json` next to it.
+    /// Opens a folder in Hugging Face layout or with a single `.gguf` file, a `.gguf` file, or a `.safetensors` file with
+    /// `config.json` and `tokenizer.json` next to it.
     ///
     /// # Errors
     /// [`Error::Input`] naming the file and what is wrong with it.
@@ -78,6 +110,9 @@ impl ModelFiles {
         let (origin, path) = (path.display().to_string(), path.to_owned());
         let metadata = std::fs::metadata(&path).map_err(|error| Error::reading(&path, &error))?;
         if metadata.is_dir() {
+            if let Some(gguf) = shards::only_gguf(&path)? {
+                return Self::open(&gguf);
+            }
             let config = ConfigFields::read(&path.join("config.json"))?;
             let chat = ChatFiles::Folder(path.clone());
             let rest = move || {

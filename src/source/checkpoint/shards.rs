@@ -1,9 +1,10 @@
 //! Weights spread over several safetensors files, as `model.safetensors.index.json` lists them.
 //!
-//! The index is untrusted: it names files. A name that is not a plain file name, or that leads out of the folder, is
+//! The index is untrusted: it names files. A name that is not a plain file name, or that is a link to anything but weights, is
 //! refused before anything is opened.
 
 use super::storage::Source;
+use super::weights::{HEAD, is_rotary_buffer};
 use super::{Tensors, safetensors};
 use crate::error::{Error, Result, quoted};
 use crate::files::read_text;
@@ -40,6 +41,30 @@ pub(super) fn open_folder(folder: &Path) -> Result<(Vec<Source>, Tensors)> {
     )))
 }
 
+/// The one GGUF file of a folder without safetensors.
+///
+/// # Errors
+/// There are several: which one is meant?
+pub(super) fn only_gguf(folder: &Path) -> Result<Option<PathBuf>> {
+    if ["model.safetensors", INDEX].iter().any(|name| folder.join(name).exists()) {
+        return Ok(None);
+    }
+    let entries = std::fs::read_dir(folder).map_err(|error| Error::reading(folder, &error))?;
+    let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+    found.sort();
+    match &found[..] {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        [first, ..] => Err(Error::input(format!(
+            "{} holds {} GGUF files; give the path of one of them as the model, such as {}",
+            quoted(&folder.display().to_string()),
+            found.len(),
+            quoted(&first.display().to_string())
+        ))),
+    }
+}
+
 fn open_shards(folder: &Path, path: &Path) -> Result<(Vec<Source>, Tensors)> {
     let origin = path.display().to_string();
     let wrong = |what: String| Error::input(format!("{} {what}", quoted(&origin)));
@@ -55,20 +80,27 @@ fn open_shards(folder: &Path, path: &Path) -> Result<(Vec<Source>, Tensors)> {
     for (number, (name, path)) in names.iter().zip(paths).enumerate() {
         let mut source = Source::open(&path)?;
         for (tensor, entry) in safetensors::tensors(&mut source, number)? {
-            if index.weight_map.get(&tensor).map(String::as_str) != Some(name) {
+            if index.weight_map.get(&tensor).map(String::as_str) != Some(name) && !is_optional(&tensor) {
                 return Err(wrong(format!("does not place {} in {}, where it lies", quoted(&tensor), quoted(name))));
             }
             tensors.insert(tensor, entry);
         }
         sources.push(source);
     }
-    if let Some((tensor, shard)) = index.weight_map.iter().find(|(tensor, _)| !tensors.contains_key(*tensor)) {
+    let lacking = |tensor: &String| !tensors.contains_key(tensor) && !is_optional(tensor);
+    if let Some((tensor, shard)) = index.weight_map.iter().find(|(tensor, _)| lacking(tensor)) {
         return Err(wrong(format!("places {} in {}, which lacks it", quoted(tensor), quoted(shard))));
     }
     Ok((sources, tensors))
 }
 
-/// The path of a shard, with links followed.
+/// Whether an index may be wrong about a tensor: one that models can do without, and that old tools list or write carelessly.
+fn is_optional(tensor: &str) -> bool {
+    tensor == HEAD || is_rotary_buffer(tensor)
+}
+
+/// The path of a shard, with links followed: to the hub's cache, as older clients leave them in a folder of one's own, or to another
+/// safetensors file.
 fn inside(folder: &Path, name: &str, index: &str) -> Result<PathBuf> {
     let refused = |why: &str| Error::input(format!("{} names the file {}, {why}", quoted(index), quoted(name)));
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -77,16 +109,12 @@ fn inside(folder: &Path, name: &str, index: &str) -> Result<PathBuf> {
     }
     let resolve = |path: &Path| path.canonicalize().map_err(|error| Error::reading(path, &error));
     let (home, path) = (resolve(folder)?, resolve(&folder.join(name))?);
-    if path.starts_with(&home) || blobs(&home).is_some_and(|blobs| path.starts_with(blobs)) {
+    let is_blob = path.parent().and_then(Path::file_name).is_some_and(|folder| folder == "blobs");
+    let is_safetensors = path.extension().is_some_and(|extension| extension == "safetensors");
+    if path.starts_with(&home) || is_blob || is_safetensors {
         return Ok(path);
     }
-    Err(refused("which is a link out of its folder"))
-}
-
-/// A snapshot in the hub's cache, `…/snapshots/<revision>`, is made of links into `…/blobs`.
-fn blobs(home: &Path) -> Option<PathBuf> {
-    let snapshots = home.parent()?;
-    (snapshots.file_name()? == "snapshots").then(|| snapshots.with_file_name("blobs"))
+    Err(refused("which is a link out of its folder to something else than safetensors"))
 }
 
 #[cfg(test)]
@@ -164,13 +192,18 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_out_of_the_folder_are_refused_except_into_the_hubs_blobs() {
+    fn links_out_of_the_folder_are_refused_except_to_safetensors_and_blobs() {
         use std::os::unix::fs::symlink;
         let real = folder(json!({}));
         let linked = folder(json!({"a": "link.safetensors"}));
-        symlink(real.path().join("a.safetensors"), linked.path().join("link.safetensors")).unwrap();
+        let link = linked.path().join("link.safetensors");
+        fs::write(real.path().join("secret"), "x").unwrap();
+        symlink(real.path().join("secret"), &link).unwrap();
         let text = open_folder(linked.path()).err().unwrap().to_string();
         assert!(text.contains("a link out of its folder"), "{text}");
+        fs::remove_file(&link).unwrap();
+        symlink(real.path().join("a.safetensors"), &link).unwrap();
+        assert_eq!(open_folder(linked.path()).unwrap().1.len(), 1);
 
         let repository = tempfile::tempdir().unwrap();
         let (blobs, snapshot) = (repository.path().join("blobs"), repository.path().join("snapshots/main"));
@@ -180,6 +213,36 @@ mod tests {
         symlink("../../blobs/0123", snapshot.join("link.safetensors")).unwrap();
         fs::copy(linked.path().join(INDEX), snapshot.join(INDEX)).unwrap();
         assert_eq!(open_folder(&snapshot).unwrap().1.len(), 1);
+        // A folder of one's own with links into the cache, and a folder of the repository that has a folder of its own.
+        fs::remove_file(&link).unwrap();
+        symlink(blobs.join("0123"), &link).unwrap();
+        assert_eq!(open_folder(linked.path()).unwrap().1.len(), 1);
+    }
+
+    #[test]
+    fn an_index_may_be_wrong_about_tensors_that_models_do_without() {
+        let absent = folder(json!({"a": "a.safetensors", "b": "b.safetensors", "lm_head.weight": "b.safetensors"}));
+        assert_eq!(open_folder(absent.path()).unwrap().1.len(), 2);
+        let unlisted = folder(json!({"a": "a.safetensors", "b": "b.safetensors"}));
+        let tensor = |name: &str| -> Written { (name.to_owned(), "F32", vec![1], vec![0; 4]) };
+        let more = safetensors(&[tensor("a"), tensor("model.layers.0.self_attn.rotary_emb.inv_freq")]);
+        fs::write(unlisted.path().join("a.safetensors"), more).unwrap();
+        assert_eq!(open_folder(unlisted.path()).unwrap().1.len(), 3);
+    }
+
+    #[test]
+    fn the_only_gguf_of_a_folder_is_the_model() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(only_gguf(folder.path()).unwrap(), None);
+        let file = |name: &str| folder.path().join(name);
+        fs::write(file("config.json"), "{}").unwrap();
+        fs::write(file("a.gguf"), "").unwrap();
+        assert_eq!(only_gguf(folder.path()).unwrap(), Some(file("a.gguf")));
+        fs::write(file("b.gguf"), "").unwrap();
+        let text = only_gguf(folder.path()).unwrap_err().to_string();
+        assert!(text.contains("2 GGUF files") && text.contains("a.gguf"), "{text}");
+        fs::write(file("model.safetensors"), "").unwrap();
+        assert_eq!(only_gguf(folder.path()).unwrap(), None);
     }
 
     #[test]

@@ -7,6 +7,17 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
+/// The LM head, which a model may lack: its embeddings are the head then.
+pub const HEAD: &str = "lm_head.weight";
+
+/// Whether a tensor of this name is a table of rotary frequencies: old files carry them along, no model reads them.
+pub fn is_rotary_buffer(name: &str) -> bool {
+    name.ends_with(".rotary_emb.inv_freq")
+}
+
+/// Bytes compared at a time.
+const PIECE: usize = 1 << 18;
+
 /// Tensors by their Hugging Face name.
 pub(super) type Tensors = BTreeMap<String, Entry>;
 
@@ -74,6 +85,32 @@ impl Weights {
     /// Forgets the tensors for whose names `keep` is false.
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         self.tensors.retain(|name, _| keep(name));
+    }
+
+    /// Calls a tensor by another name.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        if let Some(entry) = self.tensors.remove(from) {
+            self.tensors.insert(to.to_owned(), entry);
+        }
+    }
+
+    /// Whether two tensors are there and stored alike to the byte. Only pieces of them are in memory.
+    ///
+    /// # Errors
+    /// [`Error::Input`] when a file cannot be read or has changed since it was opened.
+    pub fn alike(&mut self, a: &str, b: &str) -> Result<bool> {
+        let (Some(a), Some(b)) = (self.tensors.get(a), self.tensors.get(b)) else { return Ok(false) };
+        if (&a.shape, &a.stored, a.interleaved, a.len) != (&b.shape, &b.stored, b.interleaved, b.len) {
+            return Ok(false);
+        }
+        for start in (0..a.len).step_by(PIECE) {
+            let len = PIECE.min(a.len - start);
+            let mut piece = |entry: &Entry| self.sources[entry.source].read(entry.start + start as u64, len);
+            if *piece(a)? != *piece(b)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// SHA-256 of the weight file in hexadecimal; of shards, one after another in the order of their names

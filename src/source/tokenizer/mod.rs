@@ -67,8 +67,8 @@ impl Tokenizer {
 
     /// Reads a `tokenizer.json` file; see [`Tokenizer::from_json_bytes`].
     pub fn from_file(path: &Path) -> Result<Self> {
-        let bytes = crate::files::read_small(path, LARGEST_FILE)?;
-        Self::from_json_bytes(&bytes, &path.display().to_string())
+        let text = crate::files::read_text(path, LARGEST_FILE)?;
+        Self::from_json_bytes(text.as_bytes(), &path.display().to_string())
     }
 
     /// Token ids of a text. A text that the tokenizer cannot express gives no ids, and a warning.
@@ -107,6 +107,11 @@ impl Tokenizer {
     /// Whether `id` is a special token or one added to the trained vocabulary.
     pub fn is_special(&self, id: u32) -> bool {
         self.kind(id) == Kind::Added
+    }
+
+    /// Whether `id` is a token of the trained vocabulary, whatever it decodes to.
+    pub fn is_learned(&self, id: u32) -> bool {
+        matches!(self.kind(id), Kind::Fragment | Kind::Text)
     }
 
     /// Whether `id` is an ordinary token that decodes alone to one or more whole characters.

@@ -1,9 +1,9 @@
-//! A GGUF file as llama.cpp writes it for Llama models, in Hugging Face terms.
+//! A GGUF file as llama.cpp writes it for Llama models and their kin, in Hugging Face terms.
 //!
 //! llama.cpp renames the tensors, turns the config into metadata, permutes the rows of the query and key projections
-//! (it rotates neighbouring channels where transformers rotates halves) and bakes Llama 3's scaling of the rotary
-//! frequencies into a tensor of factors. All of that is undone here. SmolLM3 is converted by the same code; which of its
-//! layers go without RoPE is fixed in llama.cpp (every fourth) and not written to the file.
+//! (it rotates neighbouring channels of Llama where transformers rotates halves) and bakes Llama 3's scaling of the rotary
+//! frequencies into a tensor of factors. All of that is undone here. Mistral is a Llama there. SmolLM3 is converted by the same code; which
+//! of its layers go without RoPE is fixed in llama.cpp (every fourth) and not written to the file. The rows of Qwen are not permuted.
 
 #[cfg(test)]
 mod fixture;
@@ -11,13 +11,21 @@ mod header;
 mod vocabulary;
 
 use super::storage::Source;
-use super::{ConfigFields, Entry, ROPE_FACTORS, Rest, Tensors};
+use super::{ConfigFields, Entry, ROPE_FACTORS, Rest, STOP_TOKENS, Tensors};
 use crate::error::{Result, quoted};
 use crate::source::chat::ChatFiles;
 use crate::source::tokenizer::Tokenizer;
 use header::Header;
 use serde_json::{Map, Value, json};
 use std::path::Path;
+
+/// What `general.architecture` may be, the architecture of transformers, and whether the rows of queries and keys are permuted.
+const ARCHITECTURES: [(&str, &str, bool); 4] = [
+    ("llama", "LlamaForCausalLM", true),
+    ("smollm3", "SmolLM3ForCausalLM", true),
+    ("qwen2", "Qwen2ForCausalLM", false),
+    ("qwen3", "Qwen3ForCausalLM", false),
+];
 
 /// Hugging Face's name, llama.cpp's key after the architecture, whether the key must be there.
 const FIELDS: [(&str, &str, bool); 10] = [
@@ -35,9 +43,8 @@ const FIELDS: [(&str, &str, bool); 10] = [
 
 /// Keys that change the forward pass in a way that is not computed here, unless they are absent or have one of
 /// these values.
-const UNSUPPORTED: [(&str, &[f64]); 10] = [
+const UNSUPPORTED: [(&str, &[f64]); 9] = [
     ("expert_count", &[0.0]),
-    ("attention.sliding_window", &[0.0]),
     ("attention.scale", &[0.0]),
     ("attention.clamp_kqv", &[0.0]),
     ("logit_scale", &[0.0, 1.0]),
@@ -54,10 +61,11 @@ const LARGEST_HEAD: u64 = 1 << 10;
 /// Divisors of the rotary frequencies, `[head_dim / 2]`.
 const FACTORS: &str = "rope_freqs.weight";
 
-/// Opens a GGUF file; a `tokenizer.json` next to it is used instead of the tokenizer in its metadata.
+/// Opens a GGUF file; a `tokenizer.json` next to it is used instead of the tokenizer in its metadata, if both have the same vocabulary.
 pub(super) fn open(path: &Path) -> Result<(ConfigFields, ChatFiles, Rest)> {
     let mut source = Source::open(path)?;
     let header = Header::read(&mut source)?;
+    refuse_parts(&header)?;
     let mut tensors = tensors(&header)?;
     let mut fields = fields(&header, &tensors)?;
     // Of another width there is no model: the config is refused.
@@ -68,16 +76,14 @@ pub(super) fn open(path: &Path) -> Result<(ConfigFields, ChatFiles, Rest)> {
             fields.insert("rope_scaling".to_owned(), json!({ "rope_type": ROPE_FACTORS, "factors": factors }));
         }
     }
-    for (name, entry) in &mut tensors {
+    let named = architecture(&header)?;
+    for (name, entry) in tensors.iter_mut().filter(|_| ARCHITECTURES.iter().any(|(known, _, permuted)| *known == named && *permuted)) {
         entry.interleaved = interleaved(name, &fields);
     }
     let config = ConfigFields { fields, origin: header.origin().to_owned() };
     let chat = chat(&header)?;
     let next_to_it = path.with_file_name("tokenizer.json");
-    let rest = move || {
-        let tokenizer = if next_to_it.exists() { Tokenizer::from_file(&next_to_it)? } else { vocabulary::tokenizer(&header)? };
-        Ok((tokenizer, vec![source], tensors))
-    };
+    let rest = move || Ok((tokenizer(&header, &next_to_it)?, vec![source], tensors));
     Ok((config, chat, Box::new(rest)))
 }
 
@@ -96,11 +102,27 @@ fn chat(header: &Header) -> Result<ChatFiles> {
     Ok(ChatFiles::Inside { origin: header.origin().to_owned(), template, tokens })
 }
 
+/// The tokenizer of the file next to it, if that is this model's, else the one in the metadata.
+fn tokenizer(header: &Header, next_to_it: &Path) -> Result<Tokenizer> {
+    if !next_to_it.exists() {
+        return vocabulary::tokenizer(header);
+    }
+    let given = Tokenizer::from_file(next_to_it)?;
+    let Some(token) = vocabulary::disagreement(header, &given)? else { return Ok(given) };
+    tracing::warn!(
+        "{} is left aside: it is not the tokenizer of {}, whose token {} is another there",
+        quoted(&next_to_it.display().to_string()),
+        quoted(header.origin()),
+        quoted(token)
+    );
+    vocabulary::tokenizer(header)
+}
+
 /// The tensors under their Hugging Face names.
 fn tensors(header: &Header) -> Result<Tensors> {
-    let mut tensors = Tensors::new();
+    let (mut tensors, architecture) = (Tensors::new(), architecture(header)?);
     for tensor in &header.tensors {
-        let name = hugging_face(&tensor.name).unwrap_or_else(|| tensor.name.clone());
+        let name = hugging_face(&tensor.name, architecture).unwrap_or_else(|| tensor.name.clone());
         let (start, len, shape, stored) = (tensor.start, tensor.len, tensor.shape.clone(), tensor.stored.clone());
         let entry = Entry { source: 0, start, len, shape, stored, interleaved: None };
         if tensors.insert(name, entry).is_some() {
@@ -111,7 +133,7 @@ fn tensors(header: &Header) -> Result<Tensors> {
 }
 
 /// The Hugging Face name of a tensor of llama.cpp's.
-fn hugging_face(name: &str) -> Option<String> {
+fn hugging_face(name: &str, architecture: &str) -> Option<String> {
     match name {
         "token_embd.weight" => return Some("model.embed_tokens.weight".to_owned()),
         "output_norm.weight" => return Some("model.norm.weight".to_owned()),
@@ -125,6 +147,8 @@ fn hugging_face(name: &str) -> Option<String> {
         "attn_k" => "self_attn.k_proj",
         "attn_v" => "self_attn.v_proj",
         "attn_output" => "self_attn.o_proj",
+        "attn_q_norm" if architecture == "qwen3" => "self_attn.q_norm",
+        "attn_k_norm" if architecture == "qwen3" => "self_attn.k_norm",
         "ffn_gate" => "mlp.gate_proj",
         "ffn_up" => "mlp.up_proj",
         "ffn_down" => "mlp.down_proj",
@@ -138,26 +162,38 @@ fn hugging_face(name: &str) -> Option<String> {
 /// The config that the metadata and the presence of tensors amount to.
 fn fields(header: &Header, tensors: &Tensors) -> Result<Map<String, Value>> {
     let architecture = architecture(header)?;
-    let class = match architecture {
-        "llama" => "LlamaForCausalLM",
-        "smollm3" => "SmolLM3ForCausalLM",
-        other => {
-            let what = format!("architecture {} is not supported; `llama` and `smollm3` are", quoted(other));
-            return Err(header.error(what));
-        }
+    let Some((_, class, _)) = ARCHITECTURES.iter().find(|(known, ..)| *known == architecture) else {
+        let all: Vec<&str> = ARCHITECTURES.iter().map(|(known, ..)| *known).collect();
+        return Err(header.error(format!("architecture {} is not supported; {} are", quoted(architecture), all.join(", "))));
     };
     refuse_unsupported(header, architecture)?;
     let mut fields = Map::new();
     let mut set = |field: &str, value: Value| drop(fields.insert(field.to_owned(), value));
     let has = |name: &str| Value::from(tensors.contains_key(name));
-    set("architectures", vec![class].into());
+    set("architectures", vec![*class].into());
+    if let Some(window) = header.scalar(&format!("{architecture}.attention.sliding_window"))?.filter(|window| **window != 0) {
+        // Of the Llamas only Mistral has one.
+        if architecture == "llama" {
+            set("architectures", vec!["MistralForCausalLM"].into());
+        }
+        set("sliding_window", window.clone());
+        set("use_sliding_window", true.into());
+        set("max_window_layers", 0.into());
+    }
     set("tie_word_embeddings", (!tensors.contains_key("lm_head.weight")).into());
     set("attention_bias", has("model.layers.0.self_attn.q_proj.bias"));
     set("mlp_bias", has("model.layers.0.mlp.down_proj.bias"));
     // What llama.cpp assumes where the file is silent.
     set("rope_theta", 10_000.into());
-    if let Some(heads) = header.scalar(&format!("{architecture}.attention.head_count"))? {
+    let number = |key: &str| header.scalar(&format!("{architecture}.{key}"));
+    let (width, heads) = (number("embedding_length")?, number("attention.head_count")?);
+    if let Some(heads) = heads {
         set("num_key_value_heads", heads.clone());
+    }
+    if let (Some(width), Some(heads @ 1..)) = (width.and_then(Value::as_u64), heads.and_then(Value::as_u64))
+        && width.is_multiple_of(heads)
+    {
+        set("head_dim", (width / heads).into());
     }
     if let Some(rows) = tensors.get("model.embed_tokens.weight").and_then(|entry| entry.shape.first()) {
         set("vocab_size", (*rows).into());
@@ -170,11 +206,13 @@ fn fields(header: &Header, tensors: &Tensors) -> Result<Map<String, Value>> {
             None => {}
         }
     }
-    for field in ["bos_token_id", "eos_token_id"] {
-        if let Some(id) = header.scalar(&format!("tokenizer.ggml.{field}"))? {
-            set(field, id.clone());
-        }
+    if let Some(id) = header.scalar("tokenizer.ggml.bos_token_id")? {
+        set("bos_token_id", id.clone());
     }
+    // Of a text, of a turn, of a message.
+    let ends = ["eos", "eot", "eom"].map(|end| header.scalar(&format!("tokenizer.ggml.{end}_token_id")));
+    let ends: Vec<Value> = ends.into_iter().filter_map(|end| end.map(Option::<&Value>::cloned).transpose()).collect::<Result<_>>()?;
+    set(STOP_TOKENS, ends.into());
     Ok(fields)
 }
 
@@ -203,13 +241,21 @@ fn refuse_unsupported(header: &Header, architecture: &str) -> Result<()> {
     }
     let scaling = header.text(&format!("{architecture}.rope.scaling.type"))?;
     // A linear scaling without a factor, or with one of 1, is none.
-    if let Some(other) = scaling.filter(|kind| !["none", "linear"].contains(kind)) {
-        return Err(header.error(format!("RoPE scaling {} is not supported", quoted(other))));
+    match scaling.filter(|kind| !["none", "linear"].contains(kind)) {
+        Some(other) => Err(header.error(format!("RoPE scaling {} is not supported", quoted(other)))),
+        None => Ok(()),
     }
-    match header.scalar("split.count")?.and_then(Value::as_u64) {
-        Some(parts @ 2..) => Err(header.error(format!("is one of {parts} parts of a model; join them first (`llama-gguf-split --merge`)"))),
-        _ => Ok(()),
+}
+
+/// Refuses a part of a model: the first knows of all others, and these have no metadata but their number.
+fn refuse_parts(header: &Header) -> Result<()> {
+    let number = |key: &str| Ok(header.scalar(key)?.and_then(Value::as_u64).unwrap_or(0));
+    let (part, parts) = (number("split.no")?, number("split.count")?);
+    if part > 0 || parts > 1 {
+        let what = format!("part {} is one of {parts} parts of a model; join them first (`llama-gguf-split --merge`)", part + 1);
+        return Err(header.error(what));
     }
+    Ok(())
 }
 
 /// Refuses heads that rotate only a part of their channels, or whose values have another width.

@@ -5,6 +5,7 @@ use crate::Result;
 use crate::model::{Checkpoint, RopeScaling};
 use crate::testing::{golden, real_smollm2, tiny_tokenizer};
 use half::bf16;
+use serde_json::{Value, json};
 
 fn llama() -> Gguf {
     Gguf::llama("llama", |_, values| Some(values))
@@ -115,9 +116,12 @@ fn what_is_not_supported_is_refused_by_name() {
     let number = |key: &str, value: f32| llama().pair(key, 6, &value.to_le_bytes());
     let without = |dropped: &'static str| Gguf::llama("llama", move |name, values| (name != dropped).then_some(values));
     let cases = [
-        (llama().text("general.architecture", "qwen2"), "architecture `qwen2` is not supported"),
+        (llama().text("general.architecture", "gemma"), "architecture `gemma` is not supported"),
         (llama().u32("llama.expert_count", 8), "`llama.expert_count` is 8"),
-        (llama().u32("llama.attention.sliding_window", 4096), "`llama.attention.sliding_window` is 4096"),
+        (
+            Gguf::llama("smollm3", |_, values| Some(values)).u32("smollm3.attention.sliding_window", 4096),
+            "`use_sliding_window` must be false",
+        ),
         (number("llama.logit_scale", 0.25), "`llama.logit_scale` is 0.25"),
         (number("llama.rope.scaling.attn_factor", 0.5), "`llama.rope.scaling.attn_factor` is 0.5"),
         (number("llama.rope.scaling.factor", 4.0), "`llama.rope.scaling.factor` is 4"),
@@ -125,6 +129,8 @@ fn what_is_not_supported_is_refused_by_name() {
         (llama().u32("llama.rope.dimension_count", 2), "`llama.rope.dimension_count` is 2"),
         (llama().u32("llama.attention.value_length", 8), "`llama.attention.value_length` is 8"),
         (llama().u32("split.count", 2), "one of 2 parts"),
+        // A later part has no other metadata.
+        (Gguf::new().u32("split.no", 1).u32("split.count", 3), "part 2 is one of 3 parts"),
         (llama().array("llama.attention.head_count_kv", 4, 1, &[1, 0, 0, 0]), "must be a single value"),
         (llama().text("llama.embedding_length", "8"), "`hidden_size` must be a whole number"),
         (number("llama.attention.layer_norm_rms_epsilon", f32::NAN), "`rms_norm_eps` must be a number"),
@@ -159,13 +165,65 @@ fn values_that_are_not_finite_are_counted() {
 }
 
 #[test]
-fn a_tokenizer_json_beside_the_file_goes_first() {
+fn a_tokenizer_json_beside_the_file_goes_first_if_it_is_the_models() {
     let folder = tempfile::tempdir().unwrap();
     let path = llama().write(folder.path());
-    assert_eq!(Checkpoint::open(&path).unwrap().tokenizer.vocab_size(), 4);
-    std::fs::write(folder.path().join("tokenizer.json"), tiny_tokenizer().to_string()).unwrap();
-    // Its 262 tokens are more than the four rows of this model.
-    assert!(Checkpoint::open(&path).err().unwrap().to_string().contains("has 262 tokens"));
+    let encode = |text: &str| Checkpoint::open(&path).unwrap().tokenizer.encode(text);
+    assert_eq!(encode("ab"), [3]);
+    // The same tokens, and no merge: whoever reads it sees two pieces.
+    let mut own = tiny_tokenizer();
+    own["model"]["vocab"] = json!({"<|end|>": 0, "a": 1, "b": 2, "ab": 3});
+    own["model"]["merges"] = json!([]);
+    own["added_tokens"] = json!([]);
+    let write = |tokenizer: &Value| std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    write(&own);
+    assert_eq!(encode("ab"), [1, 2]);
+    // Another order is another vocabulary, and 262 tokens are another model's: the file's own are taken.
+    own["model"]["vocab"] = json!({"<|end|>": 0, "b": 1, "a": 2, "ab": 3});
+    write(&own);
+    assert_eq!(encode("ab"), [3]);
+    write(&tiny_tokenizer());
+    assert_eq!(encode("ab"), [3]);
+    // What the file cannot say, the neighbour may.
+    let silent = Gguf { pairs: llama().pairs.into_iter().filter(|(key, _)| !key.starts_with("tokenizer")).collect(), ..llama() };
+    silent.write(folder.path());
+    write(&own);
+    assert_eq!(encode("ab"), [2, 1]);
+}
+
+#[test]
+fn a_sliding_window_is_the_context() {
+    let file = llama().u32("llama.attention.sliding_window", 8).u32("llama.context_length", 32);
+    let config = open(&file).unwrap().config;
+    assert_eq!((config.architecture.as_str(), config.sliding_window, config.context()), ("MistralForCausalLM", Some(8), 8));
+    let config = open(&llama().u32("llama.attention.sliding_window", 0)).unwrap().config;
+    assert_eq!((config.architecture.as_str(), config.sliding_window, config.context()), ("LlamaForCausalLM", None, 16));
+}
+
+#[test]
+fn rows_of_qwen_are_where_they_belong() {
+    let row_numbers = |_: &str, values: Vec<f32>| Some((0..values.len()).map(|i| (i / 8) as f32).collect());
+    let mut file = Gguf::llama("qwen2", row_numbers);
+    for (part, width) in [("q", 8), ("k", 4), ("v", 4)] {
+        file = file.floats(&format!("blk.0.attn_{part}.bias"), &[width], &vec![0.5; width as usize]);
+    }
+    let mut checkpoint = open(&file).unwrap();
+    let config = &checkpoint.config;
+    assert_eq!((config.architecture.as_str(), config.attention_bias, config.attention_output_bias), ("Qwen2ForCausalLM", true, false));
+    let first_of_rows: Vec<f32> = read(&mut checkpoint, "model.layers.0.self_attn.q_proj.weight").into_iter().step_by(8).collect();
+    assert_eq!(first_of_rows, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+
+    let norms = |file: Gguf| file.floats("blk.0.attn_q_norm.weight", &[4], &[2.0; 4]).floats("blk.0.attn_k_norm.weight", &[4], &[3.0; 4]);
+    let file = norms(Gguf::llama("qwen3", |_, values| Some(values)).u32("qwen3.attention.key_length", 4));
+    let mut checkpoint = open(&file).unwrap();
+    assert!(checkpoint.config.query_key_norm && !checkpoint.config.attention_bias);
+    assert_eq!(read(&mut checkpoint, "model.layers.0.self_attn.k_norm.weight"), [3.0; 4]);
+}
+
+#[test]
+fn every_token_that_ends_something_is_a_stop_token() {
+    let file = llama().u32("tokenizer.ggml.eos_token_id", 2).u32("tokenizer.ggml.eot_token_id", 3);
+    assert_eq!(open(&file).unwrap().config.eos_token_ids, [2, 3]);
 }
 
 /// SHA-256 pinned by `scripts/fetch_smollm2.sh`; the config of the model's repository.

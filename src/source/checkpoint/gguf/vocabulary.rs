@@ -5,7 +5,17 @@ use crate::error::{Error, Result, quoted};
 use crate::source::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
 
-// Values of `tokenizer.ggml.token_type` that matter here.
+/// How Llama 3 and Qwen 2 cut text, but for the runs of digits: at contractions, words with what stands before them, punctuation with the
+/// line ends behind it, and white space.
+const WORDS: [&str; 2] =
+    [r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|", r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"];
+
+/// The texts of all tokens.
+const TOKENS: &str = "tokenizer.ggml.tokens";
+/// What each of them is.
+const TYPES: &str = "tokenizer.ggml.token_type";
+
+// Values of [`TYPES`] that matter here.
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
@@ -19,8 +29,7 @@ pub(super) fn tokenizer(header: &Header) -> Result<Tokenizer> {
     if model != "gpt2" {
         return Err(refused(header, "kind", model, "`gpt2`, byte-level BPE, is"));
     }
-    let tokens = header.texts("tokenizer.ggml.tokens")?;
-    let types = header.integers("tokenizer.ggml.token_type")?;
+    let (tokens, types) = (header.texts(TOKENS)?, header.integers(TYPES)?);
     if !types.is_empty() && types.len() != tokens.len() {
         return Err(header.error(format!("has {} tokens but {} token types", tokens.len(), types.len())));
     }
@@ -35,14 +44,31 @@ pub(super) fn tokenizer(header: &Header) -> Result<Tokenizer> {
             return Err(header.error(format!("has the token {} twice", quoted(token))));
         }
     }
+    let Split { composed, pre_tokenizers, whole_words } = split(header)?;
     let json = json!({
         "version": "1.0",
         "added_tokens": added,
-        "pre_tokenizer": { "type": "Sequence", "pretokenizers": pre_tokenizers(header)? },
-        "decoder": byte_level(),
-        "model": { "type": "BPE", "vocab": vocabulary, "merges": merges(header)? },
+        "normalizer": composed.then(|| json!({ "type": "NFC" })),
+        "pre_tokenizer": { "type": "Sequence", "pretokenizers": pre_tokenizers },
+        "decoder": byte_level(true),
+        "model": { "type": "BPE", "vocab": vocabulary, "merges": merges(header)?, "ignore_merges": whole_words },
     });
     Tokenizer::from_json_bytes(json.to_string().as_bytes(), header.origin())
+}
+
+/// A token of the file that a tokenizer does not have at the same id; none where they agree, and where the file has no vocabulary. What
+/// users defined is not compared: llama.cpp writes some of it otherwise.
+///
+/// # Errors
+/// [`Error::Input`] for a vocabulary that is no list of texts and of their types.
+pub(super) fn disagreement<'a>(header: &'a Header, tokenizer: &Tokenizer) -> Result<Option<&'a str>> {
+    if !header.has(TOKENS) {
+        return Ok(None);
+    }
+    let (tokens, types) = (header.texts(TOKENS)?, header.integers(TYPES)?);
+    let compared = |id: usize| !matches!(types.get(id), Some(&(USER_DEFINED | UNUSED)));
+    let differs = |(id, token): &(usize, &str)| compared(*id) && tokenizer.token_id(token) != Some(*id as u32);
+    Ok(tokens.into_iter().enumerate().find(differs).map(|(_, token)| token))
 }
 
 fn added_token(id: usize, content: &str, special: bool) -> Value {
@@ -52,19 +78,35 @@ fn added_token(id: usize, content: &str, special: bool) -> Value {
     })
 }
 
-/// How text is cut before it is merged, by the name llama.cpp gives it.
-fn pre_tokenizers(header: &Header) -> Result<Vec<Value>> {
+/// What becomes of a text before it is merged.
+struct Split {
+    /// Letters and their accents become one character (NFC).
+    composed: bool,
+    pre_tokenizers: Vec<Value>,
+    /// A piece that is a token is not put together by merges.
+    whole_words: bool,
+}
+
+/// By the name llama.cpp gives it.
+fn split(header: &Header) -> Result<Split> {
+    let plain = |pre_tokenizers| Split { composed: false, pre_tokenizers, whole_words: false };
+    let cut = |digits: &str| {
+        let pattern = json!({ "Regex": WORDS.join(digits) });
+        vec![json!({ "type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false }), byte_level(false)]
+    };
     let digits = json!({ "type": "Digits", "individual_digits": true });
     match header.text("tokenizer.ggml.pre")?.unwrap_or("(none)") {
-        "smollm" => Ok(vec![digits, byte_level()]),
-        "gpt-2" => Ok(vec![byte_level()]),
-        other => Err(refused(header, "pre-tokenizer", other, "`smollm` and `gpt-2` are")),
+        "smollm" => Ok(plain(vec![digits, byte_level(true)])),
+        "gpt-2" => Ok(plain(vec![byte_level(true)])),
+        "llama-bpe" => Ok(Split { whole_words: true, ..plain(cut(r"\p{N}{1,3}")) }),
+        "qwen2" => Ok(Split { composed: true, ..plain(cut(r"\p{N}")) }),
+        other => Err(refused(header, "pre-tokenizer", other, "`smollm`, `gpt-2`, `llama-bpe` and `qwen2` are")),
     }
 }
 
-/// Bytes as letters, text cut by GPT-2's regular expression.
-fn byte_level() -> Value {
-    json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true })
+/// Bytes as letters; text cut by GPT-2's regular expression, or as it was cut before.
+fn byte_level(cut: bool) -> Value {
+    json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": cut })
 }
 
 fn merges(header: &Header) -> Result<Vec<Value>> {
@@ -98,24 +140,29 @@ mod tests {
         tokenizer(&Header::read(&mut Source::open(path).unwrap()).unwrap()).unwrap()
     }
 
-    /// Checks every `{"text", "ids"}` of a golden file.
-    fn gives_the_ids_of(tokenizer: &Tokenizer, cases: &str) {
-        let cases: Vec<Value> = serde_json::from_slice(&std::fs::read(golden(cases)).unwrap()).unwrap();
+    /// Every `{"text", "ids"}` of a golden file.
+    fn cases_of(file: &str) -> Vec<(String, Vec<u32>)> {
+        let cases: Vec<Value> = serde_json::from_slice(&std::fs::read(golden(file)).unwrap()).unwrap();
         assert!(!cases.is_empty());
-        for case in cases {
-            let text = case["text"].as_str().unwrap();
-            let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
-            assert_eq!(tokenizer.encode(text), ids, "{text:?}");
-            assert_eq!(tokenizer.decode(&ids), text);
-        }
+        let case = |case: &Value| (case["text"].as_str().unwrap().to_owned(), serde_json::from_value(case["ids"].clone()).unwrap());
+        cases.iter().map(case).collect()
     }
 
     #[test]
     fn a_gguf_gives_the_ids_of_the_tokenizer_json_it_was_made_from() {
         let tokenizer = built(&golden("tiny_gguf/gqa3-tied.f32.gguf"));
-        gives_the_ids_of(&tokenizer, "tiny/tokenizer_cases.json");
+        for (text, ids) in cases_of("tiny/tokenizer_cases.json") {
+            assert_eq!(tokenizer.encode(&text), ids, "{text:?}");
+            assert_eq!(tokenizer.decode(&ids), text);
+        }
         // The padding of the file stands for no token.
         assert_eq!(tokenizer.vocab_size(), 282);
+        for (model, split) in [("llama32", "llama-bpe"), ("qwen2", "qwen2"), ("qwen3", "qwen2")] {
+            let tokenizer = built(&golden(&format!("tiny_gguf/{model}.bf16.gguf")));
+            for (text, ids) in cases_of(&format!("tiny/tokenizer_cases.{split}.json")) {
+                assert_eq!(tokenizer.encode(&text), ids, "{model}: {text:?}");
+            }
+        }
     }
 
     /// Shakespeare, GSM8K, and digits, whitespace, emoji and scripts; `tests/golden/tokenizer_ids.py` made the ids with
@@ -158,7 +205,7 @@ mod tests {
         build(&good).unwrap();
         let cases = [
             (good.clone().text("tokenizer.ggml.model", "llama"), "the tokenizer kind `llama`"),
-            (good.clone().text("tokenizer.ggml.pre", "llama-bpe"), "the tokenizer pre-tokenizer `llama-bpe`"),
+            (good.clone().text("tokenizer.ggml.pre", "tekken"), "the tokenizer pre-tokenizer `tekken`"),
             (Gguf::new(), "the tokenizer kind `(none)`"),
             (good.clone().texts("tokenizer.ggml.tokens", &["a", "b"]), "2 tokens but 3 token types"),
             (good.clone().texts("tokenizer.ggml.tokens", &["a", "b", "a"]), "the token `a` twice"),

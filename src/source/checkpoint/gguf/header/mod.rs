@@ -95,6 +95,11 @@ impl Header {
         }
     }
 
+    /// Whether there is an entry of this key.
+    pub fn has(&self, key: &str) -> bool {
+        self.metadata.contains_key(key)
+    }
+
     /// Name of the file in errors.
     pub fn origin(&self) -> &str {
         &self.origin
@@ -118,6 +123,9 @@ fn parse(cursor: &mut Cursor, len: u64) -> Result<Parsed, String> {
         return Err("is not a GGUF file: it does not start with `GGUF`".to_owned());
     }
     let version = cursor.u32()?;
+    if (2..=3).contains(&version.swap_bytes()) {
+        return Err("is a big-endian GGUF, for other machines; convert it with `gguf-convert-endian FILE little`".to_owned());
+    }
     if !(2..=3).contains(&version) {
         return Err(format!("has GGUF version {version}; 2 and 3 are read"));
     }

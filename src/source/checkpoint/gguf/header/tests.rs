@@ -52,7 +52,9 @@ fn what_is_no_gguf_file_is_refused() {
     assert!(refused(Vec::new()).contains("is not a GGUF file"));
     assert!(refused(b"GGU".to_vec()).contains("is not a GGUF file"));
     assert!(refused(b"PK\x03\x04".repeat(9)).contains("is not a GGUF file"));
-    for (version, shown) in [(1, "GGUF version 1;"), (4, "GGUF version 4;"), (3 << 24, "GGUF version 50331648;")] {
+    for (version, shown) in
+        [(1, "GGUF version 1;"), (4, "GGUF version 4;"), (3 << 24, "is a big-endian GGUF"), (4 << 24, "GGUF version 67108864;")]
+    {
         assert!(refused(Gguf { version, ..valid() }.bytes()).contains(shown));
     }
 }
