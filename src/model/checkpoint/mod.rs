@@ -75,7 +75,7 @@ impl Checkpoint {
         layout::settle(&mut weights, &mut config)?;
         layout::compare(&weights, &config)?;
         let digest = weights.digest(digests)?;
-        let tokenizer = tokenizer.for_context(config.max_position_embeddings);
+        let tokenizer = tokenizer.for_context(config.context());
         Ok(Self { config, tokenizer, digest, origin, chat, weights })
     }
 
