@@ -49,14 +49,14 @@ fn a_family_is_one_model_as_a_folder_and_as_a_gguf() {
     let golden = Path::new("tests/golden");
     for (name, architecture) in FAMILIES {
         let (folder, gguf) = (golden.join("tiny").join(name), golden.join(format!("tiny_gguf/{name}.bf16.gguf")));
-        let text = "DON'T the 12345 in thé  sand\n";
+        let text = "DON'T 12345 thé\n";
         assert_eq!(written(&folder, text), written(&gguf, text), "{name}");
         let shown = answer(&mut on(&folder, &["models", "show", "--json"]));
         assert_eq!(shown["architecture"], architecture);
         let step = ["bench", "step", "--method", "dlmi", "--prompt-tokens", "4", "--target-tokens", "3", "--samples", "2", "--json"];
         assert_eq!(answer(&mut on(&folder, &step))["model_digest"], shown["digest"], "{name}");
         for method in ["snap", "dlmi", "reinforce"] {
-            let flags = ["invert", OUT_OF_REACH, "--prompt-tokens", "4", "--steps", "2", "--method", method];
+            let flags = ["invert", "the quick brown", "--prompt-tokens", "4", "--steps", "2", "--method", method];
             let found = inversion(&mut on(&folder, &flags));
             assert_eq!((found["steps"].clone(), ids(&found["search_ids"]).len()), (json!(2), 4), "{name} {method}");
         }

@@ -55,6 +55,12 @@ impl ConfigFields {
     /// Reads a `config.json`. Its stop tokens are those of the `generation_config.json` beside it, where that names any, as they are
     /// for `generate` of transformers.
     fn read(path: &Path) -> Result<Self> {
+        if !path.exists() {
+            return Err(Error::input(format!(
+                "there is no {}: give a folder in Hugging Face layout, or the path of a `.gguf` file",
+                quoted(&path.display().to_string())
+            )));
+        }
         let mut config = Self::read_file(path)?;
         let generation = path.with_file_name("generation_config.json");
         if generation.exists() {
