@@ -27,12 +27,9 @@ pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
 
     let given = match (target.map(|text| read_text(Some(text), None)).transpose()?.flatten(), &verb.target_ids) {
         (Some(text), _) => Target::from_text(&text, &tokenizer)?,
-        (None, ids) => {
-            let ids = ids.clone().unwrap_or_default();
-            session.check_ids(&ids, "the target")?;
-            Target::from_ids(ids, &tokenizer)
-        }
+        (None, ids) => Target::from_ids(ids.clone().unwrap_or_default(), &tokenizer),
     };
+    session.check_ids(&given.ids, "the target")?;
     check_context(session.model.config(), prompt_ids.len(), given.ids.len())?;
 
     let judge = session.judge()?;
@@ -53,7 +50,7 @@ pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
     let notes: Vec<String> = [bos, untypeable, other_target, overlaps.note(), verdict.note()].into_iter().flatten().collect();
     if cli.global.json {
         let result = json!({
-            "prompt_text": prompt_text, "prompt_ids": prompt_ids, "free_text": typed,
+            "prompt_text": prompt_text, "prompt_ids": prompt_ids, "free_text": typed.as_ref().unwrap_or(&prompt_text),
             "target_text": target.text, "target_ids": target.ids,
             "completion_text": completion_text, "completion_ids": completion,
             "exact": verdict.exact, "min_margin": verdict.min_margin.is_finite().then_some(verdict.min_margin),

@@ -57,6 +57,11 @@ impl Folder {
         Ok((Self { path: path.to_owned(), identity, log, _lock: lock }, snapshot))
     }
 
+    /// Events behind the last step that was saved: they were dropped, and are made again.
+    pub fn dropped(&self) -> usize {
+        self.log.dropped
+    }
+
     /// Adds a step to the events.
     pub fn event(&mut self, report: &Report) -> Result<()> {
         self.log.put(Event::from(report))

@@ -8,7 +8,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::event::{BestSoFar, Event};
 use super::scores::Scores;
 use super::tensorboard;
-use crate::error::quoted;
 use crate::files::replace;
 use crate::{Error, Result};
 
@@ -21,6 +20,8 @@ pub(super) struct Log {
     lines: Tail,
     board: Tail,
     last: Option<Event>,
+    /// Lines that were behind the last step that was saved.
+    pub dropped: usize,
     /// When the run would have begun, had it never been interrupted; seconds since 1970.
     began: f64,
 }
@@ -32,20 +33,13 @@ impl Log {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
         let (path, began) = (folder.join(EVENTS), now - seconds);
         let kept: Vec<Event> = before(&path, last.as_ref().map_or(0, |last| last.step)).collect();
-        let lost = lines_of(&path).saturating_sub(kept.len() + usize::from(last.is_some()));
-        if lost > 0 {
-            let step = last.as_ref().map_or(0, |last| last.step);
-            tracing::warn!(
-                "{}: {lost} lines behind step {step}, the last that was saved, are dropped",
-                quoted(&path.display().to_string())
-            );
-        }
+        let dropped = lines_of(&path).saturating_sub(kept.len() + usize::from(last.is_some()));
         replace(&path, kept.iter().map(line).collect::<String>().as_bytes())?;
         let mut board = Tail::open(folder.join(tensorboard::FILE))?;
         // Derived from the events, and so in place: a TensorBoard that has it open reads on where it was.
         board.cut(0)?;
         board.put(&tensorboard::header(began))?;
-        let mut log = Self { lines: Tail::open(path)?, board, last: None, began };
+        let mut log = Self { lines: Tail::open(path)?, board, last: None, dropped, began };
         kept.iter().try_for_each(|event| log.board.put(&tensorboard::record(began + event.seconds, event)))?;
         last.map_or(Ok(()), |last| log.put(last))?;
         Ok(log)

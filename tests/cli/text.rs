@@ -82,14 +82,14 @@ fn a_chat_is_one_text_by_the_models_own_template() {
     assert_eq!(found["prompt_text"], whole(&format!("Say{free}")));
     assert_eq!((&found["round_trips"], &found["settings"]["chat"]), (&json!(true), &json!(true)), "{found}");
     let shown = run(on(&model, &["invert", " zounds", "--steps", "1", "--prompt-tokens", "3"]).args(chat)).out;
-    assert!(shown.starts_with("found    \"") && shown.contains("\nprompt   \"<s>[system] Be brief.\\n[user] "), "{shown}");
+    assert!(shown.starts_with("found    \"") && shown.contains("\nprompt   \"<s>[system] Be brief.⏎[user] "), "{shown}");
 }
 
 #[test]
 fn what_cannot_be_a_chat_is_refused_with_a_word() {
     let model = chatty(TEMPLATE);
     refuses(&mut on(SPM[0], &["invert", "x", "--chat"]), 2, &["spm-legacy", "no chat template"]);
-    refuses(&mut on(&model, &["invert", "x", "--system", "y"]), 2, &["--system", "--chat"]);
+    refuses(&mut on(&model, &["invert", "x", "--system", "y"]), 2, &["--system", "chat"]);
     refuses(&mut on(&model, &["complete", "x", "--chat", "--bos"]), 2, &["--bos", "template"]);
     refuses(&mut on(&model, &["complete", "x", "--template", "y"]), 2, &["--template", "{}"]);
     for endless in [

@@ -34,6 +34,9 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
         Some(path) => Folder::open(path, task.identity(), verb.resume).map(|(folder, resume)| (Some(folder), resume))?,
         None => (None, None),
     };
+    if let Some(dropped) = folder.as_ref().map(Folder::dropped).filter(|dropped| *dropped > 0) {
+        tracing::warn!("going on from the last step that was saved; {dropped} lines of events.jsonl behind it are dropped");
+    }
     let signal = watch_signals()?;
     let mut watcher = Watcher::new(policy, problem, budget, folder, signal.clone());
     let inversion = task.with_snapshot(resume).run(&mut watcher)?;

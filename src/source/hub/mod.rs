@@ -1,8 +1,9 @@
 //! `org/name[@revision]` on the Hugging Face hub → a local folder with config, tokenizer and weights.
 //!
 //! The hub's own listing of a commit says what each file must be before the first one is asked for. Names, sizes, digests and commits are
-//! checked before they become a path or a request, and nothing is kept whose digest is wrong. The cache's layout and the variables are
-//! those of the hub's Python client, so that both use one cache and one login.
+//! checked before they become a path or a request, and nothing is kept whose digest is wrong. The cache's layout (hf-hub's) and the
+//! variables are those of the hub's Python client, so that both use one cache and one login. hf-hub's own client is not used: it sends the
+//! login's token to every port of its host, looks for it beside the cache, and checks neither size nor digest.
 
 mod environment;
 mod store;

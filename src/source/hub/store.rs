@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use hf_hub::Repo;
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -25,7 +26,7 @@ pub(super) struct Shelf(PathBuf);
 
 impl Shelf {
     pub fn of(config: &HubConfig, spec: &Spec) -> Self {
-        Self(config.cache.join(format!("models--{}", spec.repo.replace('/', "--"))))
+        Self(config.cache.join(Repo::model(spec.repo.clone()).folder_name()))
     }
 
     pub fn blob(&self, digest: &str) -> PathBuf {
