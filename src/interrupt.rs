@@ -46,7 +46,20 @@ pub fn within<T>(interrupt: Interrupt, work: impl FnOnce() -> T) -> Option<T> {
     }
 }
 
-/// Called in the loops of long computations, on the thread that runs them.
+/// What the computation on this thread is left for, to be handed to the threads that share it.
+pub fn armed() -> Option<Interrupt> {
+    ARMED.with_borrow(Clone::clone)
+}
+
+/// Runs a part of a computation on another thread: it is left with the whole.
+pub fn as_part<T>(of: Option<Interrupt>, work: impl FnOnce() -> T) -> T {
+    let outer = ARMED.replace(of);
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    ARMED.set(outer);
+    outcome.unwrap_or_else(|left| resume_unwind(left))
+}
+
+/// Called in the loops of long computations.
 pub fn check() {
     if ARMED.with_borrow(|armed| armed.as_ref().is_some_and(Interrupt::is_due)) {
         resume_unwind(Box::new(Left));
@@ -72,6 +85,11 @@ mod tests {
         assert_eq!((left, steps), (None, 4));
         check();
         assert_eq!(within(Interrupt::default(), || (check(), 7).1), Some(7));
+        let elsewhere = |of: Option<Interrupt>| {
+            std::thread::scope(|scope| scope.spawn(|| as_part(of, check)).join().unwrap_or_else(|left| resume_unwind(left)))
+        };
+        assert_eq!(within(interrupt.clone(), || elsewhere(armed())), None);
+        assert_eq!(within(interrupt.clone(), || elsewhere(None)), Some(()));
         assert_eq!(within(Interrupt::after(Duration::ZERO), check), None);
         // An inner one does not outlive itself, and panics pass through.
         signal.store(0, Ordering::Relaxed);

@@ -4,6 +4,7 @@ mod backends;
 mod bench;
 mod board;
 mod cluster;
+mod corpus;
 mod events;
 mod exact;
 mod flags;

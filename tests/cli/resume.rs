@@ -146,20 +146,78 @@ fn a_folder_in_use_is_refused_and_sigterm_ends_a_run_with_143() {
     assert_eq!(record["stopped"], "signal");
 }
 
-/// What a scheduler sends before a job's time is up.
+/// What a scheduler sends before a job's time is up, and what comes when a terminal is closed.
 #[test]
-fn a_warning_ends_a_run_with_138_and_it_goes_on() {
+fn a_warning_ends_a_run_and_it_goes_on() {
+    for (signal, code) in [("USR1", 138), ("HUP", 129)] {
+        let folder = folder();
+        let out = folder.path();
+        let child = under_way(&arguments("dlmi", 1_000_000, out), out, 3);
+        send(signal, &child);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code));
+        let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(record["stopped"], "signal");
+        let made = record["steps"].as_u64().unwrap();
+        let more = run(dlmi(arguments("dlmi", made + 2, out)).arg("--resume")).json();
+        assert_eq!(more["steps"], made + 2);
+    }
+}
+
+/// Under `nohup` a closed terminal is nothing.
+#[test]
+fn a_hangup_that_was_ignored_stays_so() {
     let folder = folder();
     let out = folder.path();
-    let child = under_way(&arguments("dlmi", 1_000_000, out), out, 3);
-    send("USR1", &child);
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(138));
-    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(record["stopped"], "signal");
-    let made = record["steps"].as_u64().unwrap();
-    let more = run(dlmi(arguments("dlmi", made + 2, out)).arg("--resume")).json();
-    assert_eq!(more["steps"], made + 2);
+    let program = env!("CARGO_BIN_EXE_dlmi");
+    let arguments = arguments("dlmi", 40, out).join("' '");
+    let script = format!("trap '' HUP; '{program}' '{arguments}' & child=$!; sleep 0.2; kill -HUP $child; wait $child");
+    let output = Command::new("sh").args(["-c", &script]).env("HF_HUB_OFFLINE", "1").output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_not_gone_on_from() {
+    let folder = folder();
+    let out = folder.path();
+    run(&mut dlmi(slow("dlmi", 20, out)));
+    let path = out.join("checkpoint.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 5;
+    bytes[last] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    refuses(dlmi(slow("dlmi", 22, out)).arg("--resume"), 2, &["checkpoint.safetensors", "damaged", "checksum"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_and_pipes_in_a_run_folder_are_not_followed() {
+    let outside = folder();
+    let victim = outside.path().join("victim");
+    fs::write(&victim, "mine").unwrap();
+    for name in ["events.jsonl", "lock", "checkpoint.safetensors", "result.json", "events.out.tfevents.dlmi"] {
+        for pipe in [false, true] {
+            let folder = folder();
+            let planted = folder.path().join(name);
+            if pipe {
+                assert!(Command::new("mkfifo").arg(&planted).status().unwrap().success());
+            } else {
+                std::os::unix::fs::symlink(&victim, &planted).unwrap();
+            }
+            refuses(&mut dlmi(arguments("random", 1, folder.path())), 2, &[name, "is no file", "another folder"]);
+            assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
+        }
+    }
+}
+
+#[test]
+fn a_failed_start_leaves_nothing_that_blocks_the_next() {
+    let folder = folder();
+    let out = folder.path();
+    // What a start leaves that failed before its first step.
+    fs::write(out.join("events.jsonl"), "").unwrap();
+    record(run(&mut dlmi(arguments("random", 1, out))));
+    refuses(&mut dlmi(arguments("random", 1, out)), 2, &["already holds a run"]);
 }
 
 /// Nothing is kept then, but what was found is printed.

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use crate::interrupt;
+
 /// Pools by the number of threads that are divided and the number of pools.
 type Divisions = BTreeMap<(usize, usize), Arc<Vec<ThreadPool>>>;
 
@@ -25,13 +27,14 @@ pub fn side_by_side<T: Send, J: FnOnce() -> T + Send>(jobs: Vec<J>, at_once: usi
     if count < 2 {
         return jobs.into_iter().map(|job| job()).collect();
     }
+    let armed = interrupt::armed();
     let results = Mutex::new(Vec::with_capacity(jobs.len()));
     let queue = Mutex::new(jobs.into_iter().enumerate());
     run(&division(count), &|| {
         loop {
             let next = queue.lock().expect("no job runs under the lock").next();
             let Some((number, job)) = next else { return };
-            let result = job();
+            let result = interrupt::as_part(armed.clone(), job);
             results.lock().expect("no job runs under the lock").push((number, result));
         }
     });
