@@ -17,9 +17,9 @@ pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
     let tokenizer = session.model.tokenizer().clone();
     let bos = session.bos()?;
     let typed = typed.map(|text| read_text(Some(text), None)).transpose()?.flatten();
-    let prompt_text = match (&typed, &verb.prompt_ids) {
+    let (prompt_text, dated) = match (&typed, &verb.prompt_ids) {
         (Some(text), _) => session.whole(&verb.around, text)?,
-        (None, ids) => tokenizer.decode(ids.as_deref().unwrap_or_default()),
+        (None, ids) => (tokenizer.decode(ids.as_deref().unwrap_or_default()), None),
     };
     let own_ids = verb.prompt_ids.clone().unwrap_or_else(|| tokenizer.encode(&prompt_text));
     let prompt_ids: Vec<u32> = bos.iter().chain(&own_ids).copied().collect();
@@ -33,11 +33,11 @@ pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
     check_context(session.model.config(), prompt_ids.len(), given.ids.len())?;
 
     let judge = session.judge()?;
-    let spelt = judge.target_behind(&prompt_ids, &given.text, &tokenizer).ok();
-    let target = if verb.target_ids.is_some() { given } else { spelt.clone().unwrap_or(given) };
+    let target = if verb.target_ids.is_some() { given } else { judge.target_behind(&prompt_ids, &given.text, &tokenizer)? };
     let example = [(&*prompt_ids, &*target.ids)];
     // Ids that no text gives are neither a prompt nor a target that can be exact.
-    let (typeable, target_round_trips) = (tokenizer.encode(&prompt_text) == own_ids, spelt.as_ref() == Some(&target));
+    let typeable = tokenizer.encode(&prompt_text) == own_ids;
+    let target_round_trips = verb.target_ids.is_none() || target.round_trips(&tokenizer);
     let verdict = judge.verdict(typeable && target_round_trips, &example)?;
     let scores = judge.scores(&example, &verdict)?;
     let perplexities = judge.perplexities(&prompt_ids, &target.ids, session.model.start_token())?;
@@ -47,7 +47,7 @@ pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
     let untypeable = (!typeable).then(|| "no text gives these ids, so nobody can type this prompt".to_owned());
     let bos = bos.map(|_| BOS_NOTE.to_owned());
     let other_target = (!target_round_trips).then(|| TARGET_NOTE.to_owned());
-    let notes: Vec<String> = [bos, untypeable, other_target, overlaps.note(), verdict.note()].into_iter().flatten().collect();
+    let notes: Vec<String> = [bos, dated, untypeable, other_target, overlaps.note(), verdict.note()].into_iter().flatten().collect();
     if cli.global.json {
         let result = json!({
             "prompt_text": prompt_text, "prompt_ids": prompt_ids, "free_text": typed.as_ref().unwrap_or(&prompt_text),

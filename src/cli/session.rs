@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::args::{Around, Cli, read_text};
 use crate::backend::{self, Choice};
+use crate::invert::record::DATE_NOTE;
 use crate::invert::{Judge, Model};
 use crate::problem::targets::{Labelled, parse_targets};
 use crate::settings::{Options, Resolved};
@@ -53,17 +54,17 @@ impl Session {
         parse_targets(&text, path, self.model.tokenizer(), self.model.config().vocab_size)
     }
 
-    /// The whole prompt in which `text` is what somebody types.
+    /// The whole prompt in which `text` is what somebody types, and what must be known of it.
     ///
     /// # Errors
     /// A text that no context holds, a template without a place for it, and those of [`Model::chat`].
-    pub fn whole(&self, around: &Around, text: &str) -> Result<String> {
+    pub fn whole(&self, around: &Around, text: &str) -> Result<(String, Option<String>)> {
         self.model.tokenizer().check_length(text, "the prompt")?;
         let (before, after) = around.template()?.unwrap_or_default();
         let turn = format!("{before}{text}{after}");
         match self.model.chat(self.settings())? {
-            Some(chat) => chat.render(&turn),
-            None => Ok(turn),
+            Some(chat) => chat.render(&turn).map(|whole| (whole, chat.template.is_dated().then(|| DATE_NOTE.to_owned()))),
+            None => Ok((turn, None)),
         }
     }
 

@@ -126,7 +126,9 @@ fn encode(snapshot: &Snapshot, identity: &Value, last: Option<&Event>) -> Vec<u8
     let event = serde_json::to_string(&last).expect("plain data");
     let fields = snapshot.method.fields.to_string();
     let parts = [&identity.to_string(), &run, &event, &fields];
-    let checksum = checksum(parts.map(String::as_bytes).into_iter().chain(tensors.iter().map(|(_, _, bytes)| &**bytes)));
+    let shapes = shapes(tensors.iter().map(|(name, shape, _)| (*name, &***shape)));
+    let parts = parts.map(String::as_bytes).into_iter().chain([shapes.as_bytes()]);
+    let checksum = checksum(parts.chain(tensors.iter().map(|(_, _, bytes)| &**bytes)));
     let metadata = HashMap::from([
         ("checksum".to_owned(), checksum),
         ("schema".to_owned(), SCHEMA.to_owned()),
@@ -136,6 +138,11 @@ fn encode(snapshot: &Snapshot, identity: &Value, last: Option<&Event>) -> Vec<u8
         ("fields".to_owned(), fields),
     ]);
     safetensors::serialize(views, Some(metadata)).expect("names are unique")
+}
+
+/// Names and shapes as a part of the checksum.
+fn shapes<'a>(tensors: impl Iterator<Item = (&'a String, &'a [usize])>) -> String {
+    tensors.map(|(name, shape)| format!("{name} {shape:?}\n")).collect()
 }
 
 /// CRC-32C of all parts, in hexadecimal.
@@ -161,8 +168,10 @@ fn read(path: &Path, identity: &Value) -> Result<(Snapshot, Option<Event>)> {
     let parts = ["identity", "run", "event", "fields"].map(field).into_iter().collect::<Result<Vec<_>>>()?;
     // By name, as they were written.
     let tensors: BTreeMap<String, TensorView> = file.iter().map(|(name, view)| (name.to_owned(), view)).collect();
-    let found = checksum(parts.iter().map(|part| part.as_bytes()).chain(tensors.values().map(TensorView::data)));
-    if found != field("checksum")? {
+    let shapes = shapes(tensors.iter().map(|(name, view)| (name, view.shape())));
+    let parts = parts.iter().map(String::as_bytes).chain([shapes.as_bytes()]);
+    let found = checksum(parts.chain(tensors.values().map(TensorView::data)));
+    if found != field("checksum")? || tensors.values().any(|view| view.dtype() != Dtype::F32) {
         return Err(broken(&"it is damaged, its checksum is not that of its content; start a new run in another folder"));
     }
     let known: Value = serde_json::from_str(&field("identity")?).map_err(|error| broken(&error))?;

@@ -190,12 +190,13 @@ impl<'a> Judge<'a> {
     /// Those of [`Target::from_text`].
     pub fn target_behind(&self, prompt: &[u32], text: &str, tokenizer: &Tokenizer) -> Result<Target> {
         let (model, target) = (self.model()?, Target::from_text(text, tokenizer)?);
-        let room = model.config().max_position_embeddings.saturating_sub(prompt.len());
+        let room = model.config().context().saturating_sub(prompt.len());
         let written = |tokens: usize| {
             let input = model.embed(ids_tensor(&[prompt], &model.device()));
             greedy(model, input, tokens.min(room), &[]).ids.remove(0)
         };
-        if prompt.is_empty() {
+        // What is no whole character reads like the sign that stands for it.
+        if prompt.is_empty() || text.contains('\u{fffd}') {
             return Ok(target);
         }
         let reads = |ids: &[u32]| tokenizer.decode_behind(prompt, ids);
@@ -205,8 +206,16 @@ impl<'a> Judge<'a> {
             // No token is less than a byte.
             ids = written(ids.len() + text.len() - begun.len());
         }
-        let end = (1..=ids.len()).find(|&end| reads(&ids[..end]) == text);
-        Ok(end.map_or(target, |end| Target { text: text.to_owned(), ids: ids[..end].to_vec() }))
+        for end in 1..=ids.len() {
+            let read = reads(&ids[..end]);
+            if read == text {
+                return Ok(Target { text: read, ids: ids[..end].to_vec() });
+            }
+            if !text.starts_with(read.trim_end_matches('\u{fffd}')) {
+                break;
+            }
+        }
+        Ok(target)
     }
 
     /// Perplexities of a prompt (from its second token), of the target after it, and of the target after `bos`.

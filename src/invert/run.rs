@@ -215,7 +215,6 @@ impl<B: TrackedBackend> Run<'_, B> {
                 observer.save(&|| self.snapshot())?;
                 return Ok((stopped, None));
             }
-            self.restart_if_spent()?;
             let Some(progress) = self.step(observer)? else {
                 observer.save(&|| self.snapshot())?;
                 return Ok((self.over(observer).unwrap_or(Stopped::Time), None));
@@ -243,23 +242,29 @@ impl<B: TrackedBackend> Run<'_, B> {
 
     /// A step of the method. A long one is left where the run must end, as if it had not begun.
     fn step(&mut self, observer: &dyn Observer) -> Result<Option<Progress>> {
-        let (subject, problem, clock) = (self.trial.subject, self.trial.problem, self.clock());
-        let began = Instant::now();
+        let (subject, problem, began) = (self.trial.subject, self.trial.problem, Instant::now());
         let progress = if self.step_seconds < LONG_STEP {
-            Some(self.method.step(subject, problem, clock)?)
+            Some(self.whole_step()?)
         } else {
-            let (before, cost) = (self.method.state(), subject.cost());
+            let (before, at, cost) = (self.method.state(), self.at.clone(), subject.cost());
             let left = self.trial.budget.seconds.map(|limit| Duration::try_from_secs_f64(limit - self.seconds()).unwrap_or(Duration::ZERO));
             let interrupt = Interrupt { signal: observer.signal(), ..left.map(Interrupt::after).unwrap_or_default() };
-            let progress = interrupt::within(interrupt, || self.method.step(subject, problem, clock)).transpose()?;
+            let progress = interrupt::within(interrupt, || self.whole_step()).transpose()?;
             if progress.is_none() {
                 self.method.restore(before, subject, problem)?;
+                self.at = at;
                 subject.set_cost(cost);
             }
             progress
         };
         self.step_seconds = began.elapsed().as_secs_f64();
         Ok(progress)
+    }
+
+    /// A fresh start where one is due, and a step.
+    fn whole_step(&mut self) -> Result<Progress> {
+        self.restart_if_spent()?;
+        self.method.step(self.trial.subject, self.trial.problem, self.clock())
     }
 
     /// Of a run that goes on: takes again what was taken, and charged, before its snapshot. Whether it was over by that.

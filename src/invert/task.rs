@@ -128,9 +128,12 @@ impl<'a, M: Build> Task<'a, M> {
         map.insert("model_digest".into(), self.model.identity().digest.into());
         map.insert("method".into(), self.name.clone().into());
         map.insert("target_ids".into(), self.problem.first().target.ids.clone().into());
+        // What stands around the free part may come from a chat template, which may be another one tomorrow.
+        let around = self.problem.examples.iter().map(|example| (example.head(), example.tail()));
+        map.insert("around".into(), serde_json::json!(around.collect::<Vec<_>>()));
         if self.problem.examples.len() > 1 {
-            let ids = self.problem.examples.iter().map(|example| (example.head(), example.tail(), &example.target.ids));
-            map.insert("examples".into(), serde_json::json!(ids.collect::<Vec<_>>()));
+            let targets = self.problem.examples.iter().map(|example| &example.target.ids);
+            map.insert("targets".into(), serde_json::json!(targets.collect::<Vec<_>>()));
         }
         identity
     }

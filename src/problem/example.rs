@@ -72,9 +72,10 @@ impl Example {
         self.frame.whole(free_text).unwrap_or_default()
     }
 
-    /// The ids that the model sees when this free part is typed, BoS first where one is wanted.
+    /// The ids that the model sees when this free part is typed, BoS first where one is wanted; none where the text gives none.
     pub fn typed_ids(&self, free_text: &str) -> Vec<u32> {
-        self.bos.into_iter().chain(self.tokenizer.encode(&self.text(free_text))).collect()
+        let own = self.tokenizer.encode(&self.text(free_text));
+        if own.is_empty() { own } else { self.bos.into_iter().chain(own).collect() }
     }
 
     /// Whether typing the text of `free`, which is `free_text`, gives the ids as searched.
@@ -85,6 +86,11 @@ impl Example {
     /// Whether the target's text is tokenised to its ids. Where it is not, the ids can be written and scored, but no text is exact.
     pub fn target_round_trips(&self) -> bool {
         self.target_round_trips
+    }
+
+    /// Whether what is left of typed ids between the fixed beginning and end is no longer than N.
+    pub(super) fn is_short_enough(&self, typed: &[u32]) -> bool {
+        typed.len() <= self.len() && self.free_part(typed).len() <= self.tokens
     }
 
     /// What is left of typed ids between the fixed beginning and end.

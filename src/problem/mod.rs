@@ -111,7 +111,7 @@ impl Problem {
     /// the target in their text.
     pub fn is_valid(&self, free: &[u32], typed: &[Vec<u32>]) -> bool {
         let keeps = |example: &Example, typed: &Vec<u32>| {
-            !typed.is_empty() && typed.len() <= example.len() && self.prompt.permits(example.free_part(typed))
+            !typed.is_empty() && example.is_short_enough(typed) && self.prompt.permits(example.free_part(typed))
         };
         let keep = self.examples.iter().zip(typed).all(|(example, typed)| keeps(example, typed));
         keep && self.prompt.keeps_ban(&self.free_text(free))

@@ -63,7 +63,7 @@ impl<B: TrackedBackend> Subject<B> {
     }
 
     /// Keeps weights and a step on `problem`, of so many samples fed in this way, within `mib` MiB, by computing less at once; without,
-    /// a step within the memory that the machine has left, where that is what it computes in.
+    /// refuses a step that does not fit into the memory that the machine has left, where that is what it computes in.
     ///
     /// # Errors
     /// That is too little for the fewest samples that are computed at once.
@@ -76,7 +76,7 @@ impl<B: TrackedBackend> Subject<B> {
         let step = 4 * 7 * problem.prompt.tokens() * config.vocab_size + (128 << 20);
         let (fixed, allowed) = match mib {
             Some(mib) => (step + width * config.parameters(), mib << 20),
-            // The weights are there already.
+            // The weights are there already, and what is computed at once must not depend on what else the machine does.
             None if memory::is_on_cpu::<Plain<B>>(&self.device()) => (step, memory::available().unwrap_or(u64::MAX)),
             None => return Ok(self),
         };
@@ -92,7 +92,9 @@ impl<B: TrackedBackend> Subject<B> {
                 )),
             });
         }
-        self.max_rows = ((allowed.min(1 << 50) as usize - fixed) / row).max(1);
+        if mib.is_some() {
+            self.max_rows = ((allowed as usize - fixed) / row).max(1);
+        }
         Ok(self)
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use super::memory::Known;
 use super::proposal::{Proposal, Tokens};
 use super::{Clock, Progress, RunState, Scored, SearchMethod, value};
+use crate::interrupt;
 use crate::noise::{Draws, Purpose, Stream};
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
@@ -17,7 +18,11 @@ const TRIES: usize = 6;
 impl SearchMethod {
     pub(super) fn search_step<B: TrackedBackend>(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<Progress> {
         if self.at.pace.stalled && self.search.schedule.restarts() {
-            self.start_from_random(subject, problem, clock, self.at.restarts + 1)?;
+            // Where none is found, what was found goes on.
+            if self.start_from_random(subject, problem, clock, self.at.restarts + 1).is_err() {
+                self.at.pace = self.search.schedule.fresh();
+                self.go_to(self.at.best.clone());
+            }
         }
         let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, clock.step, Purpose::SearchDraws, 0));
         let bound = self.search.acceptance.bound(self.at.current.value, draws.uniform());
@@ -181,6 +186,7 @@ pub(crate) fn random_prompt(problem: &Problem, clock: Clock, number: u32) -> Res
     let readable = problem.prompt.readable();
     let mut free = Vec::new();
     for _ in 0..WHOLE_DRAWS {
+        interrupt::check();
         free = (0..problem.prompt.tokens()).map(|_| readable[draws.below(readable.len())]).collect();
         if problem.admits(&free) {
             return Ok(free);
@@ -188,6 +194,7 @@ pub(crate) fn random_prompt(problem: &Problem, clock: Clock, number: u32) -> Res
     }
     let (allowed, last, mut missed) = (problem.prompt.allowed(), free.len() - 1, vec![0; free.len()]);
     for _ in 0..MENDS {
+        interrupt::check();
         if problem.admits(&free) {
             return Ok(free);
         }

@@ -21,9 +21,11 @@ use crate::files::read_text;
 
 /// Largest file that is read, in bytes: `tokenizer_config.json` may list thousands of added tokens.
 const LARGEST_FILE: u64 = 16 << 20;
-/// Instructions of a rendering, of which each 64 bytes of a value are one too: a second, and 256 MiB.
-const FUEL: u64 = 4 << 20;
-/// What a first rendering may take beyond: the engine does not count all that it does (sums of lists are free).
+/// Instructions of a rendering, of which each 64 bytes of a value are one too. A chat takes some thousands.
+const FUEL: u64 = 1 << 18;
+/// Stack of the thread that renders: deep enough for values as deeply nested as the fuel lets them be.
+const STACK: usize = 256 << 20;
+/// Seconds and bytes of memory that a rendering may take: the engine does not count all that it does (sums of lists are free).
 const PATIENCE: Duration = Duration::from_secs(5);
 const MEMORY: u64 = 512 << 20;
 /// The name of the template in its environment.
@@ -59,7 +61,7 @@ pub struct Message<'a> {
 
 /// A template that was read.
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     source: String,
     tokens: Map<String, Value>,
     origin: String,
@@ -81,23 +83,8 @@ impl ChatFiles {
             }
         };
         match template {
-            Some(template) => tried(ChatTemplate::new(&template, tokens, &origin)?),
+            Some(template) => ChatTemplate::new(&template, tokens, &origin).map(Arc::new),
             None => Err(Error::input(format!("{origin} has no chat template; give the text around the prompt yourself"))),
-        }
-    }
-}
-
-/// A template that has rendered a chat within bounds. One that does not is left to its thread, which ends with the program.
-fn tried(template: ChatTemplate) -> Result<Arc<ChatTemplate>> {
-    let template = Arc::new(template);
-    let ((done, outcome), trial) = (mpsc::channel(), template.clone());
-    std::thread::spawn(move || done.send(trial.render(&[Message { role: "user", content: "Hello" }])));
-    let (began, before) = (Instant::now(), resident());
-    loop {
-        match outcome.recv_timeout(Duration::from_millis(10)) {
-            Ok(rendered) => return rendered.map(|_| template),
-            Err(mpsc::RecvTimeoutError::Timeout) if began.elapsed() < PATIENCE && resident() < before + MEMORY => {}
-            Err(_) => return Err(template.error(ENDLESS)),
         }
     }
 }
@@ -154,21 +141,31 @@ impl ChatTemplate {
         let compiled = compiled.fold(source.to_owned(), |text, (tag, plain)| replace_tag(&text, tag, plain));
         let added = environment.add_template_owned(NAME, compiled);
         added.map_err(|error| broken(origin, &error))?;
-        Ok(Self { environment, source: source.to_owned(), tokens, origin: origin.to_owned(), dated })
+        Ok(Self { environment: Arc::new(environment), source: source.to_owned(), tokens, origin: origin.to_owned(), dated })
     }
 
-    /// The text of a chat up to where the model is to reply.
+    /// The text of a chat up to where the model is to reply, rendered on a thread that is waited for.
     ///
     /// # Errors
     /// What the template itself refuses, and a template that fails or goes beyond its bounds.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
         let mut context = json!({ "messages": messages, "tools": null, "documents": null, "add_generation_prompt": true });
         context.as_object_mut().expect("an object").extend(self.tokens.clone());
-        let template = self.environment.get_template(NAME).map_err(|error| broken(&self.origin, &error))?;
-        template.render(Serde(context)).map_err(|error| match error.kind() {
-            ErrorKind::OutOfFuel => self.error(ENDLESS),
-            _ => broken(&self.origin, &error),
-        })
+        let ((done, outcome), environment) = (mpsc::channel(), self.environment.clone());
+        let render = move || done.send(environment.get_template(NAME).and_then(|template| template.render(Serde(context))));
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn(render);
+        thread.map_err(|error| Error::environment(format!("no thread can be started: {error}")))?;
+        let (began, before) = (Instant::now(), resident());
+        loop {
+            match outcome.recv_timeout(Duration::from_millis(10)) {
+                Ok(Ok(text)) => return Ok(text),
+                Ok(Err(error)) if error.kind() == ErrorKind::OutOfFuel => return Err(self.error(ENDLESS)),
+                Ok(Err(error)) => return Err(broken(&self.origin, &error)),
+                Err(mpsc::RecvTimeoutError::Timeout) if began.elapsed() < PATIENCE && resident() < before + MEMORY => {}
+                // The thread is left to itself, and ends with the program.
+                Err(_) => return Err(self.error(ENDLESS)),
+            }
+        }
     }
 
     /// Whether it has written the date into a chat: the text is another one tomorrow.

@@ -64,6 +64,7 @@ fn hostile_templates_end_in_a_sentence() {
         "{% if %}",
         "{{ ",
         &doubling,
+        "{% set ns = namespace(a=[]) %}{% for i in range(9000) %}{% for j in range(8) %}{% set ns.a = [ns.a] %}{% endfor %}{% endfor %}x",
     ];
     for source in cases {
         let error = render(source).err().unwrap_or_else(|| panic!("{source} should fail"));

@@ -56,11 +56,12 @@ impl Shelf {
 
 /// Points `link` at `blob`, its neighbour in `../../blobs`.
 pub(super) fn link_blob(digest: &str, blob: &Path, link: &Path) -> io::Result<()> {
-    if link.exists() {
+    let points_there = || link.exists() && std::fs::read_link(link).is_ok_and(|target| target.ends_with(digest));
+    if points_there() {
         return Ok(());
     }
     std::fs::create_dir_all(link.parent().unwrap_or(link))?;
-    // A dangling link is in the way; another process may have just put a right one there.
+    // A dangling link is in the way, or a file that nobody has compared; another process may have just put a right link there.
     let _ = std::fs::remove_file(link);
     #[cfg(unix)]
     let linked = std::os::unix::fs::symlink(Path::new("../../blobs").join(digest), link);

@@ -238,9 +238,9 @@ fn origin(url: &Uri) -> (bool, Option<String>, u16) {
 fn joined(base: &Uri, location: &str) -> Option<Uri> {
     let (scheme, authority) = (base.scheme_str()?, base.authority()?);
     let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-    let is_absolute = |location: &str| location.starts_with("http://") || location.starts_with("https://");
+    let begins = |scheme: &str| location.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
     let whole = match location {
-        _ if is_absolute(location) => location.to_owned(),
+        _ if begins("http://") || begins("https://") => location.to_owned(),
         _ if location.starts_with("//") => format!("{scheme}:{location}"),
         _ if location.starts_with('/') => format!("{scheme}://{authority}{location}"),
         _ => format!("{scheme}://{authority}{folder}/{location}"),

@@ -1,6 +1,8 @@
 //! How much longer a tokenizer may make a text. A few kilobytes of replacements in a row can ask for gigabytes, so they are multiplied
 //! out before the library is given any text.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -13,13 +15,14 @@ const OF_A_TABLE: [f64; 2] = [11.0, 3.0];
 #[derive(Deserialize)]
 struct Parts {
     normalizer: Option<Value>,
+    pre_tokenizer: Option<Value>,
     decoder: Option<Value>,
 }
 
 /// Refuses a `tokenizer.json` that could make a text more than a thousand times as long. What is no such file is for the library to say.
 pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
-    let Ok(Parts { normalizer, decoder }) = serde_json::from_slice(bytes) else { return Ok(()) };
-    for (name, part) in [("normalizer", normalizer), ("decoder", decoder)] {
+    let Ok(Parts { normalizer, pre_tokenizer, decoder }) = serde_json::from_slice(bytes) else { return Ok(()) };
+    for (name, part) in [("normalizer", normalizer), ("pre_tokenizer", pre_tokenizer), ("decoder", decoder)] {
         let growth = part.as_ref().map_or(1.0, growth);
         if growth > LARGEST {
             return Err(format!("its {name} makes a text up to {growth:.0e} times as long, and at most {LARGEST} are computed"));
@@ -32,7 +35,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
 fn growth(part: &Value) -> f64 {
     match part["type"].as_str() {
         Some("Sequence") => {
-            let steps = part["normalizers"].as_array().or(part["decoders"].as_array());
+            let steps = ["normalizers", "pretokenizers", "decoders"].iter().find_map(|name| part[*name].as_array());
             steps.into_iter().flatten().map(growth).product()
         }
         Some("Replace") => {
@@ -40,10 +43,22 @@ fn growth(part: &Value) -> f64 {
             // A regular expression may match nothing, between all characters.
             part["pattern"]["String"].as_str().map_or(content + 1.0, |pattern| (content / pattern.len() as f64).max(1.0))
         }
-        Some("NFKC" | "NFKD" | "Precompiled") => OF_A_TABLE[0],
+        // Every byte beyond ASCII becomes a letter of two.
+        Some("ByteLevel") => 2.0,
+        Some("Metaspace") => 3.0,
+        Some("Prepend") => 1.0 + part["prepend"].as_str().unwrap_or_default().len() as f64,
+        Some("Precompiled") => longest_of_a_map(part["precompiled_charsmap"].as_str().unwrap_or_default()),
+        Some("NFKC" | "NFKD") => OF_A_TABLE[0],
         Some("NFC" | "NFD" | "Nmt" | "Lowercase") => OF_A_TABLE[1],
         _ => 1.0,
     }
+}
+
+/// Bytes of the longest text in a map of SentencePiece's: the length of its trie, the trie, then texts that end with a zero.
+fn longest_of_a_map(map: &str) -> f64 {
+    let bytes = BASE64_STANDARD.decode(map).unwrap_or_default();
+    let texts = bytes.split_first_chunk::<4>().and_then(|(length, rest)| rest.get(u32::from_le_bytes(*length) as usize..));
+    texts.unwrap_or_default().split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0).max(1) as f64
 }
 
 #[cfg(test)]
@@ -71,6 +86,12 @@ mod tests {
             ("decoder", replace(json!({"String": "a"}), "aa", 40)),
             ("normalizer", replace(json!({"Regex": ""}), "aaaa", 8)),
             ("normalizer", replace(json!({"String": ""}), "a", 1)),
+            ("normalizer", vec![json!({"type": "ByteLevel"}); 18]),
+            ("normalizer", vec![json!({"type": "Prepend", "prepend": "a".repeat(2000)})]),
+            (
+                "normalizer",
+                vec![json!({"type": "Precompiled", "precompiled_charsmap": BASE64_STANDARD.encode([&[0; 4][..], &[b'a'; 2000]].concat())})],
+            ),
         ] {
             let error = with(key, steps).unwrap_err();
             assert!(error.contains(&format!("its {key} makes a text up to")), "{error}");
