@@ -13,6 +13,7 @@ Prints the counts by kind and exit code, and exits with 1 when a run was bad.
 import argparse
 import collections
 import concurrent.futures
+import copy
 import json
 import os
 import random
@@ -100,7 +101,7 @@ def spoil_json(data: bytes, draw: random.Random) -> bytes:
         if not places:
             break
         try:
-            put(value, draw.choice(places), draw.choice(ODD))
+            put(value, draw.choice(places), copy.deepcopy(draw.choice(ODD)))
         except (KeyError, IndexError, TypeError):
             pass
     return json.dumps(value).encode()

@@ -33,13 +33,20 @@ const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ 
 #[test]
 fn what_is_completed_is_what_score_finds() {
     for model in SPM {
-        for prompt in ["My lord, I am a", "the king", "So", "What say you:\n"] {
-            let written = answer(&mut on(model, &["complete", prompt, "--tokens", "6", "--json"]));
+        let mut whole = 0;
+        for (prompt, tokens) in [("My lord, I am a", "1"), ("the king", "2"), ("So", "1"), ("What say you:\n", "3"), ("the king", "6")] {
+            let written = answer(&mut on(model, &["complete", prompt, "--tokens", tokens, "--json"]));
             let text = written["completion_text"].as_str().unwrap();
+            // What ends inside of a character, or holds half of one, cannot be typed.
+            if text.contains('\u{fffd}') {
+                continue;
+            }
+            whole += 1;
             let score = answer(&mut on(model, &["score", prompt, text, "--json"]));
             assert_eq!((&score["exact"], &score["target_text"]), (&json!(true), &json!(text)), "{model} {prompt:?}: {score}");
             assert_eq!(score["prompt_text"], prompt);
         }
+        assert!(whole > 1, "{model}");
     }
 }
 
