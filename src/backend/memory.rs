@@ -51,7 +51,7 @@ pub fn is_on_cpu<B: Backend>(device: &B::Device) -> bool {
 pub fn require(bytes: u64, what: &str) -> Result<()> {
     match available() {
         Some(left) if left < bytes => Err(Error::environment(format!(
-            "{what} needs {} MiB of memory, and {} are left: free some, or use a smaller model",
+            "{what} needs {} MiB of memory, and {} are left: free some, or use a smaller model or fewer prompt tokens",
             bytes.div_ceil(1 << 20),
             left >> 20
         ))),

@@ -8,7 +8,6 @@ use crate::invert::record::DATE_NOTE;
 use crate::invert::{Judge, Model};
 use crate::problem::targets::{Labelled, parse_targets};
 use crate::settings::{Options, Resolved};
-use crate::source::tokenizer::check_ids;
 use crate::ui::{Policy, transfer_bar};
 use crate::{Error, Result};
 
@@ -78,6 +77,6 @@ impl Session {
         if ids.is_empty() {
             return Err(Error::input(format!("{option} is empty; give at least one token")));
         }
-        check_ids(ids, self.model.config().vocab_size).map_err(|error| Error::input(format!("{option}: {error}")))
+        self.model.check_embedded(option, ids)
     }
 }

@@ -137,7 +137,7 @@ impl Model {
     }
 
     /// Refuses tokens that have no embedding: a tokenizer may have added some.
-    fn check_embedded(&self, name: &str, ids: &[u32]) -> Result<()> {
+    pub(crate) fn check_embedded(&self, name: &str, ids: &[u32]) -> Result<()> {
         check_ids(ids, self.config().vocab_size).map_err(|error| Error::input(format!("{name}: {error}")))
     }
 

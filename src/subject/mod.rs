@@ -74,27 +74,19 @@ impl<B: TrackedBackend> Subject<B> {
         let row = width * trace_numbers(config);
         // Old and new Z and its moments, its gradient, and buffers as wide as the vocabulary.
         let step = 4 * 7 * problem.prompt.tokens() * config.vocab_size + (128 << 20);
-        let (fixed, allowed) = match mib {
-            Some(mib) => (step + width * config.parameters(), mib << 20),
+        let Some(mib) = mib else {
             // The weights are there already, and what is computed at once must not depend on what else the machine does.
-            None if memory::is_on_cpu::<Plain<B>>(&self.device()) => (step, memory::available().unwrap_or(u64::MAX)),
-            None => return Ok(self),
+            if memory::is_on_cpu::<Plain<B>>(&self.device()) {
+                memory::require((step + rows * row) as u64, "a step on this prompt")?;
+            }
+            return Ok(self);
         };
-        let least = (fixed + rows * row) as u64;
-        if allowed < least {
-            let needed = least.div_ceil(1 << 20);
-            return Err(match mib {
-                Some(mib) => Error::option("max_memory", format!("{mib} MiB are too few, this model and prompt need {needed}; allow more")),
-                None => Error::environment(format!(
-                    "a step on this prompt needs {needed} MiB of memory, and {} are left: free some, or use fewer prompt tokens or a smaller \
-                     model",
-                    allowed >> 20
-                )),
-            });
+        let fixed = step + width * config.parameters();
+        let least = (fixed + rows * row).div_ceil(1 << 20) as u64;
+        if mib < least {
+            return Err(Error::option("max_memory", format!("{mib} MiB are too few, this model and prompt need {least}; allow more")));
         }
-        if mib.is_some() {
-            self.max_rows = ((allowed as usize - fixed) / row).max(1);
-        }
+        self.max_rows = (((mib << 20) as usize - fixed) / row).max(1);
         Ok(self)
     }
 

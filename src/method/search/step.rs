@@ -195,12 +195,10 @@ pub(crate) fn random_prompt(problem: &Problem, clock: Clock, number: u32) -> Res
     let (allowed, last, mut missed) = (problem.prompt.allowed(), free.len() - 1, vec![0; free.len()]);
     for _ in 0..MENDS {
         interrupt::check();
-        if problem.admits(&free) {
-            return Ok(free);
-        }
         let position = match problem.first_misread(&free) {
             // It, or the next one that it merges with.
             Some(position) => (position + draws.below(2)).min(last),
+            None if problem.prompt.keeps_ban(&problem.free_text(&free)) => return Ok(free),
             // The text holds a banned word.
             None => draws.below(free.len()),
         };
