@@ -23,6 +23,9 @@ pub enum Error {
     /// The environment lacks something: a device, a driver, the hub, disk space (exit 3).
     #[error("{0}")]
     Environment(String),
+    /// Something needs more memory than there is; something smaller may fit (exit 3).
+    #[error("{0}")]
+    Memory(String),
 }
 
 impl Error {
@@ -55,7 +58,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Input(_) | Self::Option { .. } => 2,
-            Self::Environment(_) => 3,
+            Self::Environment(_) | Self::Memory(_) => 3,
         }
     }
 }

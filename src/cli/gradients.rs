@@ -5,17 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::args::{Cli, Gradients, read_text};
+use super::args::{Cli, Gradients};
 use super::session::Session;
 use super::signals::watch_signals;
+use crate::Result;
 use crate::distribution::{KolmogorovSmirnov, Quartiles};
 use crate::gradients::{Both, Compared, Figures, Line, LineFile, Observer, Plan, Protocol, Summary, Tests, Unit, measure_all};
-use crate::problem::Target;
-use crate::problem::targets::{Labelled, read_targets};
-use crate::source::bundled;
+use crate::problem::targets::Labelled;
 use crate::ui::table::columns;
 use crate::ui::{Policy, Progress, Status, print_part, print_result};
-use crate::{Error, Result};
 
 #[inline]
 pub(super) fn run(cli: &Cli, verb: &Gradients, policy: Policy) -> Result<ExitCode> {
@@ -55,18 +53,12 @@ fn plan(session: &Session, verb: &Gradients) -> Result<Plan> {
     Plan::new(&session.model, options, protocol, &estimators, &targets(session, verb)?, &seeds)
 }
 
-/// The targets of a file, else one text: from the command line, a file or standard input, else the bundled model's own.
+/// The targets of a file, else the one that is given.
 fn targets(session: &Session, verb: &Gradients) -> Result<Vec<Labelled>> {
-    let tokenizer = session.model.tokenizer();
     if let Some(path) = &verb.targets {
-        return read_targets(path, tokenizer, session.model.config().vocab_size);
+        return session.targets(path);
     }
-    let (id, text) = match (read_text(verb.target.clone(), verb.file.clone())?, bundled(&session.settings().model)) {
-        (Some(text), _) => ("text", text),
-        (None, Some(bundled)) => ("bundled", bundled.default_target.to_owned()),
-        (None, None) => return Err(Error::input("a target is needed: give the text that the model should write, --file or --targets")),
-    };
-    let target = Target::from_text(&text, tokenizer)?;
+    let (id, target) = session.target(verb.target.clone(), verb.file.clone())?;
     Ok(vec![Labelled { id: id.to_owned(), target, k: None, bos: None, known_prompt_tokens: None }])
 }
 

@@ -42,6 +42,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let policy = Policy::new(cli.global.color(), cli.global.quiet);
     ui::init_logging(cli.global.verbosity());
     ui::install_panic_hook();
+    signals::outlive_file_limits();
     match ui::guarded(|| run(&cli, policy)) {
         Ok(code) => code,
         Err(error) => {

@@ -1,13 +1,16 @@
 //! What every verb that uses a model begins with: settings, model, device.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use super::args::{Around, Cli, read_text};
 use crate::backend::{self, Choice};
 use crate::invert::record::DATE_NOTE;
 use crate::invert::{Judge, Model};
+use crate::problem::Target;
 use crate::problem::targets::{Labelled, parse_targets};
 use crate::settings::{Options, Resolved};
+use crate::source::bundled;
 use crate::ui::{Policy, transfer_bar};
 use crate::{Error, Result};
 
@@ -45,6 +48,19 @@ impl Session {
     /// The plain path: CPU, f32.
     pub fn judge(&mut self) -> Result<Judge<'static>> {
         Ok(Judge::new(self.model.load(&Default::default(), backend::Dtype::F32)?))
+    }
+
+    /// The one target that a command line gives, and a name for it: a text, a file or standard input, else the bundled model's own.
+    pub fn target(&self, text: Option<OsString>, file: Option<PathBuf>) -> Result<(&'static str, Target)> {
+        let (name, text) = match (read_text(text, file)?, bundled(&self.settings().model)) {
+            (Some(text), _) => ("text", text),
+            (None, Some(bundled)) => ("bundled", bundled.default_target.to_owned()),
+            (None, None) => {
+                let message = "a target is needed: give the text that the model should write, --file FILE or --targets FILE";
+                return Err(Error::input(message));
+            }
+        };
+        Ok((name, Target::from_text(&text, self.model.tokenizer())?))
     }
 
     /// The targets of a file; `-` is standard input.

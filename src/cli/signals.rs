@@ -4,11 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 #[cfg(unix)]
-use signal_hook::consts::{SIGHUP, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGUSR1, SIGXFSZ};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::{Error, Result};
+
+/// A file that would grow past a limit (`ulimit -f`) is a write that fails and not the end, as on a full disk.
+pub(super) fn outlive_file_limits() {
+    #[cfg(unix)]
+    drop(flag::register(SIGXFSZ, Arc::default()));
+}
 
 /// The first signal leaves its number here; a second Ctrl-C or SIGTERM ends the program at once.
 pub(super) fn watch_signals() -> Result<Arc<AtomicUsize>> {

@@ -150,6 +150,24 @@ fn what_nobody_can_type_is_no_part_of_a_prompt() {
     assert_eq!(problem.prompt.allowed()[seven as usize], tokenizer.encode("a\nb").contains(&seven));
 }
 
+#[test]
+fn what_acts_on_a_terminal_is_no_part_of_a_prompt() {
+    let (tokenizer, ..) = &MODELS[3];
+    let problem = |allow_everything| problem(PromptOptions { tokens: 3, allow_everything, ..Default::default() }, " zounds", tokenizer);
+    let (strict, all) = (problem(false), problem(true));
+    let allowed = |problem: &Problem, text: &str| {
+        let ids = tokenizer.encode(text);
+        assert_eq!(ids.len(), 1, "{text:?} is a token");
+        problem.prompt.allowed()[ids[0] as usize]
+    };
+    for control in (0u8..0x20).map(char::from).chain(['\u{7f}']).map(String::from) {
+        assert_eq!(allowed(&strict, &control), matches!(&*control, "\t" | "\n"), "{control:?}");
+        assert!(allowed(&all, &control));
+    }
+    let hides = |id: usize| tokenizer.decode(&[id as u32]).contains(|c: char| c.is_control() && c != '\t' && c != '\n');
+    assert!((0..tokenizer.vocab_size()).all(|id| !strict.prompt.allowed()[id] || !hides(id)));
+}
+
 /// A chat in the manner of ChatML, and one that trims.
 #[test]
 fn a_chat_is_typed_through_its_template() {

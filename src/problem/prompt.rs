@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::ban::Ban;
 use super::{Chat, Target};
 use crate::source::tokenizer::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, Result, terminal};
 
 /// What a prompt may look like.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -96,13 +96,18 @@ impl Prompt {
     }
 }
 
+/// What no key gives and a terminal would act on, or hide: controls but tab and line feed, and characters that show nothing.
+fn is_hidden(c: char) -> bool {
+    terminal::acts(c) && !matches!(c, '\t' | '\n')
+}
+
 /// A space and at least three ASCII letters.
 fn is_plain_word(text: &str) -> bool {
     text.strip_prefix(' ').is_some_and(|word| word.len() >= 3 && word.bytes().all(|b| b.is_ascii_alphabetic()))
 }
 
-/// Leaves out special, added, unused and broken tokens, those that nobody can type and, unless allowed, what belongs to the target: its
-/// tokens, and every token of three letters or more that equals, contains or is contained in one of its words.
+/// Leaves out special, added, unused and broken tokens, those that nobody can type or see and, unless allowed, what belongs to the
+/// target: its tokens, and every token of three letters or more that equals, contains or is contained in one of its words.
 fn search_vocabulary(options: &PromptOptions, targets: &[&Target], tokenizer: &Tokenizer, vocab_size: usize) -> Vec<bool> {
     let special = |id: u32| tokenizer.is_special(id) && (options.chat.is_some() || !options.allow_special);
     if options.allow_everything {
@@ -122,8 +127,23 @@ fn search_vocabulary(options: &PromptOptions, targets: &[&Target], tokenizer: &T
         .map(|id| {
             let text = tokenizer.decode_inside(&[id]);
             let whole = !text.is_empty() && !text.contains('\u{fffd}');
-            let typeable = whole && !special(id) && tokenizer.is_typeable(id, &text);
+            let typeable = whole && !text.contains(is_hidden) && !special(id) && tokenizer.is_typeable(id, &text);
             typeable && (options.allow_target_tokens || !belongs_to_target(id, &text))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_shows_nothing_or_acts_is_hidden() {
+        for text in ["\u{1b}", "a\r", "\u{7f}", "\u{85}", "a\u{202e}b", "\u{200b}", "\u{feff}", "\u{ad}", "\u{2066}", "\u{e0041}"] {
+            assert!(text.contains(is_hidden), "{text:?}");
+        }
+        for text in ["\t", "\n\n", " the", "é", "世", "🙂", "\u{a0}", "\u{301}"] {
+            assert!(!text.contains(is_hidden), "{text:?}");
+        }
+    }
 }

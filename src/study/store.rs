@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::Cell;
 use super::cell::SCHEMA;
+use crate::error::quoted;
 use crate::files::{read_text, replace};
 use crate::{Error, Result, terminal};
 
@@ -144,10 +145,15 @@ impl Store {
         if !path.exists() {
             return Ok(None);
         }
-        let record: Option<Value> = serde_json::from_str(&read_text(&path, LARGEST_RECORD)?).ok();
-        match record.filter(|record| record["schema"] == SCHEMA && record["cell"]["id"] == id) {
-            Some(record) => Ok(Some(record)),
-            None => Err(Error::input(format!("`{}` is no record of this cell; delete it and run the study again", path.display()))),
+        let record: Value = serde_json::from_str(&read_text(&path, LARGEST_RECORD)?).unwrap_or_default();
+        let path = path.display();
+        match record["schema"].as_str() {
+            Some(SCHEMA) if record["cell"]["id"] == id => Ok(Some(record)),
+            Some(other) if other != SCHEMA => Err(Error::input(format!(
+                "`{path}` has schema {}, this dlmi reads {SCHEMA}; move it away and run the study again, or use the dlmi that wrote it",
+                quoted(other)
+            ))),
+            _ => Err(Error::input(format!("`{path}` is no record of this cell; delete it and run the study again"))),
         }
     }
 }

@@ -45,6 +45,28 @@ fn logits_that_are_no_numbers_are_never_exact() {
         assert_eq!((&found["exact"], &found["min_margin"]), (&json!(false), &Value::Null), "{method}: {found}");
         assert_ne!(found["stopped"], "exact", "{method}");
     }
+    for (method, advice) in [("snap", "another model"), ("dlmi", "learning_rate")] {
+        let mut command = dlmi([Path::new("--model"), model.path()]);
+        let arguments = ["--backend", "flex", "invert", text, "--allow-special", "--allow-target-tokens", "--method", method];
+        let ran = run(command.args(arguments).args(["--prompt-tokens", "3", "--steps", "3"]));
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.out.contains("not a number any more") && ran.out.contains(advice), "{method}: {ran:?}");
+    }
+}
+
+/// As far as it may be set: what a run makes of it is finite all the same, and a result.
+#[test]
+fn the_largest_learning_rate_ends_in_a_result() {
+    for method in ["dlmi", "gbda", "reinforce", "soda", "relax"] {
+        let set = format!("{method}.learning_rate=1e9");
+        let flags = ["--method", method, "--steps", "5", "--prompt-tokens", "3", "--set", &set];
+        let found = inversion(tiny(["invert", "he is"]).args(flags));
+        for key in ["/lcs/relaxed_forced", "/best/hard_free", "/target_perplexity", "/min_margin"] {
+            assert!(method == "soda" || found.pointer(key).unwrap().is_number(), "{method} {key}: {found}");
+        }
+        assert_eq!((&found["stopped"], &found["steps"]), (&json!("budget"), &json!(5)), "{method}");
+    }
+    refuses(&mut tiny(["invert", "x", "--method", "dlmi", "--set", "dlmi.learning_rate=inf"]), 2, &["dlmi.learning_rate", "inf"]);
 }
 
 /// Two tokens with the same embedding row have the same logit: nobody knows which of them a decoder writes.

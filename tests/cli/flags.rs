@@ -178,6 +178,15 @@ fn only_what_can_be_typed_is_searched() {
     let all = inverted("x", &["--preset", "paper", "--prompt-tokens", "150", "--steps", "1", "--samples", "1"]);
     assert_eq!((all["preset"].clone(), all["method"].clone()), (json!(["paper"]), json!("dlmi")));
     assert!(ids(&all["search_ids"]).iter().any(|&id| !tokenizer.is_text(id)), "{all}");
+    // A seventh of the tiny model's tokens are controls.
+    let controls = |record: &Value| record["prompt_text"].as_str().unwrap().contains(|c: char| c.is_control() && c != '\n' && c != '\t');
+    for method in ["snap", "dlmi", "random"] {
+        for seed in ["1", "2"] {
+            let record = inverted(OUT_OF_REACH, &["--method", method, "--seed", seed, "--prompt-tokens", "60", "--steps", "40"]);
+            assert!(!controls(&record), "{record}");
+        }
+    }
+    assert!(controls(&all), "{all}");
 }
 
 #[test]

@@ -88,6 +88,8 @@ fn without_a_file_lines_are_printed_and_a_summary_with_one_is_for_people() {
     let schemas: Vec<&str> = printed.iter().map(|line| line["schema"].as_str().unwrap()).collect();
     assert_eq!(schemas, [&["dlmi.gradients/1"; 4][..], &["dlmi.gradients.summary/1"]].concat());
     assert_eq!((&printed[0]["target"], &printed[0]["seed"], &printed[2]["estimator"]), (&json!("text"), &json!(0), &json!("stgs")));
+    let ran = run(gradients(&["--estimators", "stgs", "--targets", "-"]).write_stdin("{\"id\": \"piped\", \"text\": \"the king\"}\n"));
+    assert_eq!((ran.code, &lines(&ran.out)[0]["target"]), (Some(0), &json!("piped")), "{ran:?}");
     let folder = folder();
     let ran = run(gradients(&["--estimators", "gs-tau1,stgs", "--out"]).arg(folder.path().join("lines.jsonl")));
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:?}");

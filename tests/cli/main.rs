@@ -11,6 +11,7 @@ mod flags;
 mod gradients;
 mod hub;
 mod invert;
+mod licences;
 mod list;
 mod methods;
 mod models;

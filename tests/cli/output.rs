@@ -59,6 +59,42 @@ fn a_reader_that_leaves_is_no_error() {
     }
 }
 
+/// A disk that is full behind a redirection; a terminal that is gone.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_printed_is_said_where_it_can() {
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let on_tiny = |verb: &[&str]| child(["--model", TINY, "--backend", "flex"].iter().chain(verb));
+    for verb in [&["complete", "x", "--json"][..], &["invert", OUT_OF_REACH, "--steps", "2"], &["models", "list"]] {
+        let output = on_tiny(verb).stdout(full()).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{verb:?}: {said}");
+        assert!(said.starts_with("error: cannot write the result to standard output: No space left"), "{verb:?}: {said}");
+    }
+    // Of errors and progress nobody needs to hear.
+    let output = on_tiny(&["-v", "invert", OUT_OF_REACH, "--steps", "2"]).stderr(full()).stdout(Stdio::piped()).output().unwrap();
+    assert!(output.status.code() == Some(1) && output.stdout.starts_with(b"prompt "), "{output:?}");
+    let closed = format!("'{}' --model '{TINY}' --backend flex -v complete x 2>&-", env!("CARGO_BIN_EXE_dlmi"));
+    let output = std::process::Command::new("sh").args(["-c", &closed]).output().unwrap();
+    assert!(output.status.success() && !output.stdout.is_empty(), "{output:?}");
+}
+
+/// What is kept between runs is a convenience.
+#[cfg(unix)]
+#[test]
+fn a_home_that_is_missing_or_cannot_be_written_is_no_error() {
+    let wanted = run(&mut tiny(["complete", "x"])).out;
+    for home in [None, Some("/nonexistent"), Some("/dev/null"), Some("")] {
+        let mut command = tiny(["complete", "x"]);
+        for name in ["HOME", "HF_HOME", "XDG_CACHE_HOME"] {
+            command.env_remove(name);
+        }
+        home.map(|home| command.env("HOME", home));
+        let ran = run(&mut command);
+        assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (Some(0), wanted.as_str(), ""), "{home:?}");
+    }
+}
+
 #[test]
 fn texts_are_shown_not_acted_on() {
     let hostile = "a\u{1b}[31mb\u{7}\r\u{9b}2J\u{202e}c";

@@ -236,6 +236,67 @@ fn ctrl_c_without_a_folder_ends_with_the_result_so_far() {
     assert!(shown.contains("not exact") && shown.contains("--out"), "{shown}");
 }
 
+/// It took hours, say: what was found is not lost with its file.
+#[test]
+fn a_result_that_cannot_be_kept_is_printed() {
+    let folder = folder();
+    let out = folder.path();
+    let child = under_way(&arguments("snap", 1_000_000, out), out, 3);
+    fs::create_dir(out.join("result.json")).unwrap();
+    send("INT", &child);
+    let output = child.wait_with_output().unwrap();
+    let record: Value = serde_json::from_slice(&output.stdout).expect("the result");
+    assert_eq!(record["stopped"], "signal");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.starts_with("error: cannot write `") && said.contains("result.json`") && said.lines().count() == 1, "{said}");
+}
+
+/// No file may grow past a limit, as on a disk that is full: by itself the system would end the program without a word.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_costs_nothing_that_was_saved() {
+    let folder = folder();
+    let out = folder.path();
+    let arguments = slow("dlmi", 80, out);
+    let line = format!("ulimit -f 16 && exec '{}' \"$@\"", env!("CARGO_BIN_EXE_dlmi"));
+    let mut command = assert_cmd::Command::new("bash");
+    let sentence = refusal(command.env("HF_HUB_OFFLINE", "1").args(["-c", &line, "bash"]).args(&arguments), 3);
+    assert!(sentence.starts_with(&format!("cannot write `{}", out.display())), "{sentence}");
+    assert!(events(out).len() < 160, "it came to its end");
+    let ran = run(dlmi(&arguments).arg("--resume"));
+    let resumed = serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+    assert_eq!(left(&resumed, out), whole("dlmi", 80));
+}
+
+/// The first one ends the run; here nobody reads what it found, and the second one does not wait for that.
+#[cfg(unix)]
+#[test]
+fn a_second_ctrl_c_ends_at_once() {
+    use std::io::Write;
+
+    let folder = folder();
+    let out = folder.path();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut filler = writer.try_clone().unwrap();
+    std::thread::spawn(move || filler.write_all(&vec![b'\n'; 4 << 20]));
+    let mut child = child(arguments("snap", 1_000_000, out)).stdout(writer).spawn().unwrap();
+    let until = |is: &dyn Fn() -> bool| {
+        let began = Instant::now();
+        while !is() {
+            assert!(began.elapsed() < Duration::from_secs(60));
+            sleep(Duration::from_millis(2));
+        }
+    };
+    until(&|| lines(&out.join("events.jsonl")) > 2);
+    send("INT", &child);
+    until(&|| out.join("result.json").exists());
+    assert!(child.try_wait().unwrap().is_none(), "it waits for its reader");
+    send("INT", &child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    drop(reader);
+}
+
 #[test]
 fn a_budget_may_grow() {
     let (short, long) = (["--steps", "8", "--restarts", "0"], ["--steps", "15", "--restarts", "0"]);
@@ -357,7 +418,8 @@ fn a_checkpoint_that_is_none_is_refused() {
             &[part],
         );
     };
-    refused(|header| header["__metadata__"]["schema"] = "dlmi.checkpoint/9".into(), "dlmi.checkpoint/9");
+    refused(|header| header["__metadata__"]["schema"] = "dlmi.checkpoint/9".into(), "schema dlmi.checkpoint/9, this dlmi reads dlmi.checkpoint/4");
+    refused(|header| header["__metadata__"]["schema"] = "dlmi.checkpoint/3".into(), "dlmi.checkpoint/3");
     refused(|header| header["__metadata__"]["event"] = "{}".into(), "checkpoint.safetensors");
     refused(|header| header["__metadata__"]["fields"] = "{}".into(), "checkpoint");
     refused(|header| header["__metadata__"]["run"] = "[]".into(), "checkpoint.safetensors");

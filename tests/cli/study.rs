@@ -302,6 +302,24 @@ fn a_cell_that_fails_costs_itself_only() {
     }
 }
 
+/// A batch of long prompts asks for more than there is; what asks for less goes on.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_cell_that_is_too_large_costs_itself_only() {
+    let (folder, file) = study_of(4, "");
+    let text = fs::read_to_string(&file).unwrap() + "dlmi.samples = 1000000\n";
+    fs::write(&file, text).unwrap();
+    for workers in ["1", "2"] {
+        let out = out(&folder, workers);
+        let line = format!("ulimit -v 4000000 && exec '{}' study run \"$@\"", env!("CARGO_BIN_EXE_dlmi"));
+        let mut command = assert_cmd::Command::new("bash");
+        let ran = run(command.args(["-c", &line, "bash", &file, "--out", &out, "--json", "--workers", workers]));
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert_eq!(counted(&file, &out), [12, 6, 0, 0]);
+        assert!(ran.err.contains("a step on this prompt needs ") && ran.err.contains("MiB of memory"), "{}", ran.err);
+    }
+}
+
 #[test]
 fn two_runs_on_one_folder_share_the_cells() {
     let (folder, file) = study_of(40, "");
@@ -333,4 +351,6 @@ fn what_is_wrong_is_refused_in_a_sentence() {
     let record = fs::read_dir(Path::new(&out).join("cells")).unwrap().next().unwrap().unwrap().path();
     fs::write(&record, "{}").unwrap();
     refuses(&mut dlmi(["study", "merge", &file, "--out", &out]), 2, &["no record of this cell"]);
+    fs::write(&record, "{\"schema\": \"dlmi.cell/0\"}").unwrap();
+    refuses(&mut dlmi(["study", "merge", &file, "--out", &out]), 2, &["`dlmi.cell/0`", "dlmi.cell/1", "run the study again"]);
 }

@@ -31,7 +31,7 @@ pub struct Gradients {
     /// Read TARGET from a file (its last newline left out)
     #[arg(long, value_name = "FILE", conflicts_with = "targets")]
     pub file: Option<PathBuf>,
-    /// Targets, as `dlmi targets` prints them
+    /// Targets, as `dlmi targets` prints them; `-`: standard input
     #[arg(long, value_name = "FILE")]
     pub targets: Option<PathBuf>,
     /// Seeds, a run of each estimator on each target for each [default: --seed]

@@ -6,17 +6,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::Result;
 use crate::budget::Budget;
-use crate::cli::args::{Cli, Invert, read_text};
+use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
 use crate::cli::signals::watch_signals;
 use crate::invert::folder::Folder;
 use crate::invert::judge::Judged;
+use crate::invert::record::Circumstances;
 use crate::invert::{Inversion, Observer, Report, Scores, Snapshot, Stopped, Task};
 use crate::problem::{Problem, Target};
-use crate::source::bundled;
 use crate::ui::{Paint, Policy, Progress, Status, paint, print_result, visible};
-use crate::{Error, Result};
 
 #[inline]
 pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
@@ -55,19 +55,13 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
     })
 }
 
-/// What is to be written: ids or a text from the command line, a text from a file or standard input, else the bundled model's own.
+/// What is to be written: ids, else [`Session::target`].
 fn target(verb: &Invert, session: &Session) -> Result<Target> {
-    let tokenizer = session.model.tokenizer();
     if let Some(ids) = &verb.target_ids {
         session.check_ids(ids, "--target-ids")?;
-        return Ok(Target::from_ids(ids.clone(), tokenizer));
+        return Ok(Target::from_ids(ids.clone(), session.model.tokenizer()));
     }
-    let text = match (read_text(verb.target.clone(), verb.file.clone())?, bundled(&session.settings().model)) {
-        (Some(text), _) => text,
-        (None, Some(bundled)) => bundled.default_target.to_owned(),
-        (None, None) => return Err(Error::input("a target is needed: give the text that the model should write, or --file FILE")),
-    };
-    Target::from_text(&text, tokenizer)
+    session.target(verb.target.clone(), verb.file.clone()).map(|(_, target)| target)
 }
 
 /// Shows progress, keeps the run folder, listens for signals.
@@ -165,9 +159,12 @@ fn how_far(inversion: &Inversion) -> String {
 }
 
 fn advice(inversion: &Inversion) -> &'static str {
-    match (inversion.circumstances.method.as_str(), inversion.stopped) {
+    let Circumstances { method, settings, dtype, .. } = &inversion.circumstances;
+    match (method.as_str(), inversion.stopped) {
         (_, Stopped::Signal) => "the same command again, with --out DIR and --resume to go on where it stopped",
-        (_, Stopped::Diverged) => "a smaller learning_rate",
+        (method, Stopped::Diverged) if settings[method]["learning_rate"].is_number() => "a smaller learning_rate",
+        (_, Stopped::Diverged) if dtype != "f32" => "--dtype f32",
+        (_, Stopped::Diverged) => "another model (--model): the numbers of this one overflow",
         ("snap", _) => "more tokens (--prompt-tokens), more time (--max-seconds), another --seed, or a larger model (--model)",
         _ => "--method snap, which searches prompts that can be typed; more tokens (--prompt-tokens) or more steps (--steps)",
     }
