@@ -72,8 +72,11 @@ impl<B: TrackedBackend> Subject<B> {
         let m = problem.examples.iter().map(|example| example.target.ids.len()).max().unwrap_or(0);
         let rows = rows_kept(config, feeding, samples, problem.longest(), m);
         let row = width * trace_numbers(config);
+        let (n, v, d) = (problem.prompt.tokens(), config.vocab_size, config.hidden_size);
+        // The soft prompts of all samples: p of some columns, its product with W_E, e, and both gradients of e.
+        let soft = 4 * samples * n * (v.min(2048) + 4 * d);
         // Old and new Z and its moments, its gradient, and buffers as wide as the vocabulary.
-        let step = 4 * 7 * problem.prompt.tokens() * config.vocab_size + (128 << 20);
+        let step = 4 * 7 * n * v + soft + (128 << 20);
         let Some(mib) = mib else {
             // The weights are there already, and what is computed at once must not depend on what else the machine does.
             if memory::is_on_cpu::<Plain<B>>(&self.device()) {
