@@ -75,7 +75,9 @@ fn every_dependency_has_a_licence_that_is_allowed() {
 #[test]
 fn expressions_are_read_as_spdx_has_them() {
     let allowed = ["MIT", "ISC", "Apache-2.0 WITH LLVM-exception"].map(str::to_owned);
-    for met in ["MIT", "GPL-3.0 OR MIT", "MIT/GPL-3.0", "(GPL-3.0 OR MIT) AND ISC", "GPL-3.0 AND X OR MIT", "Apache-2.0 WITH LLVM-exception"] {
+    for met in
+        ["MIT", "GPL-3.0 OR MIT", "MIT/GPL-3.0", "(GPL-3.0 OR MIT) AND ISC", "GPL-3.0 AND X OR MIT", "Apache-2.0 WITH LLVM-exception"]
+    {
         assert!(is_met(met, &allowed), "{met}");
     }
     for unmet in ["", "GPL-3.0", "MIT AND GPL-3.0", "(MIT OR ISC) AND GPL-3.0", "Apache-2.0", "(MIT", "MIT MIT", "OR MIT"] {

@@ -418,7 +418,10 @@ fn a_checkpoint_that_is_none_is_refused() {
             &[part],
         );
     };
-    refused(|header| header["__metadata__"]["schema"] = "dlmi.checkpoint/9".into(), "schema dlmi.checkpoint/9, this dlmi reads dlmi.checkpoint/4");
+    refused(
+        |header| header["__metadata__"]["schema"] = "dlmi.checkpoint/9".into(),
+        "schema dlmi.checkpoint/9, this dlmi reads dlmi.checkpoint/4",
+    );
     refused(|header| header["__metadata__"]["schema"] = "dlmi.checkpoint/3".into(), "dlmi.checkpoint/3");
     refused(|header| header["__metadata__"]["event"] = "{}".into(), "checkpoint.safetensors");
     refused(|header| header["__metadata__"]["fields"] = "{}".into(), "checkpoint");
