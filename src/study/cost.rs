@@ -112,6 +112,11 @@ fn of_step(cell: &Cell) -> Work {
     match cell.options.method_settings() {
         MethodSettings::Relaxed(row) => relaxed(row, n, m),
         MethodSettings::Search(search) => candidates(search, n, m),
+        MethodSettings::Pez(_) => Work::forced(1.0, n, m) * 2.0 + Work { rows: n, ..Work::default() },
+        MethodSettings::Adc(adc) => {
+            let starts = adc.samples as f64;
+            Work::forced(starts, n, m) * 3.0 + Work { rows: starts * (2.0 * n + m), distributions: starts * n, ..Work::default() }
+        }
         // An echo is next to nothing, but a rate is of something.
         MethodSettings::Echo | MethodSettings::Floor => Work::forced(1.0, n, m),
     }
@@ -127,8 +132,8 @@ fn of_cell(cell: &Cell) -> Work {
             (Work::forced(1.0, n, m) + Work { distributions: n, ..Work::default() }, hard + soft_scores(row, n, m))
         }
         // A search knows what its prompt is worth.
-        MethodSettings::Search(_) | MethodSettings::Echo => (Work::default(), hard),
-        MethodSettings::Floor => (Work::forced(1.0, n, m), hard),
+        MethodSettings::Search(_) | MethodSettings::Adc(_) | MethodSettings::Echo => (Work::default(), hard),
+        MethodSettings::Pez(_) | MethodSettings::Floor => (Work::forced(1.0, n, m), hard),
     };
     of_step(cell) * steps + look * steps + scores * (steps / options.eval_every as f64) + hard * 3.0
 }
@@ -183,11 +188,14 @@ fn soft_scores(row: &TableRow, n: f64, m: f64) -> Work {
 fn candidates(search: &Search, n: f64, m: f64) -> Work {
     let batch = search.schedule.batch as f64 * SCORED;
     let scored = Work { positions: batch * (n / 2.0 + m), rows: batch * m, ..Work::default() };
+    let gradients = |prompts: f64| Work::forced(prompts, n, m) * 2.0;
     match search.proposal {
         Proposal::Uniform => scored,
-        Proposal::Gradient { .. } => {
-            let there = Work::forced(1.0, n, m);
-            scored + there * 2.0 + Work { rows: 2.0 * n, distributions: n, ..Work::default() }
+        Proposal::Gradient { .. } => scored + gradients(1.0) + Work { rows: 2.0 * n, distributions: n, ..Work::default() },
+        Proposal::Top { .. } => scored + gradients(1.0) + Work { rows: n, distributions: n, ..Work::default() },
+        Proposal::Best { averaged, .. } => {
+            let prompts = if averaged { search.schedule.batch as f64 } else { 1.0 };
+            scored + gradients(prompts) + Work { rows: 1.0, distributions: 1.0, ..Work::default() }
         }
     }
 }

@@ -4,12 +4,19 @@
 //! candidate that does not survive decode → encode in every example is dropped before it costs anything.
 
 mod acceptance;
+pub mod arca;
+pub mod autoprompt;
+pub mod gcg;
+#[cfg(test)]
+mod golden_tests;
+mod linear;
 mod memory;
 mod moves;
 mod proposal;
 pub mod random;
 mod schedule;
 pub mod snap;
+mod start;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -25,9 +32,11 @@ use crate::setting::{Key, choice, key, real, switch, whole};
 use crate::subject::{Subject, TargetScores};
 
 pub use acceptance::Acceptance;
+pub use linear::Visit;
 pub use moves::Moves;
 pub use proposal::Proposal;
 pub use schedule::{Growth, Schedule};
+pub use start::Start;
 pub(crate) use step::random_prompt;
 
 use memory::Memory;
@@ -37,6 +46,8 @@ use schedule::Pace;
 /// What tells one search from another, and its settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Search {
+    /// Where it begins.
+    pub start: Start,
     /// Which tokens a candidate is given.
     pub proposal: Proposal,
     /// What a candidate changes.
@@ -59,17 +70,28 @@ pub const KEYS: &[Key<Search>] = &[
     key("margin", "Logit gap at which a target position counts as solved", |search| {
         (search.objective == ObjectiveKind::Hinge).then(|| real(&mut search.margin, 0.0..=1e3))
     }),
+    key("start", "Where the search begins", |search| matches!(search.proposal, Proposal::Top { .. }).then(|| choice(&mut search.start))),
     key("top", "Ranks of a position that swaps are drawn from", |search| match &mut search.proposal {
-        Proposal::Gradient { top, .. } => Some(whole(top, 1..=MANY)),
-        Proposal::Uniform => None,
+        Proposal::Gradient { top, .. } | Proposal::Top { top } => Some(whole(top, 1..=MANY)),
+        Proposal::Uniform | Proposal::Best { .. } => None,
+    }),
+    key("n_replace", "Tokens that a candidate replaces", |search| match (search.proposal, &mut search.moves) {
+        (Proposal::Top { .. }, Moves::Swap(count)) => Some(whole(count, 1..=MANY)),
+        _ => None,
     }),
     key("momentum", "Share of the earlier gradients in the ranking", |search| match &mut search.proposal {
         Proposal::Gradient { momentum, .. } => Some(real(momentum, 0.0..=0.999)),
-        Proposal::Uniform => None,
+        _ => None,
     }),
     key("acceptance_temperature", "How readily a worse candidate is taken (0: never)", |search| match &mut search.acceptance {
         Acceptance::Annealed { acceptance_temperature } => Some(real(acceptance_temperature, 0.0..=1e6)),
-        Acceptance::Better => None,
+        _ => None,
+    }),
+    key("buffer_size", "Prompts of which the best is kept (0: the best candidate is taken, however bad)", |search| {
+        match &mut search.acceptance {
+            Acceptance::Buffer { buffer_size } => Some(whole(buffer_size, 0..=65_536)),
+            _ => None,
+        }
     }),
     key("batch", "Candidates of a step while progress is easy", |search| Some(whole(&mut search.schedule.batch, 1..=65_536))),
     key("batch_max", "Candidates of a step when it stalls", |search| {
@@ -154,7 +176,7 @@ impl SearchMethod {
 
 impl<B: TrackedBackend> Method<B> for SearchMethod {
     fn start(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<()> {
-        self.start_from_random(subject, problem, clock, 0)
+        self.start_from(subject, problem, clock, 0)
     }
 
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<Progress> {

@@ -4,11 +4,12 @@
 //! averaged over steps with momentum; ranks are drawn as top·u², scored exactly, and the best is taken, a slightly worse one
 //! now and then. Batches grow while nothing better turns up; after long the search returns to its best prompt, or restarts.
 
-use super::{Acceptance, Growth, Moves, Proposal, Schedule, Search};
+use super::{Acceptance, Growth, Moves, Proposal, Schedule, Search, Start};
 use crate::objective::ObjectiveKind;
 
 /// snap with its defaults.
 pub const SNAP: Search = Search {
+    start: Start::Readable,
     proposal: Proposal::Gradient { top: 128, momentum: 0.6 },
     moves: Moves::Swap(1),
     objective: ObjectiveKind::Hinge,
