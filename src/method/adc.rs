@@ -283,3 +283,87 @@ fn tensor<B: TrackedBackend>(rows: &[f32], v: usize, subject: &Subject<B>) -> Ma
     let dtype: DType = wide(subject.model().dtype());
     Tensor::from_data(TensorData::new(rows.to_vec(), [rows.len() / v, v]), (&subject.device(), dtype))
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::{Autodiff, Flex};
+
+    use super::*;
+    use crate::problem::PromptOptions;
+    use crate::testing::{Golden, TABLE_1, each_tracked_cpu_backend, largest_difference, one_at_a_time, table_1_subject};
+
+    /// A problem whose prompts are of tokens that stand for text, as the fixture's.
+    fn problem<B: TrackedBackend>(subject: &Subject<B>, tokens: usize) -> Problem {
+        let ids = Golden::open(TABLE_1).ids("target").remove(0);
+        let target = crate::Target { text: subject.tokenizer().decode(&ids), ids };
+        let options = PromptOptions { tokens, allow_target_tokens: true, ..PromptOptions::default() };
+        Problem::new(options, target, subject.tokenizer(), subject.vocab_size()).unwrap()
+    }
+
+    /// Losses, wrong tokens, rows and hard prompts.
+    #[test]
+    fn it_goes_where_pytorch_goes() {
+        type B = Autodiff<Flex>;
+        let _guard = one_at_a_time();
+        let golden = Golden::open("rival_steps.safetensors");
+        let ([losses, wrong], best) = (["loss", "wrong"].map(|part| golden.doubles(&format!("adc.{part}"))), golden.ids("adc.best"));
+        let (subject, rows) = (table_1_subject::<B>(DType::F64), golden.floats("adc.rows"));
+        let problem = problem(&subject, best[0].len());
+        let allowed: Vec<u32> = problem.prompt.allowed().iter().map(|&allowed| u32::from(allowed)).collect();
+        assert_eq!(allowed, golden.ids("adc.allowed").remove(0));
+        let mut method = AdcMethod::new(Adc { samples: 2, ..ADC });
+        let clock = |step| Clock { seed: 3, restart: 0, step };
+        Method::<B>::start(&mut method, &subject, &problem, clock(0)).unwrap();
+        method.rows = golden.floats("adc.first");
+        let each = wrong.chunks_exact(2).zip(rows.chunks_exact(rows.len() / best.len()));
+        for (step, ((loss, best), (wrong, rows))) in losses.iter().zip(&best).zip(each).enumerate() {
+            let progress = method.step(&subject, &problem, clock(step as u32)).unwrap();
+            assert!((f64::from(progress.objective) - loss).abs() < 1e-4, "step {step}: {} {loss}", progress.objective);
+            assert!(method.at.wrong.iter().zip(wrong).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5), "step {step}");
+            assert_eq!(&method.at.best.free, best, "step {step}");
+            let difference = largest_difference(rows, &method.rows);
+            assert!(difference < 1e-4, "step {step}: {difference}");
+        }
+    }
+
+    /// Every row is a distribution over allowed tokens, every hard prompt can be typed, none is scored twice, and what goes on from a saved
+    /// state goes on alike.
+    fn rows_are_distributions_and_prompts_can_be_typed<B: TrackedBackend>() {
+        let subject = table_1_subject::<B>(DType::F32);
+        let (problem, v) = (problem(&subject, 4), subject.vocab_size());
+        let clock = |step| Clock { seed: 5, restart: 0, step };
+        let mut method = AdcMethod::new(Adc { samples: 3, ..ADC });
+        let mut resumed = AdcMethod::new(method.settings);
+        Method::<B>::start(&mut method, &subject, &problem, clock(0)).unwrap();
+        for step in 0..12 {
+            if step == 6 {
+                Method::<B>::restore(&mut resumed, Method::<B>::state(&method), &subject, &problem).unwrap();
+            }
+            method.step(&subject, &problem, clock(step)).unwrap();
+            for row in method.rows.chunks_exact(v) {
+                assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+                assert!(row.iter().zip(problem.prompt.allowed()).all(|(&x, &allowed)| x >= 0.0 && (allowed || x == 0.0)));
+            }
+            assert!(problem.admits(&method.at.best.free));
+        }
+        assert!((12..=36).contains(&method.at.known.len()));
+        for step in 6..12 {
+            resumed.step(&subject, &problem, clock(step)).unwrap();
+        }
+        assert_eq!(Method::<B>::state(&resumed), Method::<B>::state(&method));
+    }
+
+    each_tracked_cpu_backend!(rows_are_distributions_and_prompts_can_be_typed);
+
+    #[test]
+    fn the_largest_are_kept() {
+        let mut row = [0.2, -1.0, 0.5, f32::NEG_INFINITY, 0.3];
+        assert_eq!(two_largest(&row), [2, 4]);
+        keep_largest(&mut row, 2);
+        let expected = [0.0, 0.0, 0.625, 0.0, 0.375];
+        assert!(largest_difference(&expected, &row) < 1e-5, "{row:?}");
+        let mut row = [-1.0, f32::NEG_INFINITY, -2.0];
+        keep_largest(&mut row, 3);
+        assert_eq!(row, [0.5, 0.0, 0.5]);
+    }
+}

@@ -7,7 +7,6 @@
 //! Where it differs: the nearest token is the nearest of the search vocabulary, and so are the first ones. Nothing keeps a prompt from
 //! being read otherwise when it is typed.
 
-use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::relaxed::Variable;
@@ -140,4 +139,59 @@ impl<B: TrackedBackend> Method<B> for PezMethod<B> {
         self.mask = vocabulary_mask(subject, problem);
         Ok(())
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::{Autodiff, Flex};
+    use burn::tensor::DType;
+
+    use super::*;
+    use crate::testing::{Golden, each_tracked_cpu_backend, one_at_a_time, table_1_problem, table_1_subject, tiny};
+
+    /// Tokens, losses and P of many steps, in which the nearest tokens change again and again.
+    #[test]
+    fn it_goes_where_pytorch_goes() {
+        type B = Autodiff<Flex>;
+        let _guard = one_at_a_time();
+        let golden = Golden::open("rival_steps.safetensors");
+        let (start, free) = (golden.ids("start").remove(0), golden.ids("pez.free"));
+        let (losses, p) = (golden.doubles("pez.loss"), golden.floats("pez.p"));
+        let (subject, problem) = (table_1_subject::<B>(DType::F64), table_1_problem(start.len(), ""));
+        let mut method = PezMethod::new(PEZ);
+        method.begin(start, &subject, &problem);
+        let each = p.chunks_exact(p.len() / free.len());
+        for (step, ((free, loss), p)) in free.iter().zip(losses).zip(each).enumerate() {
+            let progress = method.step(&subject, &problem, Clock { seed: 0, restart: 0, step: step as u32 }).unwrap();
+            assert_eq!(&method.at.free, free, "step {step}");
+            assert!((f64::from(progress.objective) - loss).abs() < 1e-4, "step {step}: {} {loss}", progress.objective);
+            let difference = crate::testing::largest_difference(p, &host(method.prompt().value.clone()));
+            assert!(difference < 1e-5, "step {step}: {difference}");
+        }
+        assert!(free.windows(2).filter(|pair| pair[0] != pair[1]).count() > 5);
+    }
+
+    /// The first prompt and all that follow are of the search vocabulary, and what goes on from a saved state goes on alike.
+    fn it_keeps_to_the_search_vocabulary<B: TrackedBackend>() {
+        let subject = table_1_subject::<B>(DType::F32);
+        let target = crate::Target::from_text("he is", &tiny().tokenizer).unwrap();
+        let options = crate::problem::PromptOptions { tokens: 4, ..Default::default() };
+        let problem = Problem::new(options, target, subject.tokenizer(), subject.vocab_size()).unwrap();
+        let clock = |step| Clock { seed: 3, restart: 0, step };
+        let (mut method, mut resumed) = (PezMethod::<B>::new(PEZ), PezMethod::<B>::new(PEZ));
+        method.start(&subject, &problem, clock(0)).unwrap();
+        for step in 0..20 {
+            assert!(method.at.free.iter().all(|&id| problem.prompt.allowed()[id as usize]), "{:?}", method.at.free);
+            if step == 10 {
+                resumed.restore(method.state(), &subject, &problem).unwrap();
+            }
+            method.step(&subject, &problem, clock(step)).unwrap();
+        }
+        for step in 10..20 {
+            resumed.step(&subject, &problem, clock(step)).unwrap();
+        }
+        assert_eq!(resumed.state(), method.state());
+    }
+
+    each_tracked_cpu_backend!(it_keeps_to_the_search_vocabulary);
 }
