@@ -199,11 +199,11 @@ fn gcg_begins_and_goes_on_as_its_buffer_says<B: TrackedBackend>() {
         started(gcg, seed, &subject, problem).at.current
     };
     let free = |target: &str, prefix: &str| [1, 2].map(|seed| first(0, seed, &aimed_at(target, prefix)).free);
-    let [x, bang] = ["x x x", "! ! !"].map(|text| tokenizer.encode(text)[..4].to_vec());
-    assert_eq!(free("he is", "so "), [x.clone(), x.clone()]);
-    assert_eq!(free("ox", ""), [bang.clone(), bang.clone()]);
+    let four = |text: &str| [(); 2].map(|()| tokenizer.encode(text)[..4].to_vec());
+    assert_eq!((free("he", ""), free("he", "so ")), (four("x x x"), four(" x x x")));
+    assert_eq!(free("ox", ""), four("! ! !"));
     let [words, others] = free("ox!", "");
-    assert!(words != others && words != x && words != bang);
+    assert!(words != others && !four("x x x").contains(&words) && !four("! ! !").contains(&words));
 
     let problem = problem(&subject, 3);
     let bests = [0, 1, 8].map(|buffer_size| first(buffer_size, 4, &problem).value);
