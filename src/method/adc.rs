@@ -19,6 +19,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::relaxed::MARGIN;
 use super::{Clock, HardPrompt, Method, Progress, State};
 use crate::estimator::relaxation::Matrix;
 use crate::noise::{Draws, Purpose};
@@ -26,7 +27,7 @@ use crate::objective::{Objective, ObjectiveKind};
 use crate::ops::{TrackedBackend, wide};
 use crate::problem::Problem;
 use crate::setting::{Key, choice, key, positive, real, whole};
-use crate::subject::Subject;
+use crate::subject::{Subject, TargetScores};
 use crate::tensor::host;
 use crate::{Error, Result, interrupt};
 
@@ -46,7 +47,7 @@ pub struct Adc {
 }
 
 /// ADC with its authors' defaults, and the starts of their ADC+.
-pub const ADC: Adc = Adc { samples: 8, objective: ObjectiveKind::CrossEntropy, margin: 0.3, learning_rate: 10.0, momentum: 0.99 };
+pub const ADC: Adc = Adc { samples: 8, objective: ObjectiveKind::CrossEntropy, margin: MARGIN, learning_rate: 10.0, momentum: 0.99 };
 
 /// The settings of ADC.
 pub const KEYS: &[Key<Adc>] = &[
@@ -151,9 +152,8 @@ impl AdcMethod {
         let objective = self.settings.objective();
         let lengths = || problem.examples.iter().map(|example| example.target.ids.len());
         let scores = subject.target_scores(&prompts, problem, objective);
-        let rank = |scores: &crate::subject::TargetScores| {
-            (scores.margins.iter().any(|&margin| margin <= 0.0), objective.of_prompt(&scores.losses, lengths()))
-        };
+        let rank =
+            |scores: &TargetScores| (scores.margins.iter().any(|&margin| margin <= 0.0), objective.of_prompt(&scores.losses, lengths()));
         let best = prompts.into_iter().zip(scores).min_by(|(_, a), (_, b)| {
             let (a, b) = (rank(a), rank(b));
             a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))

@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::relaxed::Variable;
+use super::relaxed::{MARGIN, Variable};
 use super::{Clock, HardPrompt, Method, Progress, State};
 use crate::Result;
 use crate::estimator::relaxation::{Matrix, Plain, vocabulary_mask};
@@ -36,7 +36,7 @@ pub struct Pez {
 }
 
 /// PEZ with its authors' defaults.
-pub const PEZ: Pez = Pez { objective: ObjectiveKind::CrossEntropy, margin: 0.3, learning_rate: 0.1, weight_decay: 0.1 };
+pub const PEZ: Pez = Pez { objective: ObjectiveKind::CrossEntropy, margin: MARGIN, learning_rate: 0.1, weight_decay: 0.1 };
 
 /// The settings of PEZ.
 pub const KEYS: &[Key<Pez>] = &[

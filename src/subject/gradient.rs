@@ -105,8 +105,8 @@ impl<B: TrackedBackend> Subject<B> {
         (values, gradient)
     }
 
-    /// The targets' own tokens fed: the mean objective of free parts `[S·N, D]` and its gradient, and how far each target token is ahead of
-    /// the best other one behind each of them, `[S][Σ M]`, the examples' one after another.
+    /// The targets' own tokens fed: how far each target token is ahead of the best other one behind each free part of `[S·N, D]`, `[S][Σ M]`,
+    /// the examples' one after another; the mean objective, and its gradient.
     pub fn margins_and_gradient(
         &self,
         free: Tensor<Plain<B>, 2>,
@@ -117,8 +117,14 @@ impl<B: TrackedBackend> Subject<B> {
         let (mut margins, mut value, mut gradient) = (vec![Vec::new(); samples], 0.0, Tensor::zeros_like(&free));
         for example in &problem.examples {
             let m = example.target.ids.len();
-            let passed =
-                self.forced_gradient(free.clone(), problem.prompt.tokens(), example, objective, &[example.target.ids.clone()], true);
+            let passed = self.forced_gradient(
+                free.clone(),
+                problem.prompt.tokens(),
+                example,
+                objective,
+                std::slice::from_ref(&example.target.ids),
+                true,
+            );
             margins.iter_mut().zip(passed.margins.chunks_exact(m)).for_each(|(all, next)| all.extend(next));
             value += passed.losses.iter().sum::<f64>() * objective.weight(m) / (samples as f64 * examples);
             gradient = gradient + passed.gradient / examples;

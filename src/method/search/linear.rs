@@ -2,7 +2,7 @@
 //! AutoPrompt try one after another at one position.
 
 use burn::tensor::Tensor;
-use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::backend::{AutodiffBackend, Backend};
 
 use super::proposal::{Tokens, head_of};
 use super::step::TRIES;
@@ -81,6 +81,7 @@ fn with(free: &[u32], position: usize, token: u32) -> Vec<u32> {
     candidate
 }
 
-fn length<B: burn::tensor::backend::Backend>(gradient: Tensor<B, 2>) -> f32 {
+/// Euclidean.
+fn length<B: Backend>(gradient: Tensor<B, 2>) -> f32 {
     host(gradient).iter().map(|x| x * x).sum::<f32>().sqrt()
 }
