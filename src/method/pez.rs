@@ -1,5 +1,5 @@
-//! pez: *Hard Prompts Made Easy: Gradient-Based Discrete Optimization for Prompt Tuning and Discovery* (Wen et al. 2023), as its authors' code
-//! has it (github.com/YuxinWenRick/hard-prompts-made-easy), with the cross-entropy of the target for a loss.
+//! pez: *Hard Prompts Made Easy: Gradient-Based Discrete Optimization for Prompt Tuning and Discovery* (Wen et al. 2023), as its authors'
+//! code has it (github.com/YuxinWenRick/hard-prompts-made-easy), with the cross-entropy of the target for a loss.
 //!
 //! P `[N, D]` starts at the embeddings of random tokens. Each step: every row's nearest token by cosine, the gradient at those tokens'
 //! embeddings, a step of AdamW with it on P itself. The tokens of each step are its hard prompt; the best of them is kept by the run.

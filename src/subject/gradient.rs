@@ -105,8 +105,8 @@ impl<B: TrackedBackend> Subject<B> {
         (values, gradient)
     }
 
-    /// The targets' own tokens fed: how far each target token is ahead of the best other one behind each free part of `[S·N, D]`, `[S][Σ M]`,
-    /// the examples' one after another; the mean objective, and its gradient.
+    /// The targets' own tokens fed: how far each target token is ahead of the best other one behind each free part of `[S·N, D]`,
+    /// `[S][Σ M]`, the examples' one after another; the mean objective, and its gradient.
     pub fn margins_and_gradient(
         &self,
         free: Tensor<Plain<B>, 2>,

@@ -1,5 +1,5 @@
-//! The first steps of the searches from the literature against PyTorch, `tests/golden/rival_steps.py`: the same candidates, the same losses,
-//! the same prompts. In f64, so that nothing but the computation itself is compared.
+//! The first steps of the searches from the literature against PyTorch, `tests/golden/rival_steps.py`: the same candidates, the same
+//! losses, the same prompts. In f64, so that nothing but the computation itself is compared.
 
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::DType;
