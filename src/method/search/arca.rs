@@ -19,4 +19,5 @@ pub const ARCA: Search = Search {
     margin: 0.3,
     acceptance: Acceptance::Any,
     schedule: Schedule { batch: 32, growth: None },
+    sets: None,
 };

@@ -20,4 +20,5 @@ pub const AUTOPROMPT: Search = Search {
     margin: 0.3,
     acceptance: Acceptance::Better,
     schedule: Schedule { batch: 10, growth: None },
+    sets: None,
 };

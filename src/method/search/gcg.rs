@@ -21,4 +21,5 @@ pub const GCG: Search = Search {
     margin: 0.3,
     acceptance: Acceptance::Buffer { buffer_size: 0 },
     schedule: Schedule { batch: 512, growth: None },
+    sets: None,
 };

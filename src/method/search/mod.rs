@@ -15,6 +15,7 @@ mod moves;
 mod proposal;
 pub mod random;
 mod schedule;
+mod sets;
 pub mod snap;
 mod start;
 mod step;
@@ -36,12 +37,14 @@ pub use linear::Visit;
 pub use moves::Moves;
 pub use proposal::Proposal;
 pub use schedule::{Growth, Schedule};
+pub use sets::Sets;
 pub use start::Start;
 pub(crate) use step::random_prompt;
 
 use memory::Memory;
 use proposal::Ranking;
 use schedule::Pace;
+use sets::Effects;
 
 /// What tells one search from another, and its settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,6 +63,8 @@ pub struct Search {
     pub acceptance: Acceptance,
     /// Candidates of a step, and what follows long without a new best.
     pub schedule: Schedule,
+    /// Sets of swaps that are tried besides, where any are.
+    pub sets: Option<Sets>,
 }
 
 const MANY: u64 = 1_000_000_000;
@@ -92,6 +97,13 @@ pub const KEYS: &[Key<Search>] = &[
             Acceptance::Buffer { buffer_size } => Some(whole(buffer_size, 0..=65_536)),
             _ => None,
         }
+    }),
+    key("sets", "Sets of swaps that a step tries, for each candidate of its batch", |search| {
+        search.sets.as_mut().map(|sets| real(&mut sets.share, 0.0..=100.0))
+    }),
+    key("set_size", "Swaps of a set at most", |search| search.sets.as_mut().map(|sets| whole(&mut sets.largest, 2..=16))),
+    key("effects_kept", "Moves that the measured change of a swap outlives", |search| {
+        search.sets.as_mut().map(|sets| whole(&mut sets.kept, 0..=MANY))
     }),
     key("batch", "Candidates of a step while progress is easy", |search| Some(whole(&mut search.schedule.batch, 1..=65_536))),
     key("batch_max", "Candidates of a step when it stalls", |search| {
@@ -133,6 +145,8 @@ pub struct SearchMethod {
     ranking: Ranking,
     /// What is known of candidates since the prompt last changed.
     memory: Memory,
+    /// What single swaps were measured to change.
+    effects: Effects,
 }
 
 /// What a search keeps between steps, without its ranking and its memory.
@@ -170,7 +184,7 @@ fn value(objective: Objective, scores: &TargetScores, problem: &Problem) -> f32 
 impl SearchMethod {
     /// A search that is to be started.
     pub fn new(search: Search) -> Self {
-        Self { search, at: RunState::default(), ranking: Ranking::default(), memory: Memory::default() }
+        Self { search, at: RunState::default(), ranking: Ranking::default(), memory: Memory::default(), effects: Effects::default() }
     }
 }
 
@@ -188,15 +202,16 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
     }
 
     fn state(&self) -> State {
-        let mut state = State::new(&(&self.at, self.memory.entries(), self.ranking.gradient_norm()));
+        let mut state = State::new(&(&self.at, self.memory.entries(), &self.effects, self.ranking.gradient_norm()));
         self.ranking.save(self.at.current.free.len(), &mut state);
         state
     }
 
     fn restore(&mut self, mut state: State, _: &Subject<B>, _: &Problem) -> Result<()> {
-        let (at, entries, gradient_norm) = state.fields()?;
+        let (at, entries, effects, gradient_norm) = state.fields()?;
         self.at = at;
         self.memory = Memory::of(entries);
+        self.effects = effects;
         self.ranking = Ranking::restored(&mut state, gradient_norm);
         Ok(())
     }

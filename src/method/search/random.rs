@@ -12,4 +12,5 @@ pub const RANDOM: Search = Search {
     margin: 0.3,
     acceptance: Acceptance::Better,
     schedule: Schedule { batch: 24, growth: None },
+    sets: None,
 };

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::memory::Known;
 use super::proposal::{Proposal, Tokens};
+use super::sets::{Aim, Sets};
 use super::{Clock, Progress, RunState, Scored, SearchMethod, value};
 use crate::interrupt;
 use crate::noise::{Draws, Purpose, Stream};
@@ -29,7 +30,10 @@ impl SearchMethod {
         let (batch, gradient_norm) = self.batch(subject, problem, clock, &mut draws);
         // Where nothing can be dropped on the way, it is one way.
         let parts = if bound == f32::INFINITY { vec![problem.target_tokens()] } else { self.parts(problem) };
-        if let Some(best) = self.best_below(bound, &batch, &parts, subject, problem) {
+        let swap = self.best_below(bound, &batch, &parts, subject, problem);
+        let bound = swap.as_ref().map_or(bound, |swap| swap.value.min(bound));
+        let sets = self.sets(bound, batch.len(), problem);
+        if let Some(best) = self.best_below(bound, &sets, &parts, subject, problem).or(swap) {
             self.take(best);
         }
         if self.search.schedule.wait(&mut self.at.pace) {
@@ -105,6 +109,15 @@ impl SearchMethod {
         batch
     }
 
+    /// Sets of swaps whose measured changes add up to less than `bound`, in proportion to the `batch` swaps that were tried before.
+    fn sets(&self, bound: f32, batch: usize, problem: &Problem) -> Vec<Vec<u32>> {
+        let Some(Sets { share, largest, .. }) = self.search.sets.filter(|sets| sets.share > 0.0) else { return Vec::new() };
+        let aim = Aim::new(self.search.objective(), &self.at.current, problem);
+        let sets = self.effects.sets(largest, &aim).into_iter().take_while(|(value, _)| *value < bound).map(|(_, free)| free);
+        let new = sets.filter(|free| !self.memory.holds(free) && problem.admits(free));
+        new.take((batch as f64 * share) as usize).collect()
+    }
+
     /// The best of a batch if its objective is below `bound`; one that leads to the targets before all others, however narrowly it does,
     /// unless the current prompt does so too. Only what is not known from an earlier step at this prompt is scored.
     pub(super) fn best_below<B: TrackedBackend>(
@@ -145,7 +158,12 @@ impl SearchMethod {
             dropped.into_iter().for_each(|(candidate, _)| self.memory.insert(candidate.free, Known::at_least(candidate.value)));
             kept = still.into_iter().map(|(candidate, _)| candidate).collect();
         }
-        kept.into_iter().for_each(|candidate| self.memory.insert(candidate.free.clone(), Known::whole(candidate)));
+        for candidate in kept {
+            if self.search.sets.is_some() {
+                self.effects.measure(objective, &self.at.current, &candidate);
+            }
+            self.memory.insert(candidate.free.clone(), Known::whole(candidate));
+        }
     }
 
     /// The target positions in parts, at the end of each of which candidates are dropped: at the end of every example, and where the
@@ -184,6 +202,7 @@ impl SearchMethod {
         if prompt.free != self.at.current.free {
             self.memory.clear();
             self.ranking.prompt_changed();
+            self.effects.moved(&self.at.current.free, &prompt.free, self.search.sets.map_or(0, |sets| sets.kept));
         }
         self.at.current = prompt;
     }

@@ -265,7 +265,8 @@ fn nothing_is_scored_twice_at_an_unchanged_prompt<B: TrackedBackend>() {
 fn memory_changes_the_cost_alone<B: TrackedBackend>() {
     let subject = subject::<B>();
     let problem = problem(&subject, 3);
-    let search = Search { proposal: Proposal::Gradient { top: 6, momentum: 0.6 }, ..snap() };
+    // Which sets are tried goes by what is remembered.
+    let search = Search { proposal: Proposal::Gradient { top: 6, momentum: 0.6 }, sets: None, ..snap() };
     let run = |forgets: bool| {
         let mut method = started(search, 7, &subject, &problem);
         let before = subject.cost();
