@@ -43,8 +43,13 @@ impl State {
 
     /// Takes a tensor `[rows, columns]`.
     pub fn take<B: Backend>(&mut self, name: &str, shape: [usize; 2], device: &B::Device) -> Result<Tensor<B, 2>> {
+        Ok(Tensor::from_data(TensorData::new(self.take_values(name, shape)?, shape), device))
+    }
+
+    /// Takes the values of a tensor `[rows, columns]`, row-major.
+    pub fn take_values(&mut self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>> {
         match self.tensors.remove(name) {
-            Some((found, values)) if found == shape => Ok(Tensor::from_data(TensorData::new(values, shape), device)),
+            Some((found, values)) if found == shape => Ok(values),
             Some((found, _)) => Err(Error::input(format!("`{name}` in the checkpoint has shape {found:?}, but this run needs {shape:?}"))),
             None => Err(Error::input(format!("the checkpoint lacks `{name}`; start from the beginning"))),
         }

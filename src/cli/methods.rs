@@ -30,7 +30,7 @@ pub(super) fn run(cli: &Cli) -> Result<()> {
     };
     let others: Vec<String> = MethodName::all().filter(|method| row(*method).is_none()).map(|method| method.to_string()).collect();
     print_result(&format!(
-        "{}\n{}\nOn whole tokens, without a relaxed prompt: {}. `dlmi invert --help` says what each does.",
+        "{}\n{}\nWithout a row: {}. `dlmi invert --help` says what each does.",
         part(0, TABLE_1),
         part(TABLE_1, rows[0].1.len()),
         others.join(", ")

@@ -1,7 +1,9 @@
 //! The inverters. A method has a prompt and improves it step by step; the run around it judges, scores and stops.
 
+pub mod adc;
 pub mod echo;
 pub mod floor;
+pub mod pez;
 pub mod registry;
 pub mod relaxed;
 pub mod search;
@@ -11,6 +13,7 @@ pub use crate::state::State;
 
 use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::metrics::Spread;
@@ -35,7 +38,7 @@ pub struct Progress {
 }
 
 /// The hard prompt that a method has at hand.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct HardPrompt {
     /// Its N free tokens.
     pub free: Vec<u32>,

@@ -7,10 +7,12 @@ use std::fmt;
 
 use serde_json::Value;
 
+use super::adc::{self, Adc, AdcMethod};
 use super::echo::Echo;
 use super::floor::Floor;
+use super::pez::{self, Pez, PezMethod};
 use super::relaxed::{self, RelaxedMethod, TableRow, dlmi, gbda, rebar, reinforce, relax, soda, stgs};
-use super::search::{self, Search, SearchMethod, random, snap};
+use super::search::{self, Search, SearchMethod, arca, autoprompt, gcg, random, snap};
 use super::{Build, Method};
 use crate::ops::TrackedBackend;
 use crate::setting::{self, Checked, Choice, Key, Written};
@@ -30,6 +32,12 @@ pub const METHODS: &[Registered] = &[
     Registered::new("gbda", "Gumbel-softmax with a fixed temperature, the model fed its own output", DefaultBudget::steps(256), || {
         MethodSettings::Relaxed(gbda::GBDA)
     }),
+    Registered::new(
+        "gbda-forced",
+        "The same, the target's own tokens fed, as the authors of ARCA ran it",
+        DefaultBudget::steps(100),
+        || MethodSettings::Relaxed(gbda::GBDA_FORCED),
+    ),
     Registered::new(
         "reinforce",
         "Whole tokens drawn from the relaxed prompt, no gradient through the model",
@@ -54,6 +62,24 @@ pub const METHODS: &[Registered] = &[
         DefaultBudget::seconds(600.0),
         || MethodSettings::Search(snap::SNAP),
     ),
+    Registered::new("gcg", "Greedy coordinate gradient, as nanoGCG runs it", DefaultBudget::steps(250), || {
+        MethodSettings::Search(gcg::GCG)
+    }),
+    Registered::new(
+        "arca",
+        "Position by position, the best of those that gradients at random tokens propose",
+        DefaultBudget::steps(1000),
+        || MethodSettings::Search(arca::ARCA),
+    ),
+    Registered::new("autoprompt", "A random position, the best of ten tokens by the gradient", DefaultBudget::steps(1000), || {
+        MethodSettings::Search(autoprompt::AUTOPROMPT)
+    }),
+    Registered::new("pez", "Embeddings moved by the gradient at the nearest tokens", DefaultBudget::steps(3000), || {
+        MethodSettings::Pez(pez::PEZ)
+    }),
+    Registered::new("adc", "Relaxed rows that become sparser the fewer target tokens are wrong", DefaultBudget::steps(5000), || {
+        MethodSettings::Adc(adc::ADC)
+    }),
     Registered::new("random", "Control: random swaps of single tokens", DefaultBudget::steps(256), || {
         MethodSettings::Search(random::RANDOM)
     }),
@@ -164,6 +190,10 @@ pub enum MethodSettings {
     Relaxed(TableRow),
     /// A search on whole tokens.
     Search(Search),
+    /// A prompt in embeddings.
+    Pez(Pez),
+    /// Relaxed prompts that become sparse.
+    Adc(Adc),
     /// The target as the prompt, which has no settings.
     Echo,
     /// Random prompts, which have no settings.
@@ -179,6 +209,8 @@ impl MethodSettings {
         match self {
             Self::Relaxed(_) => listed(relaxed::KEYS),
             Self::Search(_) => listed(search::KEYS),
+            Self::Pez(_) => listed(pez::KEYS),
+            Self::Adc(_) => listed(adc::KEYS),
             Self::Echo | Self::Floor => Vec::new(),
         }
     }
@@ -188,6 +220,8 @@ impl MethodSettings {
         match self {
             Self::Relaxed(row) => setting::get(relaxed::KEYS, row, name),
             Self::Search(search) => setting::get(search::KEYS, search, name),
+            Self::Pez(settings) => setting::get(pez::KEYS, settings, name),
+            Self::Adc(settings) => setting::get(adc::KEYS, settings, name),
             Self::Echo | Self::Floor => None,
         }
     }
@@ -197,6 +231,8 @@ impl MethodSettings {
         match self {
             Self::Relaxed(row) => setting::set(relaxed::KEYS, row, name, written),
             Self::Search(search) => setting::set(search::KEYS, search, name, written),
+            Self::Pez(settings) => setting::set(pez::KEYS, settings, name, written),
+            Self::Adc(settings) => setting::set(adc::KEYS, settings, name, written),
             Self::Echo | Self::Floor => None,
         }
     }
@@ -206,7 +242,7 @@ impl MethodSettings {
         match self {
             Self::Relaxed(row) => row.check(),
             Self::Search(search) => search.check(),
-            Self::Echo | Self::Floor => Ok(()),
+            Self::Pez(_) | Self::Adc(_) | Self::Echo | Self::Floor => Ok(()),
         }
     }
 
@@ -214,7 +250,7 @@ impl MethodSettings {
     pub fn row(&self) -> Option<TableRow> {
         match self {
             Self::Relaxed(row) => Some(*row),
-            Self::Search(_) | Self::Echo | Self::Floor => None,
+            Self::Search(_) | Self::Pez(_) | Self::Adc(_) | Self::Echo | Self::Floor => None,
         }
     }
 }
@@ -224,13 +260,19 @@ impl Build for MethodSettings {
         match self {
             Self::Relaxed(row) => Box::new(RelaxedMethod::new(*row)),
             Self::Search(search) => Box::new(SearchMethod::new(*search)),
+            Self::Pez(settings) => Box::new(PezMethod::new(*settings)),
+            Self::Adc(settings) => Box::new(AdcMethod::new(*settings)),
             Self::Echo => Box::new(Echo::default()),
             Self::Floor => Box::new(Floor::default()),
         }
     }
 
     fn footprint(&self) -> (usize, Feeding) {
-        self.row().map_or((1, Feeding::Forced), |row| (row.samples, row.feeding))
+        match self {
+            Self::Relaxed(row) => (row.samples, row.feeding),
+            Self::Adc(adc) => (adc.samples, Feeding::Forced),
+            _ => (1, Feeding::Forced),
+        }
     }
 }
 
@@ -251,7 +293,26 @@ mod tests {
     fn methods_are_called_what_they_are_typed_as() {
         assert_eq!(
             names::<MethodName>(),
-            ["dlmi", "dlmi-tf", "gbda", "reinforce", "soda", "stgs", "rebar", "relax", "snap", "random", "echo", "floor"]
+            [
+                "dlmi",
+                "dlmi-tf",
+                "gbda",
+                "gbda-forced",
+                "reinforce",
+                "soda",
+                "stgs",
+                "rebar",
+                "relax",
+                "snap",
+                "gcg",
+                "arca",
+                "autoprompt",
+                "pez",
+                "adc",
+                "random",
+                "echo",
+                "floor"
+            ]
         );
         for method in MethodName::all() {
             assert_eq!(setting::named(method.registered().name), Some(method));

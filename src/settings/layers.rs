@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn what_is_shown_can_be_read_again() {
         let odd = "say \"hi\"\n\t\\ \u{7f}\u{1b} ü # x";
-        for method in ["dlmi", "soda", "reinforce", "snap", "random", "echo", "floor"] {
+        for method in ["dlmi", "soda", "reinforce", "snap", "gcg", "arca", "pez", "adc", "random", "echo", "floor"] {
             let sources = flags(&[("prefix", odd), ("max_seconds", "0.1"), ("method", method)]);
             let shown = resolved(Sources { set: vec!["dlmi.learning_rate=1e9".into(), "snap.margin=0.7".into()], ..sources });
             let file = toml_file(&shown.to_string());

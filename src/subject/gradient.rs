@@ -11,7 +11,7 @@ use crate::objective::Objective;
 use crate::ops::{Kernels, Parallel, TargetLoss, TrackedBackend};
 use crate::problem::{Example, Problem};
 use crate::subject::feeding::{Fed, Feedback, Feeding, Output, free_running};
-use crate::tensor::ids_tensor;
+use crate::tensor::{host, ids_tensor};
 
 /// Rows of a group of samples, about: fewer are slow to multiply, more are slow to wait for.
 pub(super) const SAMPLE_ROWS: usize = 128;
@@ -26,6 +26,33 @@ struct Samples<B: Kernels> {
     weight: f64,
     /// Keys and values of the fixed tokens before the free ones.
     prefix: Cache<B>,
+}
+
+/// What a pass there and back brought of some samples.
+struct Passed<B: Kernels> {
+    /// Of each target position.
+    losses: Vec<f64>,
+    /// How far each target token is ahead, where that is asked.
+    margins: Vec<f32>,
+    /// With respect to the free parts, `[S·N, D]`.
+    gradient: Tensor<B, 2>,
+}
+
+impl<B: Kernels> Passed<B> {
+    fn joined(parts: Vec<Self>) -> Self {
+        let (mut losses, mut margins, mut gradients) = (Vec::new(), Vec::new(), Vec::new());
+        for part in parts {
+            losses.extend(part.losses);
+            margins.extend(part.margins);
+            gradients.push(part.gradient);
+        }
+        Self { losses, margins, gradient: Tensor::cat(gradients, 0) }
+    }
+
+    /// The losses, to be summed in one part, and the gradient.
+    fn summed(self) -> (Vec<Vec<f64>>, Tensor<B, 2>) {
+        (vec![self.losses], self.gradient)
+    }
 }
 
 impl<B: TrackedBackend> Subject<B> {
@@ -78,6 +105,33 @@ impl<B: TrackedBackend> Subject<B> {
         (values, gradient)
     }
 
+    /// The targets' own tokens fed: how far each target token is ahead of the best other one behind each free part of `[S·N, D]`,
+    /// `[S][Σ M]`, the examples' one after another; the mean objective, and its gradient.
+    pub fn margins_and_gradient(
+        &self,
+        free: Tensor<Plain<B>, 2>,
+        problem: &Problem,
+        objective: Objective,
+    ) -> (Vec<Vec<f32>>, f64, Tensor<Plain<B>, 2>) {
+        let (samples, examples) = (free.dims()[0] / problem.prompt.tokens(), problem.examples.len() as f64);
+        let (mut margins, mut value, mut gradient) = (vec![Vec::new(); samples], 0.0, Tensor::zeros_like(&free));
+        for example in &problem.examples {
+            let m = example.target.ids.len();
+            let passed = self.forced_gradient(
+                free.clone(),
+                problem.prompt.tokens(),
+                example,
+                objective,
+                std::slice::from_ref(&example.target.ids),
+                true,
+            );
+            margins.iter_mut().zip(passed.margins.chunks_exact(m)).for_each(|(all, next)| all.extend(next));
+            value += passed.losses.iter().sum::<f64>() * objective.weight(m) / (samples as f64 * examples);
+            gradient = gradient + passed.gradient / examples;
+        }
+        (margins, value, gradient)
+    }
+
     /// The losses of all samples' target positions, in the parts in which they are summed, and the gradient of one example's objective.
     fn of_example(
         &self,
@@ -88,12 +142,12 @@ impl<B: TrackedBackend> Subject<B> {
         fed: &Fed<Plain<B>>,
     ) -> (Vec<Vec<f64>>, Tensor<Plain<B>, 2>) {
         match fed {
-            Fed::Target => self.forced_gradient(free, n, example, objective, std::slice::from_ref(&example.target.ids)),
+            Fed::Target => self.forced_gradient(free, n, example, objective, std::slice::from_ref(&example.target.ids), false).summed(),
             // The gradient does not pass through a token: that of a pass which is fed what the model wrote is the same.
             Fed::Own(Output::Argmax) => {
                 let prompts = self.relaxed_prompts(free.clone(), n, example);
                 let written = self.free(prompts, example.target.ids.len());
-                self.forced_gradient(free, n, example, objective, &written)
+                self.forced_gradient(free, n, example, objective, &written, false).summed()
             }
             Fed::Own(output) => self.fed_back_gradient(free, n, example, objective, output),
         }
@@ -107,17 +161,17 @@ impl<B: TrackedBackend> Subject<B> {
         example: &Example,
         objective: Objective,
         fed: &[Vec<u32>],
-    ) -> (Vec<Vec<f64>>, Tensor<Plain<B>, 2>) {
+        margins: bool,
+    ) -> Passed<Plain<B>> {
         let Samples { count, positions, weight, prefix } = self.samples(free.dims()[0] / n, example, objective);
-        self.charge(count * positions, count * positions, count * example.target.ids.len());
+        self.charge(count * positions, count * positions, count * example.target.ids.len() * if margins { 2 } else { 1 });
         let ((groups, at_once), d) = (self.groups(count, positions), free.dims()[1]);
         let jobs = groups.into_iter().map(|samples| {
             let (model, prefix, free) = (self.plain.clone(), prefix.clone(), free.clone().narrow(0, samples.start * n, samples.len() * n));
             let fed = if fed.len() == 1 { fed } else { &fed[samples.clone()] };
-            move || group_gradient(&model, &prefix, free.reshape([samples.len(), n, d]), example, objective, weight, fed)
+            move || group_gradient(&model, &prefix, free.reshape([samples.len(), n, d]), example, objective, weight, fed, margins)
         });
-        let (losses, gradients): (Vec<Vec<f64>>, Vec<_>) = Plain::<B>::side_by_side(jobs.collect(), at_once).into_iter().unzip();
-        (vec![losses.concat()], Tensor::cat(gradients, 0))
+        Passed::joined(Plain::<B>::side_by_side(jobs.collect(), at_once))
     }
 
     /// Fed what the model writes, as a distribution: Burn's graph, through every token that was fed back.
@@ -239,8 +293,9 @@ pub(super) fn together(count: usize) -> impl Iterator<Item = Range<usize>> {
     (0..count).step_by(TOGETHER).map(move |first| first..(first + TOGETHER).min(count))
 }
 
-/// The losses of some samples' target positions, and the gradient of their weighted sum with respect to the free parts `[S, N, D]`:
-/// `[S·N, D]`.
+/// The losses of some samples' target positions, their margins where those are asked, and the gradient of the weighted sum of the losses
+/// with respect to the free parts `[S, N, D]`: `[S·N, D]`.
+#[allow(clippy::too_many_arguments)]
 fn group_gradient<B: Kernels>(
     model: &Llama<B>,
     prefix: &Cache<B>,
@@ -249,17 +304,19 @@ fn group_gradient<B: Kernels>(
     objective: Objective,
     weight: f64,
     fed: &[Vec<u32>],
-) -> (Vec<f64>, Tensor<B, 2>) {
+    margins: bool,
+) -> Passed<B> {
     let ([samples, n, d], target) = (free.dims(), &example.target.ids);
     let input = with_fed(model, assemble(model, free, &[], example.tail()), fed);
     let positions = input.dims()[1];
     let (hidden, trace) = model.trace(input, prefix, target.len());
     let targets = repeat::<B>(target, samples, &model.device());
+    let margins = if margins { host(B::margins(hidden.clone(), model.head(), targets.clone())) } else { Vec::new() };
     let TargetLoss { losses, hidden } = B::target_loss(hidden, model.head(), targets, objective);
     let (slope, scale) = slope(hidden, weight, model.dtype());
     let gradient = model.backward(slope, trace).reshape([samples, positions, d]);
     let gradient = gradient.narrow(1, 0, n).reshape([samples * n, d]).cast(losses.dtype()) / scale;
-    (losses.into_data().iter().collect(), gradient)
+    Passed { losses: losses.into_data().iter().collect(), margins, gradient }
 }
 
 /// The gradient of hidden states, weighted, in the model's type, and what the gradient of the prompt must be divided by: those of a mean
@@ -302,7 +359,6 @@ mod tests {
 
     use super::*;
     use crate::ops::{Gumbel, SoftPrompt};
-    use crate::tensor::host;
     use crate::testing::{Golden, TABLE_1, table_1_problem, tiny};
 
     const N: usize = 3;
@@ -326,7 +382,7 @@ mod tests {
         // So small that multiplied by it the gradient would vanish in f16.
         let weight = 1e-6 * objective.weight(problem.first().target.ids.len());
         let prefix = Cache::new(config.num_hidden_layers, 1);
-        let (_, gradient) = group_gradient(
+        let Passed { gradient, .. } = group_gradient(
             &model,
             &prefix,
             soft.embeddings.clone().reshape([samples, N, config.hidden_size]),
@@ -334,6 +390,7 @@ mod tests {
             objective,
             weight,
             std::slice::from_ref(&problem.first().target.ids),
+            false,
         );
         let (logits, temperature) = B::soft_embedding_backward(&prompt, soft, gradient);
         [host(logits), host(temperature)]

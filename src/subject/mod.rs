@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::memory;
 use crate::model::{Cache, Llama, LlamaConfig, greedy};
 use crate::objective::Objective;
-use crate::ops::{Kernels, TrackedBackend, blocks, concat_columns};
+use crate::ops::{Kernels, TrackedBackend, blocks, concat_columns, product};
 use crate::problem::{Example, Problem};
 use crate::source::tokenizer::Tokenizer;
 use crate::subject::feeding::Feeding;
@@ -220,12 +220,21 @@ impl<B: TrackedBackend> Subject<B> {
     /// How long the jump of each swap of one free token is, ‖E_v − E_x‖², `[N, V]`, in this type.
     pub fn squared_distance(&self, free: &[u32], dtype: DType) -> Matrix<B> {
         let current = self.embedded(free, dtype);
-        let of_rows = |rows: Matrix<B>| rows.powi_scalar(2).sum_dim(1).transpose();
-        let norms = self
-            .norms
-            .get_or_init(|| concat_columns(blocks(&self.plain.embed_tokens.val(), dtype).map(|(_, rows)| of_rows(rows)).collect()));
         let own = current.clone().powi_scalar(2).sum_dim(1);
-        self.times_embedding(current) * -2.0 + norms.clone() + own
+        self.times_embedding(current) * -2.0 + self.norms(dtype) + own
+    }
+
+    /// How far rows x `[R, D]` reach along every token's embedding, x·E_v / ‖E_v‖, `[R, V]`: its order within a row is that of the cosines.
+    pub fn along_embeddings(&self, rows: Matrix<B>) -> Matrix<B> {
+        let norms = self.norms(rows.dtype()).sqrt().clamp_min(1e-12);
+        self.times_embedding(rows) / norms
+    }
+
+    /// ‖E_v‖², `[1, V]`.
+    fn norms(&self, dtype: DType) -> Matrix<B> {
+        let of_rows = |rows: Matrix<B>| rows.powi_scalar(2).sum_dim(1).transpose();
+        let norms = || concat_columns(blocks(&self.plain.embed_tokens.val(), dtype).map(|(_, rows)| of_rows(rows)).collect());
+        self.norms.get_or_init(norms).clone()
     }
 
     /// Embeddings of free tokens, `[N, D]`, in this type.
@@ -233,8 +242,13 @@ impl<B: TrackedBackend> Subject<B> {
         self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]).cast(dtype)
     }
 
-    /// x·W_Eᵀ, `[N, D]` → `[N, V]`.
-    fn times_embedding(&self, x: Matrix<B>) -> Matrix<B> {
+    /// Mixtures of the embeddings, p·W_E, `[R, V]` → `[R, D]`.
+    pub fn mixed_embeddings(&self, weights: Matrix<B>) -> Matrix<B> {
+        product(weights, &self.plain.embed_tokens.val())
+    }
+
+    /// x·W_Eᵀ, `[R, D]` → `[R, V]`.
+    pub fn times_embedding(&self, x: Matrix<B>) -> Matrix<B> {
         let embedding = self.plain.embed_tokens.val();
         concat_columns(blocks(&embedding, x.dtype()).map(|(_, rows)| Plain::<B>::matmul(x.clone(), rows.transpose())).collect())
     }

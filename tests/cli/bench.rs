@@ -40,7 +40,7 @@ fn a_step_is_timed_with_its_losses_and_operations() {
 
 #[test]
 fn every_method_has_steps() {
-    for method in ["snap", "random", "echo", "floor"] {
+    for method in ["snap", "gcg", "arca", "autoprompt", "pez", "adc", "random", "echo", "floor"] {
         let measured = bench(&["step", "--method", method, "--prompt-tokens", "3", "--target-tokens", "4"]);
         sound(&measured);
         assert_eq!(measured["method"], method);

@@ -73,7 +73,7 @@ fn restarts_are_fresh_starts_of_the_step_budget() {
 
 #[test]
 fn prefix_and_suffix_stand_around_the_free_part() {
-    for method in ["snap", "dlmi", "dlmi-tf", "reinforce", "soda", "random", "echo", "floor"] {
+    for method in ["snap", "dlmi", "dlmi-tf", "reinforce", "soda", "gcg", "arca", "pez", "adc", "random", "echo", "floor"] {
         let flags = ["--method", method, "--prompt-tokens", "5", "--steps", "2", "--prefix", "Once, ", "--suffix", "\nAnswer:"];
         let record = inverted(OUT_OF_REACH, &flags);
         let (prompt, free) = (record["prompt_text"].as_str().unwrap(), record["free_text"].as_str().unwrap());

@@ -142,7 +142,7 @@ fn stands_up(record: &Value, model: &[&str]) {
 #[test]
 fn the_record_follows_the_schema_and_stands_up() {
     let model = ["--model", TINY, "--backend", "flex"];
-    for method in ["snap", "dlmi", "random", "echo"] {
+    for method in ["snap", "dlmi", "gcg", "arca", "autoprompt", "pez", "adc", "random", "echo"] {
         let record = inversion(
             tiny(["invert", OUT_OF_REACH, "--method", method, "--steps", "4", "--prompt-tokens", "6"])
                 .args(["--prefix", "say", "--suffix", " now:"]),

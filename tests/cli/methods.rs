@@ -30,11 +30,13 @@ fn table_1_is_printed_from_its_rows() {
     assert_eq!(cell("soda", "optimiser"), "Adam 0.03 (0.9, 0.995), no bias correction, decay 0.98, reset every 50");
     assert_eq!(cell("reinforce", "gradient_estimator"), "REINFORCE, ema baseline, beta 0.9");
     let columns = ["soft_embedding", "gradient_estimator", "learned_temperature", "teacher_forcing"];
-    let others = ["stgs", "rebar", "relax"].map(|name| columns.map(|column| cell(name, column).as_str().unwrap().to_owned()));
+    let others =
+        ["stgs", "rebar", "relax", "gbda-forced"].map(|name| columns.map(|column| cell(name, column).as_str().unwrap().to_owned()));
     let expected = [
         ["backward only", "straight-through Gumbel-softmax", "yes, tau0 = 100, one per position", "yes"],
         ["control only", "REBAR, lambda chosen", "-", "no, fed back soft"],
         ["control only", "RELAX, lambda chosen, 16 hidden", "-", "no, fed back soft"],
+        ["yes", "Gumbel-softmax", "no, tau = 1", "yes"],
     ];
     assert_eq!(others, expected.map(|row| row.map(str::to_owned)));
 }

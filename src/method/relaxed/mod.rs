@@ -15,6 +15,7 @@ mod words;
 
 pub use step::RelaxedMethod;
 pub use table::{Initial, InitialPhi, KEYS, MARGIN, TableRow};
+pub(super) use variables::Variable;
 
 #[cfg(test)]
 mod tests;

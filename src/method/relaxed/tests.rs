@@ -4,7 +4,7 @@ use burn::backend::{Autodiff, Flex};
 use burn::tensor::{DType, Tensor};
 
 use super::dlmi::{DLMI, DLMI_TF};
-use super::gbda::GBDA;
+use super::gbda::{GBDA, GBDA_FORCED};
 use super::rebar::REBAR;
 use super::reinforce::REINFORCE;
 use super::relax::RELAX;
@@ -252,10 +252,11 @@ fn keys_belong_to_the_rows_that_have_their_fields() {
         "initial_deviation",
         "redraw_every",
     ];
-    let own: [(TableRow, &[&str]); 8] = [
+    let own: [(TableRow, &[&str]); 9] = [
         (DLMI, &["samples", "tau0", "per_position", "initial_phi", "largest_uniform"]),
         (DLMI_TF, &["samples", "tau0", "per_position", "initial_phi", "largest_uniform", "feedback"]),
         (GBDA, &["samples", "tau", "largest_uniform", "feedback"]),
+        (GBDA_FORCED, &["samples", "tau", "largest_uniform"]),
         (REINFORCE, &["samples", "feedback", "baseline", "baseline_beta", "reward_scale"]),
         (SODA, &["tau", "redraw_deviation"]),
         (STGS, &["samples", "tau0", "per_position", "initial_phi", "largest_uniform", "draw_again"]),

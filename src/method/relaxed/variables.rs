@@ -17,8 +17,8 @@ pub(super) struct Variables<B: Backend> {
 }
 
 /// A tensor that the optimiser moves.
-pub(super) struct Variable<B: Backend> {
-    pub(super) value: Tensor<B, 2>,
+pub(in crate::method) struct Variable<B: Backend> {
+    pub(in crate::method) value: Tensor<B, 2>,
     moments: Moments<B>,
 }
 
@@ -75,21 +75,21 @@ impl<B: Kernels> Variables<B> {
 }
 
 impl<B: Kernels> Variable<B> {
-    fn new(value: Tensor<B, 2>) -> Self {
+    pub(in crate::method) fn new(value: Tensor<B, 2>) -> Self {
         Self { moments: Moments::zeros(&value), value }
     }
 
-    fn step(&mut self, rule: Adam, t: u64, gradient: Tensor<B, 2>) {
+    pub(in crate::method) fn step(&mut self, rule: Adam, t: u64, gradient: Tensor<B, 2>) {
         self.value = rule.step(t, self.value.clone(), gradient, &mut self.moments);
     }
 
-    fn save(&self, name: &str, state: &mut State) {
+    pub(in crate::method) fn save(&self, name: &str, state: &mut State) {
         state.put(name, self.value.clone());
         state.put(&format!("{name}.first"), self.moments.first.clone());
         state.put(&format!("{name}.second"), self.moments.second.clone());
     }
 
-    fn restore(name: &str, shape: [usize; 2], state: &mut State, device: &B::Device) -> Result<Self> {
+    pub(in crate::method) fn restore(name: &str, shape: [usize; 2], state: &mut State, device: &B::Device) -> Result<Self> {
         let value = state.take(name, shape, device)?;
         let first = state.take(&format!("{name}.first"), shape, device)?;
         Ok(Self { value, moments: Moments { first, second: state.take(&format!("{name}.second"), shape, device)? } })

@@ -10,6 +10,14 @@ pub enum Acceptance {
         /// T, in units of the objective; 0: never.
         acceptance_temperature: f64,
     },
+    /// The best one, whatever it is worth.
+    Any,
+    /// nanoGCG's buffer of the best prompts, which the search goes on from. What enters it behind its best is never looked at again, so the
+    /// best is all that is kept of it.
+    Buffer {
+        /// Prompts in the buffer, all of them scored at the start; 0: the best candidate is taken whatever it is worth.
+        buffer_size: usize,
+    },
 }
 
 impl Acceptance {
@@ -18,7 +26,17 @@ impl Acceptance {
     pub(super) fn bound(self, current: f32, draw: f32) -> f32 {
         match self {
             Self::Better => current,
+            Self::Any | Self::Buffer { buffer_size: 0 } => f32::INFINITY,
+            Self::Buffer { .. } => current,
             Self::Annealed { acceptance_temperature } => current - acceptance_temperature as f32 * draw.ln(),
+        }
+    }
+
+    /// Prompts that a search begins with, the best of which it goes on from.
+    pub(super) fn starts(self) -> u32 {
+        match self {
+            Self::Buffer { buffer_size } => buffer_size.max(1) as u32,
+            _ => 1,
         }
     }
 }

@@ -4,12 +4,20 @@
 //! candidate that does not survive decode → encode in every example is dropped before it costs anything.
 
 mod acceptance;
+pub mod arca;
+pub mod autoprompt;
+pub mod gcg;
+#[cfg(test)]
+mod golden_tests;
+mod linear;
 mod memory;
 mod moves;
 mod proposal;
 pub mod random;
 mod schedule;
+mod sets;
 pub mod snap;
+mod start;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -25,18 +33,24 @@ use crate::setting::{Key, choice, key, real, switch, whole};
 use crate::subject::{Subject, TargetScores};
 
 pub use acceptance::Acceptance;
+pub use linear::Visit;
 pub use moves::Moves;
 pub use proposal::Proposal;
 pub use schedule::{Growth, Schedule};
+pub use sets::Sets;
+pub use start::Start;
 pub(crate) use step::random_prompt;
 
 use memory::Memory;
 use proposal::Ranking;
 use schedule::Pace;
+use sets::Effects;
 
 /// What tells one search from another, and its settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Search {
+    /// Where it begins.
+    pub start: Start,
     /// Which tokens a candidate is given.
     pub proposal: Proposal,
     /// What a candidate changes.
@@ -49,6 +63,8 @@ pub struct Search {
     pub acceptance: Acceptance,
     /// Candidates of a step, and what follows long without a new best.
     pub schedule: Schedule,
+    /// Sets of swaps that are tried besides, where any are.
+    pub sets: Option<Sets>,
 }
 
 const MANY: u64 = 1_000_000_000;
@@ -59,17 +75,35 @@ pub const KEYS: &[Key<Search>] = &[
     key("margin", "Logit gap at which a target position counts as solved", |search| {
         (search.objective == ObjectiveKind::Hinge).then(|| real(&mut search.margin, 0.0..=1e3))
     }),
+    key("start", "Where the search begins", |search| matches!(search.proposal, Proposal::Top { .. }).then(|| choice(&mut search.start))),
     key("top", "Ranks of a position that swaps are drawn from", |search| match &mut search.proposal {
-        Proposal::Gradient { top, .. } => Some(whole(top, 1..=MANY)),
-        Proposal::Uniform => None,
+        Proposal::Gradient { top, .. } | Proposal::Top { top } => Some(whole(top, 1..=MANY)),
+        Proposal::Uniform | Proposal::Best { .. } => None,
+    }),
+    key("n_replace", "Tokens that a candidate replaces", |search| match (search.proposal, &mut search.moves) {
+        (Proposal::Top { .. }, Moves::Swap(count)) => Some(whole(count, 1..=MANY)),
+        _ => None,
     }),
     key("momentum", "Share of the earlier gradients in the ranking", |search| match &mut search.proposal {
         Proposal::Gradient { momentum, .. } => Some(real(momentum, 0.0..=0.999)),
-        Proposal::Uniform => None,
+        _ => None,
     }),
     key("acceptance_temperature", "How readily a worse candidate is taken (0: never)", |search| match &mut search.acceptance {
         Acceptance::Annealed { acceptance_temperature } => Some(real(acceptance_temperature, 0.0..=1e6)),
-        Acceptance::Better => None,
+        _ => None,
+    }),
+    key("buffer_size", "Prompts of which the best is kept (0: the best candidate is taken, however bad)", |search| {
+        match &mut search.acceptance {
+            Acceptance::Buffer { buffer_size } => Some(whole(buffer_size, 0..=65_536)),
+            _ => None,
+        }
+    }),
+    key("sets", "Sets of swaps that a step tries, for each candidate of its batch", |search| {
+        search.sets.as_mut().map(|sets| real(&mut sets.share, 0.0..=100.0))
+    }),
+    key("set_size", "Swaps of a set at most", |search| search.sets.as_mut().map(|sets| whole(&mut sets.largest, 2..=16))),
+    key("effects_kept", "Moves that the measured change of a swap outlives", |search| {
+        search.sets.as_mut().map(|sets| whole(&mut sets.kept, 0..=MANY))
     }),
     key("batch", "Candidates of a step while progress is easy", |search| Some(whole(&mut search.schedule.batch, 1..=65_536))),
     key("batch_max", "Candidates of a step when it stalls", |search| {
@@ -111,6 +145,8 @@ pub struct SearchMethod {
     ranking: Ranking,
     /// What is known of candidates since the prompt last changed.
     memory: Memory,
+    /// What single swaps were measured to change.
+    effects: Effects,
 }
 
 /// What a search keeps between steps, without its ranking and its memory.
@@ -148,13 +184,13 @@ fn value(objective: Objective, scores: &TargetScores, problem: &Problem) -> f32 
 impl SearchMethod {
     /// A search that is to be started.
     pub fn new(search: Search) -> Self {
-        Self { search, at: RunState::default(), ranking: Ranking::default(), memory: Memory::default() }
+        Self { search, at: RunState::default(), ranking: Ranking::default(), memory: Memory::default(), effects: Effects::default() }
     }
 }
 
 impl<B: TrackedBackend> Method<B> for SearchMethod {
     fn start(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<()> {
-        self.start_from_random(subject, problem, clock, 0)
+        self.start_from(subject, problem, clock, 0)
     }
 
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<Progress> {
@@ -166,15 +202,16 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
     }
 
     fn state(&self) -> State {
-        let mut state = State::new(&(&self.at, self.memory.entries(), self.ranking.gradient_norm()));
+        let mut state = State::new(&(&self.at, self.memory.entries(), &self.effects, self.ranking.gradient_norm()));
         self.ranking.save(self.at.current.free.len(), &mut state);
         state
     }
 
     fn restore(&mut self, mut state: State, _: &Subject<B>, _: &Problem) -> Result<()> {
-        let (at, entries, gradient_norm) = state.fields()?;
+        let (at, entries, effects, gradient_norm) = state.fields()?;
         self.at = at;
         self.memory = Memory::of(entries);
+        self.effects = effects;
         self.ranking = Ranking::restored(&mut state, gradient_norm);
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::noise::Draws;
 /// What a candidate changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moves {
-    /// So many tokens are replaced, at random positions.
+    /// So many tokens are replaced, each at another random position.
     Swap(usize),
     /// Two tokens change places; nothing is proposed.
     Exchange,
@@ -20,8 +20,9 @@ impl Moves {
         let mut candidate = free.to_vec();
         match self {
             Self::Swap(count) => {
-                for _ in 0..count {
-                    let position = draws.below(free.len());
+                let mut positions: Vec<usize> = (0..free.len()).collect();
+                for _ in 0..count.min(free.len()) {
+                    let position = positions.swap_remove(draws.below(positions.len()));
                     candidate[position] = tokens.draw(position, free[position], draws)?;
                 }
             }
@@ -33,7 +34,7 @@ impl Moves {
                 candidate.insert(position, token);
             }
         }
-        (candidate != free).then_some(candidate)
+        (candidate != free || tokens.may_stay()).then_some(candidate)
     }
 }
 

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::State;
+use super::linear::Visit;
 use crate::noise::Draws;
 use crate::objective::Objective;
 use crate::ops::TrackedBackend;
@@ -22,6 +23,19 @@ pub enum Proposal {
         /// Share of the earlier rankings in the current one.
         momentum: f64,
     },
+    /// Evenly from the tokens for which the gradient at the prompt predicts the lowest objective, g·E_v: GCG's. The one that stands there
+    /// may be among them, and what misses is not drawn again.
+    Top {
+        /// Tokens of each position that may be drawn.
+        top: usize,
+    },
+    /// The first ones of that order at one position, as many as a batch holds: ARCA's and AutoPrompt's.
+    Best {
+        /// Which position.
+        visit: Visit,
+        /// g is the mean over prompts with random tokens at the position, as many as a batch holds.
+        averaged: bool,
+    },
 }
 
 /// The tokens that each position may be given in a step.
@@ -29,18 +43,31 @@ pub(super) struct Tokens<'a> {
     allowed: &'a [bool],
     /// The best of each position, best first; nothing where any allowed token will do.
     heads: Vec<Vec<u32>>,
+    /// Every one of a head is as likely as the others, and may be what stands there.
+    even: bool,
 }
 
 impl<'a> Tokens<'a> {
     /// Any allowed token.
     pub fn any(allowed: &'a [bool]) -> Self {
-        Self { allowed, heads: Vec::new() }
+        Self { allowed, heads: Vec::new(), even: false }
     }
 
-    /// Another token than `own` for a position, unless the draw misses.
+    /// Any of these for each position, as likely as the others.
+    pub fn evenly(allowed: &'a [bool], heads: Vec<Vec<u32>>) -> Self {
+        Self { allowed, heads, even: true }
+    }
+
+    /// Whether a candidate may be the prompt itself.
+    pub fn may_stay(&self) -> bool {
+        self.even
+    }
+
+    /// A token for a position, another one than `own` unless it may stay; nothing where the draw misses.
     pub fn draw(&self, position: usize, own: u32, draws: &mut Draws) -> Option<u32> {
         let token = match self.heads.get(position).map(Vec::as_slice) {
             Some([]) => return None,
+            Some(head) if self.even => return Some(head[draws.below(head.len())]),
             Some(head) => head[(head.len() as f32 * draws.uniform().powi(2)) as usize],
             None => draws.below(self.allowed.len()) as u32,
         };
@@ -78,7 +105,7 @@ impl Ranking {
     /// The `top` best allowed tokens of every position of the prompt `free`.
     pub fn heads<'a>(&self, top: usize, free: &[u32], allowed: &'a [bool]) -> Tokens<'a> {
         let rows = self.average.par_chunks_exact(allowed.len()).zip(free);
-        Tokens { allowed, heads: rows.map(|(row, &own)| head_of(row, allowed, own, top)).collect() }
+        Tokens { allowed, heads: rows.map(|(row, &own)| head_of(row, allowed, Some(own), top)).collect(), even: false }
     }
 
     /// Length of the gradient at the current prompt, where it was computed.
@@ -116,10 +143,10 @@ fn scores<B: TrackedBackend>(free: &[u32], subject: &Subject<B>, problem: &Probl
     Current { scores, gradient_norm }
 }
 
-/// The `top` allowed tokens with the lowest scores, best first, without the one that stands there already.
-fn head_of(row: &[f32], allowed: &[bool], own: u32, top: usize) -> Vec<u32> {
+/// The `top` allowed tokens with the lowest scores, best first, without `own`.
+pub(super) fn head_of(row: &[f32], allowed: &[bool], own: Option<u32>, top: usize) -> Vec<u32> {
     let by_score = |a: &u32, b: &u32| row[*a as usize].total_cmp(&row[*b as usize]).then(a.cmp(b));
-    let mut ids: Vec<u32> = (0..row.len() as u32).filter(|&id| allowed[id as usize] && id != own).collect();
+    let mut ids: Vec<u32> = (0..row.len() as u32).filter(|&id| allowed[id as usize] && Some(id) != own).collect();
     let top = top.min(ids.len());
     if top < ids.len() {
         ids.select_nth_unstable_by(top, by_score);
@@ -144,7 +171,7 @@ mod tests {
             top in 1usize..70,
         ) {
             let allowed: Vec<bool> = banned[..row.len()].iter().map(|banned| !banned).collect();
-            let head = head_of(&row, &allowed, own, top);
+            let head = head_of(&row, &allowed, Some(own), top);
             let mut all: Vec<u32> = (0..row.len() as u32).filter(|&id| allowed[id as usize] && id != own).collect();
             all.sort_by(|a, b| row[*a as usize].total_cmp(&row[*b as usize]).then(a.cmp(b)));
             all.truncate(top);

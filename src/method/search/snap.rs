@@ -1,18 +1,21 @@
 //! snap, the default: gradient-guided search on hard tokens from a random readable prompt.
 //!
 //! The gradient of a hinge on the logit margins orders the swaps of every position by predicted change over squared distance,
-//! averaged over steps with momentum; ranks are drawn as top·u², scored exactly, and the best is taken, a slightly worse one
-//! now and then. Batches grow while nothing better turns up; after long the search returns to its best prompt, or restarts.
+//! averaged over steps with momentum; ranks are drawn as top·u² and scored exactly. So are sets of swaps whose measured changes add up to
+//! the lowest objective. The best of all is taken, a slightly worse one now and then. Batches grow while nothing better turns up; after
+//! long the search returns to its best prompt, or restarts.
 
-use super::{Acceptance, Growth, Moves, Proposal, Schedule, Search};
+use super::{Acceptance, Growth, Moves, Proposal, Schedule, Search, Sets, Start};
 use crate::objective::ObjectiveKind;
 
 /// snap with its defaults.
 pub const SNAP: Search = Search {
+    start: Start::Readable,
     proposal: Proposal::Gradient { top: 128, momentum: 0.6 },
     moves: Moves::Swap(1),
     objective: ObjectiveKind::Hinge,
     margin: 0.3,
     acceptance: Acceptance::Annealed { acceptance_temperature: 0.2 },
     schedule: Schedule { batch: 24, growth: Some(Growth { patience: 60, batch_max: 96, restart_when_stalled: false }) },
+    sets: Some(Sets { share: 0.5, largest: 4, kept: 6 }),
 };

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::memory::Known;
 use super::proposal::{Proposal, Tokens};
+use super::sets::{Aim, Sets};
 use super::{Clock, Progress, RunState, Scored, SearchMethod, value};
 use crate::interrupt;
 use crate::noise::{Draws, Purpose, Stream};
@@ -13,23 +14,26 @@ use crate::subject::Subject;
 use crate::{Error, Result};
 
 /// Draws for each candidate of a batch at most: many of them miss.
-const TRIES: usize = 6;
+pub(super) const TRIES: usize = 6;
 
 impl SearchMethod {
     pub(super) fn search_step<B: TrackedBackend>(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<Progress> {
         if self.at.pace.stalled && self.search.schedule.restarts() {
             // Where none is found, what was found goes on.
-            if self.start_from_random(subject, problem, clock, self.at.restarts + 1).is_err() {
+            if self.start_from(subject, problem, clock, self.at.restarts + 1).is_err() {
                 self.at.pace = self.search.schedule.fresh();
                 self.go_to(self.at.best.clone());
             }
         }
         let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, clock.step, Purpose::SearchDraws, 0));
         let bound = self.search.acceptance.bound(self.at.current.value, draws.uniform());
-        let tokens = self.tokens(subject, problem);
-        let gradient_norm = self.ranking.gradient_norm();
-        let batch = self.propose(&tokens, problem, &mut draws);
-        if let Some(best) = self.best_below(bound, &batch, &self.parts(problem), subject, problem) {
+        let (batch, gradient_norm) = self.batch(subject, problem, clock, &mut draws);
+        // Where nothing can be dropped on the way, it is one way.
+        let parts = if bound == f32::INFINITY { vec![problem.target_tokens()] } else { self.parts(problem) };
+        let swap = self.best_below(bound, &batch, &parts, subject, problem);
+        let bound = swap.as_ref().map_or(bound, |swap| swap.value.min(bound));
+        let sets = self.sets(bound, batch.len(), problem);
+        if let Some(best) = self.best_below(bound, &sets, &parts, subject, problem).or(swap) {
             self.take(best);
         }
         if self.search.schedule.wait(&mut self.at.pace) {
@@ -44,41 +48,55 @@ impl SearchMethod {
         })
     }
 
-    /// Goes on from a random prompt, the one with this number, and from nothing else.
-    pub(super) fn start_from_random<B: TrackedBackend>(
+    /// Goes on from the start with this number, and from nothing else.
+    pub(super) fn start_from<B: TrackedBackend>(
         &mut self,
         subject: &Subject<B>,
         problem: &Problem,
         clock: Clock,
         number: u32,
     ) -> Result<()> {
-        let free = random_prompt(problem, clock, number)?;
+        let others = (1..self.search.acceptance.starts()).map(|other| random_prompt(problem, clock, number + other));
+        let starts: Vec<Vec<u32>> =
+            std::iter::once(self.search.start.prompt(problem, clock, number)).chain(others).collect::<Result<_>>()?;
         let objective = self.search.objective();
-        let scores = subject.target_scores(std::slice::from_ref(&free), problem, objective).remove(0);
-        let current = Scored { value: value(objective, &scores, problem), free, scores };
+        let scores = subject.target_scores(&starts, problem, objective);
+        let scored =
+            starts.into_iter().zip(scores).map(|(free, scores)| Scored { value: value(objective, &scores, problem), free, scores });
+        let current = scored.min_by(|a, b| a.value.total_cmp(&b.value)).expect("a search has a start");
         let state = RunState { best: current.clone(), current, pace: self.search.schedule.fresh(), restarts: number };
         *self = Self { at: state, ..Self::new(self.search) };
         Ok(())
     }
 
-    /// The tokens that each position may be given, this step's gradient mixed in.
-    fn tokens<'a, B: TrackedBackend>(&mut self, subject: &Subject<B>, problem: &'a Problem) -> Tokens<'a> {
+    /// The candidates of a step, and the length of the gradient that proposed them, where one did.
+    pub(super) fn batch<B: TrackedBackend>(
+        &mut self,
+        subject: &Subject<B>,
+        problem: &Problem,
+        clock: Clock,
+        draws: &mut Draws,
+    ) -> (Vec<Vec<u32>>, Option<f32>) {
         let (free, allowed) = (&self.at.current.free, problem.prompt.allowed());
-        match self.search.proposal {
-            Proposal::Uniform => Tokens::any(allowed),
+        let (tokens, gradient_norm) = match self.search.proposal {
+            Proposal::Uniform => (Tokens::any(allowed), None),
             Proposal::Gradient { top, momentum } => {
                 self.ranking.mix(momentum as f32, free, subject, problem, self.search.objective());
-                self.ranking.heads(top, free, allowed)
+                (self.ranking.heads(top, free, allowed), self.ranking.gradient_norm())
             }
-        }
+            Proposal::Top { top } => self.top(top, subject, problem),
+            Proposal::Best { visit, averaged } => return self.best_of(visit, averaged, subject, problem, clock, draws),
+        };
+        (self.propose(&tokens, problem, draws), gradient_norm)
     }
 
     /// Distinct candidates that can be typed and keep the ban, up to the size of a batch.
     pub(super) fn propose(&self, tokens: &Tokens, problem: &Problem, draws: &mut Draws) -> Vec<Vec<u32>> {
         let size = self.at.pace.batch;
+        let tries = if tokens.may_stay() { 1 } else { TRIES };
         let mut seen = HashSet::new();
         let mut batch = Vec::with_capacity(size);
-        for _ in 0..size * TRIES {
+        for _ in 0..size * tries {
             if batch.len() == size {
                 break;
             }
@@ -89,6 +107,15 @@ impl SearchMethod {
             }
         }
         batch
+    }
+
+    /// Sets of swaps whose measured changes add up to less than `bound`, in proportion to the `batch` swaps that were tried before.
+    fn sets(&self, bound: f32, batch: usize, problem: &Problem) -> Vec<Vec<u32>> {
+        let Some(Sets { share, largest, .. }) = self.search.sets.filter(|sets| sets.share > 0.0) else { return Vec::new() };
+        let aim = Aim::new(self.search.objective(), &self.at.current, problem);
+        let sets = self.effects.sets(largest, &aim).into_iter().take_while(|(value, _)| *value < bound).map(|(_, free)| free);
+        let new = sets.filter(|free| !self.memory.holds(free) && problem.admits(free));
+        new.take((batch as f64 * share) as usize).collect()
     }
 
     /// The best of a batch if its objective is below `bound`; one that leads to the targets before all others, however narrowly it does,
@@ -131,7 +158,12 @@ impl SearchMethod {
             dropped.into_iter().for_each(|(candidate, _)| self.memory.insert(candidate.free, Known::at_least(candidate.value)));
             kept = still.into_iter().map(|(candidate, _)| candidate).collect();
         }
-        kept.into_iter().for_each(|candidate| self.memory.insert(candidate.free.clone(), Known::whole(candidate)));
+        for candidate in kept {
+            if self.search.sets.is_some() {
+                self.effects.measure(objective, &self.at.current, &candidate);
+            }
+            self.memory.insert(candidate.free.clone(), Known::whole(candidate));
+        }
     }
 
     /// The target positions in parts, at the end of each of which candidates are dropped: at the end of every example, and where the
@@ -170,6 +202,7 @@ impl SearchMethod {
         if prompt.free != self.at.current.free {
             self.memory.clear();
             self.ranking.prompt_changed();
+            self.effects.moved(&self.at.current.free, &prompt.free, self.search.sets.map_or(0, |sets| sets.kept));
         }
         self.at.current = prompt;
     }

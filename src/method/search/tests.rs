@@ -2,6 +2,9 @@
 
 use burn::tensor::DType;
 
+use super::arca::ARCA;
+use super::autoprompt::AUTOPROMPT;
+use super::gcg::GCG;
 use super::random::RANDOM;
 use super::snap::SNAP;
 use super::step::random_prompt;
@@ -66,16 +69,19 @@ fn neighbours(method: &mut SearchMethod, seed: u32, count: usize, problem: &Prob
 fn what_is_held_can_be_typed<B: TrackedBackend>() {
     let subject = subject::<B>();
     let problem = problem(&subject, 3);
-    let mut method = started(snap(), 3, &subject, &problem);
-    for step in 0..12 {
-        let progress = method.step(&subject, &problem, clock(3, step)).unwrap();
-        let prompt = Method::<B>::hard_prompt(&method, &subject, &problem);
-        assert!(problem.round_trips(&prompt.free), "{:?}", prompt.free);
-        assert!(problem.is_valid(&prompt.free, &problem.typed_ids(&prompt.free)));
-        let margins = subject.margins(&[problem.first().search_ids(&prompt.free)], &problem.first().target.ids).remove(0);
-        let difference = largest_difference(&margins, prompt.margins.as_ref().unwrap());
-        assert!(difference < 1e-4, "{difference}");
-        assert!((progress.objective - Objective::hinge(0.3, &margins)).abs() < 1e-3);
+    let rivals = [GCG, ARCA, AUTOPROMPT].map(|rival| Search { schedule: Schedule { batch: 8, growth: None }, ..rival });
+    for search in std::iter::once(snap()).chain(rivals) {
+        let mut method = started(search, 3, &subject, &problem);
+        for step in 0..12 {
+            let progress = method.step(&subject, &problem, clock(3, step)).unwrap();
+            let prompt = Method::<B>::hard_prompt(&method, &subject, &problem);
+            assert!(problem.round_trips(&prompt.free), "{:?}", prompt.free);
+            assert!(problem.is_valid(&prompt.free, &problem.typed_ids(&prompt.free)));
+            let scores = subject.target_scores(&[&prompt.free], &problem, search.objective()).remove(0);
+            let difference = largest_difference(&scores.margins, prompt.margins.as_ref().unwrap());
+            assert!(difference < 1e-4, "{difference}");
+            assert!((progress.objective - value(search.objective(), &scores, &problem)).abs() < 1e-3);
+        }
     }
 }
 
@@ -178,6 +184,44 @@ fn the_control_only_improves<B: TrackedBackend>() {
     }
 }
 
+/// gcg begins with the letter that may stand there, whatever the seed; where none may, with words. With a buffer it begins at the best of
+/// as many and never gets worse; without, it does.
+fn gcg_begins_and_goes_on_as_its_buffer_says<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let tokenizer = subject.tokenizer();
+    let aimed_at = |target: &str, prefix: &str| {
+        let target = Target::from_text(target, tokenizer).unwrap();
+        let options = PromptOptions { tokens: 4, prefix: prefix.into(), ..PromptOptions::default() };
+        Problem::new(options, target, tokenizer, subject.vocab_size()).unwrap()
+    };
+    let first = |buffer_size, seed, problem: &Problem| {
+        let gcg = Search { acceptance: Acceptance::Buffer { buffer_size }, ..GCG };
+        started(gcg, seed, &subject, problem).at.current
+    };
+    let free = |target: &str, prefix: &str| [1, 2].map(|seed| first(0, seed, &aimed_at(target, prefix)).free);
+    let four = |text: &str| [(); 2].map(|()| tokenizer.encode(text)[..4].to_vec());
+    // The space before the free part is a token of its own.
+    assert_eq!((free("he", ""), free("he", "so ")), (four("x x x"), four("x x x")));
+    assert_eq!(free("ox", ""), four("! ! !"));
+    let [words, others] = free("ox!", "");
+    assert!(words != others && !four("x x x").contains(&words) && !four("! ! !").contains(&words));
+
+    let problem = problem(&subject, 3);
+    let others = (1..8).map(|number| random_prompt(&problem, clock(4, 0), number).unwrap());
+    let starts: Vec<Vec<u32>> = std::iter::once(first(0, 4, &problem).free).chain(others).collect();
+    let scores = subject.target_scores(&starts, &problem, GCG.objective());
+    let best = scores.iter().map(|scores| value(GCG.objective(), scores, &problem)).fold(f32::INFINITY, f32::min);
+    assert_eq!(first(1, 4, &problem).free, starts[0]);
+    assert!((first(8, 4, &problem).value - best).abs() < 1e-4);
+    for buffer_size in [0, 2] {
+        let gcg = Search { acceptance: Acceptance::Buffer { buffer_size }, schedule: Schedule { batch: 6, growth: None }, ..GCG };
+        let mut method = started(gcg, 5, &subject, &problem);
+        let mut values = vec![method.at.current.value];
+        values.extend((0..12).map(|step| method.step(&subject, &problem, clock(5, step)).unwrap().objective));
+        assert_eq!(values.windows(2).any(|pair| pair[1] > pair[0]), buffer_size == 0, "{values:?}");
+    }
+}
+
 /// What the model was asked between two states of the account.
 fn spent(before: Cost, after: Cost) -> (u64, u64, u64) {
     let Cost { forward_tokens, backward_tokens, head_rows } = after;
@@ -221,7 +265,8 @@ fn nothing_is_scored_twice_at_an_unchanged_prompt<B: TrackedBackend>() {
 fn memory_changes_the_cost_alone<B: TrackedBackend>() {
     let subject = subject::<B>();
     let problem = problem(&subject, 3);
-    let search = Search { proposal: Proposal::Gradient { top: 6, momentum: 0.6 }, ..snap() };
+    // Which sets are tried goes by what is remembered.
+    let search = Search { proposal: Proposal::Gradient { top: 6, momentum: 0.6 }, sets: None, ..snap() };
     let run = |forgets: bool| {
         let mut method = started(search, 7, &subject, &problem);
         let before = subject.cost();
@@ -279,6 +324,7 @@ each_tracked_cpu_backend!(
     finds_and_confirms,
     a_stalled_search_restarts,
     the_control_only_improves,
+    gcg_begins_and_goes_on_as_its_buffer_says,
     nothing_is_scored_twice_at_an_unchanged_prompt,
     memory_changes_the_cost_alone,
     several_examples_share_a_prompt,
@@ -287,16 +333,20 @@ each_tracked_cpu_backend!(
 #[test]
 fn a_search_has_the_settings_that_it_needs() {
     let names = |search: &Search| KEYS.iter().filter(|key| key.applies(search)).map(|key| key.name).collect::<Vec<_>>();
-    let all: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
+    let of_gcg = ["start", "n_replace", "buffer_size"];
+    let all: Vec<&str> = KEYS.iter().map(|key| key.name).filter(|name| !of_gcg.contains(name)).collect();
     assert_eq!(names(&SNAP), all);
     assert_eq!(names(&RANDOM), ["objective", "margin", "batch"]);
+    assert_eq!(names(&GCG), ["objective", "start", "top", "n_replace", "buffer_size", "batch"]);
+    assert_eq!((names(&ARCA), names(&AUTOPROMPT)), (vec!["objective", "batch"], vec!["objective", "batch"]));
     let by_cross_entropy = Search { objective: ObjectiveKind::CrossEntropy, ..SNAP };
     assert_eq!(names(&by_cross_entropy), all.iter().copied().filter(|name| *name != "margin").collect::<Vec<_>>());
-    let samples = ["7", "0.5", "true", "cross-entropy"];
+    let samples = ["7", "0.5", "true", "cross-entropy", "readable"];
     for key in KEYS {
+        let search = if key.applies(&SNAP) { SNAP } else { GCG };
         let changes = |text: &&&str| {
-            let mut changed = SNAP;
-            matches!(key.set(&mut changed, &Written::untyped(**text)), Some(Ok(()))) && key.get(&changed) != key.get(&SNAP)
+            let mut changed = search;
+            matches!(key.set(&mut changed, &Written::untyped(**text)), Some(Ok(()))) && key.get(&changed) != key.get(&search)
         };
         assert!(samples.iter().any(|text| changes(&text)), "nothing changes {}", key.name);
     }

@@ -1,0 +1,87 @@
+//! Tokens in the order of g·E_v, what the gradient g of the objective promises of them: those that GCG draws from, and those that ARCA and
+//! AutoPrompt try one after another at one position.
+
+use burn::tensor::Tensor;
+use burn::tensor::backend::{AutodiffBackend, Backend};
+
+use super::proposal::{Tokens, head_of};
+use super::step::TRIES;
+use super::{Clock, SearchMethod};
+use crate::noise::Draws;
+use crate::ops::TrackedBackend;
+use crate::problem::Problem;
+use crate::subject::Subject;
+use crate::subject::feeding::Fed;
+use crate::tensor::host;
+
+/// Which position a step looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Visit {
+    /// The first at the first step, the next at the next, and round again.
+    InTurn,
+    /// Any.
+    AtRandom,
+}
+
+type Row<B> = Tensor<<B as AutodiffBackend>::InnerBackend, 2>;
+
+impl SearchMethod {
+    /// The `top` tokens of every position by the gradient at the prompt, and its length.
+    pub(super) fn top<'a, B: TrackedBackend>(&self, top: usize, subject: &Subject<B>, problem: &'a Problem) -> (Tokens<'a>, Option<f32>) {
+        let (free, allowed) = (&self.at.current.free, problem.prompt.allowed());
+        let (_, gradient) = subject.gradient(free, problem, self.search.objective());
+        let length = length(gradient.clone());
+        // g·E_x, which is taken off in every row, changes no order.
+        let scores = host(subject.predicted_change(free, gradient));
+        let heads = scores.chunks_exact(allowed.len()).map(|row| head_of(row, allowed, None, top)).collect();
+        (Tokens::evenly(allowed, heads), Some(length))
+    }
+
+    /// The first candidates at one position that can be typed and keep the ban, as many as a batch holds, and the length of its gradient.
+    pub(super) fn best_of<B: TrackedBackend>(
+        &self,
+        visit: Visit,
+        averaged: bool,
+        subject: &Subject<B>,
+        problem: &Problem,
+        clock: Clock,
+        draws: &mut Draws,
+    ) -> (Vec<Vec<u32>>, Option<f32>) {
+        let (free, size) = (&self.at.current.free, self.at.pace.batch);
+        let position = match visit {
+            Visit::InTurn => clock.step as usize % free.len(),
+            Visit::AtRandom => draws.below(free.len()),
+        };
+        let gradient = if averaged {
+            let swaps = (0..size).map(|_| with(free, position, draws.below(subject.vocab_size()) as u32)).collect::<Vec<_>>();
+            self.mean_gradient(position, &swaps, subject, problem)
+        } else {
+            subject.gradient(free, problem, self.search.objective()).1.narrow(0, position, 1)
+        };
+        let length = length(gradient.clone());
+        let scores = host(subject.predicted_change(&free[position..=position], gradient));
+        let ranked = head_of(&scores, problem.prompt.allowed(), None, size * TRIES);
+        let candidates = ranked.into_iter().map(|token| with(free, position, token));
+        (candidates.filter(|candidate| problem.admits(candidate)).take(size).collect(), Some(length))
+    }
+
+    /// The mean over some prompts of the gradient with respect to the embedding at one position, `[1, D]`.
+    fn mean_gradient<B: TrackedBackend>(&self, position: usize, prompts: &[Vec<u32>], subject: &Subject<B>, problem: &Problem) -> Row<B> {
+        let embedded = subject.embed(prompts);
+        let [samples, n, d] = embedded.dims();
+        let (_, gradient) = subject.value_and_gradient(embedded.reshape([samples * n, d]), problem, self.search.objective(), &Fed::Target);
+        gradient.reshape([samples, n, d]).narrow(1, position, 1).reshape([samples, d]).sum_dim(0)
+    }
+}
+
+/// A prompt with another token at one position.
+fn with(free: &[u32], position: usize, token: u32) -> Vec<u32> {
+    let mut candidate = free.to_vec();
+    candidate[position] = token;
+    candidate
+}
+
+/// Euclidean.
+fn length<B: Backend>(gradient: Tensor<B, 2>) -> f32 {
+    host(gradient).iter().map(|x| x * x).sum::<f32>().sqrt()
+}
