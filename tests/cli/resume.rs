@@ -111,7 +111,7 @@ fn dlmi_interrupted_and_resumed_ends_as_if_never_interrupted() {
 #[test]
 fn a_killed_run_goes_on_from_its_last_checkpoint() {
     let steps = 50;
-    for method in ["snap", "dlmi", "gbda", "reinforce", "soda", "stgs", "rebar", "relax", "autoprompt", "pez", "adc"] {
+    for method in ["snap", "dlmi", "gbda", "reinforce", "soda", "stgs", "rebar", "relax"] {
         let folder = folder();
         let out = folder.path();
         let arguments = slow(method, steps, out);
