@@ -206,7 +206,7 @@ mod tests {
         let resolved = layers.resolve(&smollm2()).unwrap();
         let names = ["dlmi.samples", "seed", "eval_every", "snap.top", "early_stop", "snap.batch", "prefix", "dlmi.tau0", "steps"];
         let values = names.map(|name| value(&resolved.settings, name));
-        assert_eq!(values.to_vec(), [json!(6), json!(5), json!(4), json!(3), json!(false), json!(24), json!(""), json!(100.0), json!(256)]);
+        assert_eq!(values.to_vec(), [json!(6), json!(5), json!(4), json!(3), json!(false), json!(12), json!(""), json!(100.0), json!(256)]);
         let layer = |name| resolved.origin(setting(name)).layer();
         assert_eq!(names.map(layer), ["flag", "set", "environment", "file", "preset", "model", "default", "method", "preset"]);
         assert_eq!(resolved.presets, ["smollm2-135m", "paper"]);

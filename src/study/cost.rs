@@ -186,10 +186,12 @@ fn soft_scores(row: &TableRow, n: f64, m: f64) -> Work {
     Work::forced(s, n, m) + Work::free(s, n, m) + Work { rows: s * n, distributions: s * n, ..Work::default() }
 }
 
-/// A batch of single-token swaps, half of the prompt and the target each, and the gradient that proposes them.
+/// A batch of single-token swaps, half of the prompt and the target each, sets of them, and the gradient that proposes them.
 fn candidates(search: &Search, n: f64, m: f64) -> Work {
     let batch = search.schedule.batch as f64 * if matches!(search.proposal, Proposal::Top { .. }) { SURVIVING } else { SCORED };
-    let scored = Work { positions: batch * (n / 2.0 + m), rows: batch * m, ..Work::default() };
+    // The first of the swaps of a set is nearer to the start.
+    let sets = batch * search.sets.map_or(0.0, |sets| sets.share);
+    let scored = Work { positions: batch * (n / 2.0 + m) + sets * (n * 0.75 + m), rows: (batch + sets) * m, ..Work::default() };
     let gradients = |prompts: f64| Work::forced(prompts, n, m) * 2.0;
     match search.proposal {
         Proposal::Uniform => scored,

@@ -4,12 +4,14 @@ usage: rival_steps.py                     needs: torch tokenizers safetensors; r
   start i64 [N], where arca, autoprompt and pez begin; for every search below, as <name>.*: first i64 [N] and, for each step s, s.candidates
   i64 [C, N] in the order of their draws or ranks and s.losses f64 [C]; prompt i64 [step, N] and value f64 [step] after the steps
   pez: free i64 [step, N], loss f64 [step], p f32 [step, N, D] after the steps
-  adc, of S starts of 6 tokens that stand for text by themselves: allowed i64 [1, V], first f32 [S*N, V], loss f64 [step], wrong f64
+  adc, of S starts of 6 tokens that stand for text that shows, by themselves: allowed i64 [1, V], first f32 [S*N, V], loss f64 [step], wrong f64
   [step, S] (the moving average), rows f32 [step, S*N, V] and best i64 [step, N] after the steps
 nanoGCG 0.3.0, given these draws, goes where gcg goes here, with one token replaced and with two.
 The target is that of table1_steps; seed 3, no restart; all tokens may stand in the prompt if they survive decode -> encode. Draws are those
 of philox.py with purpose 5, one after the other: the first of a step of a search is acceptance's and not used here.
 """
+import unicodedata
+
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -74,6 +76,10 @@ class Objective:
 
     def survives(self, ids):
         return self.typed(ids) == ids
+
+    def hidden(self, token):
+        """Whether a token's text holds controls but tab and line feed: the tiny vocabulary has no other characters that show nothing."""
+        return any(unicodedata.category(c) == "Cc" and c not in "\t\n" for c in self.tokenizer.decode([token]))
 
 
 def apart(values):
@@ -167,7 +173,7 @@ def unseen(objective, row_pair, known):
 
 def adc(objective, starts=2, n=6, rate=10.0, momentum=0.99):
     vocab = len(objective.embedding)
-    allowed = torch.tensor([token != 0 and objective.survives([token]) for token in range(vocab)])
+    allowed = torch.tensor([token != 0 and objective.survives([token]) and not objective.hidden(token) for token in range(vocab)])
     normal = torch.randn(starts, n, vocab, generator=torch.Generator().manual_seed(21))
     rows = normal.masked_fill(~allowed, -torch.inf).softmax(-1)
     record = {"allowed": allowed.long()[None], "first": rows.flatten(0, 1), "loss": [], "wrong": [], "rows": [], "best": []}
