@@ -46,7 +46,7 @@ fn every_key_of_every_section_is_in_the_help() {
         let said = help.lines().find(line).unwrap_or_else(|| panic!("{setting}: {help}"));
         assert!(said.contains(setting.doc().split(' ').next().unwrap()), "{said}");
     }
-    for part in ["[dlmi], [dlmi-tf]", "[snap], [gcg]", "soda: 0.03", "gbda: 1.0; soda: 0.05", "DLMI_SNAP_BATCH"] {
+    for part in ["[dlmi], [dlmi-tf]", "[snap], [gcg]", "soda: 0.03", "gbda, gbda-forced: 1.0; soda: 0.05", "DLMI_SNAP_BATCH"] {
         assert!(help.split_whitespace().collect::<Vec<_>>().join(" ").contains(part), "{part}: {help}");
     }
 }
