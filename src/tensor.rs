@@ -35,3 +35,8 @@ pub fn argmax_rows<B: Backend>(logits: Tensor<B, 2>) -> Vec<u32> {
 pub fn host<B: Backend, const R: usize>(tensor: Tensor<B, R>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().into_vec().expect("converted to f32")
 }
+
+/// Euclidean length of all values of a tensor.
+pub fn norm<B: Backend, const R: usize>(tensor: Tensor<B, R>) -> f32 {
+    host(tensor).iter().map(|x| x * x).sum::<f32>().sqrt()
+}

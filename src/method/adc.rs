@@ -20,6 +20,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::relaxed::MARGIN;
+use super::search::value;
 use super::{Clock, HardPrompt, Method, Progress, State};
 use crate::estimator::relaxation::Matrix;
 use crate::noise::{Draws, Purpose};
@@ -150,10 +151,8 @@ impl AdcMethod {
     /// Scores the hard prompts; the best, before all others one that leads to the targets, is the one at hand.
     fn score<B: TrackedBackend>(&mut self, prompts: Vec<Vec<u32>>, subject: &Subject<B>, problem: &Problem) {
         let objective = self.settings.objective();
-        let lengths = || problem.examples.iter().map(|example| example.target.ids.len());
         let scores = subject.target_scores(&prompts, problem, objective);
-        let rank =
-            |scores: &TargetScores| (scores.margins.iter().any(|&margin| margin <= 0.0), objective.of_prompt(&scores.losses, lengths()));
+        let rank = |scores: &TargetScores| (scores.margins.iter().any(|&margin| margin <= 0.0), value(objective, scores, problem));
         let best = prompts.into_iter().zip(scores).min_by(|(_, a), (_, b)| {
             let (a, b) = (rank(a), rank(b));
             a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
@@ -166,11 +165,8 @@ impl AdcMethod {
 
 /// The tokens that typing a free part gives, if they are as many and may be proposed.
 fn as_typed(free: &[u32], problem: &Problem) -> Option<Vec<u32>> {
-    let example = problem.first();
-    let typed = example.typed_ids(&problem.free_text(free));
-    let first = example.head().len();
-    let own = typed.get(first..first + free.len()).filter(|_| typed.len() == example.len())?.to_vec();
-    (own.iter().all(|&id| problem.prompt.allowed()[id as usize]) && problem.admits(&own)).then_some(own)
+    let typed = problem.first().typed_ids(&problem.free_text(free));
+    if typed.len() == problem.first().len() { problem.proposable(&typed) } else { None }
 }
 
 /// 0..n in random order.

@@ -20,7 +20,7 @@ use crate::optimiser::Adam;
 use crate::problem::Problem;
 use crate::setting::{Key, choice, key, positive, real};
 use crate::subject::Subject;
-use crate::tensor::{argmax_rows, host};
+use crate::tensor::{argmax_rows, norm};
 
 /// Its settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -113,13 +113,13 @@ impl<B: TrackedBackend> Method<B> for PezMethod<B> {
         let rows = self.prompt().value.clone();
         self.at.free = self.nearest(rows, subject);
         let (objective, gradient) = subject.gradient(&self.at.free, problem, self.settings.objective());
-        let norm = host(gradient.clone()).iter().map(|x| x * x).sum::<f32>().sqrt();
+        let gradient_norm = norm(gradient.clone());
         self.at.steps += 1;
         let (Pez { learning_rate, weight_decay, .. }, steps) = (self.settings, self.at.steps);
         let prompt = self.prompt();
         prompt.value = prompt.value.clone() * (1.0 - learning_rate * weight_decay);
         prompt.step(Adam::new(learning_rate), steps, gradient);
-        Ok(Progress { objective: objective as f32, gradient_norm: Some(norm), ..Progress::default() })
+        Ok(Progress { objective: objective as f32, gradient_norm: Some(gradient_norm), ..Progress::default() })
     }
 
     fn hard_prompt(&self, _: &Subject<B>, _: &Problem) -> HardPrompt {
@@ -147,6 +147,7 @@ mod tests {
     use burn::tensor::DType;
 
     use super::*;
+    use crate::tensor::host;
     use crate::testing::{Golden, each_tracked_cpu_backend, one_at_a_time, table_1_problem, table_1_subject, tiny};
 
     /// Tokens, losses and P of many steps, in which the nearest tokens change again and again.

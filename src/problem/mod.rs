@@ -97,6 +97,13 @@ impl Problem {
         self.examples.iter().all(|example| example.round_trips(free, &text)) && self.prompt.keeps_ban(&text)
     }
 
+    /// The N tokens behind the head of the first example as it was typed, if they may be proposed.
+    pub fn proposable(&self, typed: &[u32]) -> Option<Vec<u32>> {
+        let first = self.first().head().len();
+        let free = typed.get(first..first + self.prompt.tokens())?;
+        (self.prompt.permits(free) && self.admits(free)).then(|| free.to_vec())
+    }
+
     /// The first position of the free part that is read otherwise when it is typed, or the nearest to what is.
     pub fn first_misread(&self, free: &[u32]) -> Option<usize> {
         let misread = |(example, typed): (&Example, Vec<u32>)| {

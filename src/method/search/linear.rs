@@ -2,7 +2,7 @@
 //! AutoPrompt try one after another at one position.
 
 use burn::tensor::Tensor;
-use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::backend::AutodiffBackend;
 
 use super::proposal::{Tokens, head_of};
 use super::step::TRIES;
@@ -12,7 +12,7 @@ use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::subject::Subject;
 use crate::subject::feeding::Fed;
-use crate::tensor::host;
+use crate::tensor::{host, norm};
 
 /// Which position a step looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl SearchMethod {
     pub(super) fn top<'a, B: TrackedBackend>(&self, top: usize, subject: &Subject<B>, problem: &'a Problem) -> (Tokens<'a>, Option<f32>) {
         let (free, allowed) = (&self.at.current.free, problem.prompt.allowed());
         let (_, gradient) = subject.gradient(free, problem, self.search.objective());
-        let length = length(gradient.clone());
+        let length = norm(gradient.clone());
         // g·E_x, which is taken off in every row, changes no order.
         let scores = host(subject.predicted_change(free, gradient));
         let heads = scores.chunks_exact(allowed.len()).map(|row| head_of(row, allowed, None, top)).collect();
@@ -58,7 +58,7 @@ impl SearchMethod {
         } else {
             subject.gradient(free, problem, self.search.objective()).1.narrow(0, position, 1)
         };
-        let length = length(gradient.clone());
+        let length = norm(gradient.clone());
         let scores = host(subject.predicted_change(&free[position..=position], gradient));
         let ranked = head_of(&scores, problem.prompt.allowed(), None, size * TRIES);
         let candidates = ranked.into_iter().map(|token| with(free, position, token));
@@ -79,9 +79,4 @@ fn with(free: &[u32], position: usize, token: u32) -> Vec<u32> {
     let mut candidate = free.to_vec();
     candidate[position] = token;
     candidate
-}
-
-/// Euclidean.
-fn length<B: Backend>(gradient: Tensor<B, 2>) -> f32 {
-    host(gradient).iter().map(|x| x * x).sum::<f32>().sqrt()
 }

@@ -9,7 +9,7 @@ use crate::objective::Objective;
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::subject::Subject;
-use crate::tensor::host;
+use crate::tensor::{host, norm};
 
 /// Which tokens a candidate is given.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -137,7 +137,7 @@ impl Ranking {
 /// The change that the gradient at a prompt predicts of every swap, over the squared distance: g·(E_v − E_x) / ‖E_v − E_x‖².
 fn scores<B: TrackedBackend>(free: &[u32], subject: &Subject<B>, problem: &Problem, objective: Objective) -> Current {
     let (_, gradient) = subject.gradient(free, problem, objective);
-    let gradient_norm = host(gradient.clone()).iter().map(|x| x * x).sum::<f32>().sqrt();
+    let gradient_norm = norm(gradient.clone());
     let distance = subject.squared_distance(free, gradient.dtype());
     let scores = host(subject.predicted_change(free, gradient) / distance.clamp_min(1e-3));
     Current { scores, gradient_norm }

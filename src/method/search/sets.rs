@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::Scored;
+use super::{Scored, weights};
 use crate::objective::{Objective, hinge_at};
 use crate::problem::Problem;
 
@@ -51,10 +51,7 @@ pub(super) struct Aim<'a> {
 impl<'a> Aim<'a> {
     /// A lower objective than that of the current prompt.
     pub fn new(objective: Objective, current: &'a Scored, problem: &Problem) -> Self {
-        let examples = problem.examples.len() as f32;
-        let lengths = problem.examples.iter().map(|example| example.target.ids.len());
-        let weights = lengths.flat_map(|m| std::iter::repeat_n(objective.weight(m) as f32 / examples, m)).collect();
-        Self { objective, current, weights }
+        Self { objective, current, weights: weights(objective, problem).collect() }
     }
 
     /// The objective of a prompt with these levels.

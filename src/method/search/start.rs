@@ -35,10 +35,5 @@ impl Start {
 
 /// The first N tokens of a word repeated, if they may be proposed.
 fn repeated(problem: &Problem, word: &str) -> Option<Vec<u32>> {
-    let (n, example) = (problem.prompt.tokens(), problem.first());
-    let typed = example.typed_ids(&vec![word; n].join(" "));
-    let first = example.head().len();
-    let free = typed.get(first..first + n)?.to_vec();
-    let may_stand = free.iter().all(|&id| problem.prompt.allowed()[id as usize]);
-    (may_stand && problem.admits(&free)).then_some(free)
+    problem.proposable(&problem.first().typed_ids(&vec![word; problem.prompt.tokens()].join(" ")))
 }

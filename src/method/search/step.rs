@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use super::memory::Known;
 use super::proposal::{Proposal, Tokens};
 use super::sets::{Aim, Sets};
-use super::{Clock, Progress, RunState, Scored, SearchMethod, value};
+use super::{Clock, Progress, RunState, Scored, SearchMethod, value, weights};
 use crate::interrupt;
 use crate::noise::{Draws, Purpose, Stream};
 use crate::ops::TrackedBackend;
@@ -111,11 +111,15 @@ impl SearchMethod {
 
     /// Sets of swaps whose measured changes add up to less than `bound`, in proportion to the `batch` swaps that were tried before.
     fn sets(&self, bound: f32, batch: usize, problem: &Problem) -> Vec<Vec<u32>> {
-        let Some(Sets { share, largest, .. }) = self.search.sets.filter(|sets| sets.share > 0.0) else { return Vec::new() };
+        let Some(Sets { share, largest, .. }) = self.search.sets else { return Vec::new() };
+        let count = (batch as f64 * share) as usize;
+        if count == 0 {
+            return Vec::new();
+        }
         let aim = Aim::new(self.search.objective(), &self.at.current, problem);
         let sets = self.effects.sets(largest, &aim).into_iter().take_while(|(value, _)| *value < bound).map(|(_, free)| free);
         let new = sets.filter(|free| !self.memory.holds(free) && problem.admits(free));
-        new.take((batch as f64 * share) as usize).collect()
+        new.take(count).collect()
     }
 
     /// The best of a batch if its objective is below `bound`; one that leads to the targets before all others, however narrowly it does,
@@ -172,9 +176,7 @@ impl SearchMethod {
     pub(super) fn parts(&self, problem: &Problem) -> Vec<usize> {
         let (objective, current) = (self.search.objective(), &self.at.current);
         let lengths = problem.examples.iter().map(|example| example.target.ids.len());
-        let weight = |positions: usize| objective.weight(positions) as f32 / problem.examples.len() as f32;
-        let weights = lengths.clone().flat_map(|positions| std::iter::repeat_n(weight(positions), positions));
-        let sums = current.scores.losses.iter().zip(weights).scan(0.0, |sum, (loss, weight)| {
+        let sums = current.scores.losses.iter().zip(weights(objective, problem)).scan(0.0, |sum, (loss, weight)| {
             *sum += loss * weight;
             Some(*sum)
         });
