@@ -143,11 +143,13 @@ impl Plan {
     }
 
     fn id(&self, estimator: Compared, row: &TableRow, target: &Labelled, seed: u32) -> String {
-        let Options { prompt_tokens, prefix, suffix, bos, all_tokens, allow_special, allow_target_tokens, dtype, .. } = &self.options;
+        let Options {
+            prompt_tokens, prefix, suffix, bos, all_tokens, allow_special, allow_target_tokens, forbid, ascii, words, dtype, ..
+        } = &self.options;
         let Protocol { every, bias_every, draws, .. } = self.protocol;
         let row = MethodSettings::Relaxed(*row);
         let row: Map<String, Value> = row.keys().into_iter().filter_map(|(name, _)| Some((name.to_owned(), row.get(name)?))).collect();
-        let content = json!({
+        let mut content = json!({
             "schema": SCHEMA, "model": self.digest, "estimator": estimator.label(), "row": row,
             "target": target.id, "target_ids": target.target.ids, "seed": seed,
             "prompt_tokens": prompt_tokens, "prefix": prefix, "suffix": suffix, "bos": bos, "all_tokens": all_tokens,
@@ -155,6 +157,10 @@ impl Plan {
             "steps": self.steps, "every": every, "bias_every": bias_every, "draws": draws,
             "reference_gradients": self.protocol.reference_gradients(),
         });
+        // Those that are off are left out, so that what was measured before there were any keeps its name.
+        let asked = [("forbid", json!(forbid)), ("ascii", json!(ascii)), ("words", json!(words))];
+        let asked = asked.into_iter().filter(|(_, value)| *value != json!(false) && *value != json!(""));
+        content.as_object_mut().expect("an object").extend(asked.map(|(name, value)| (name.to_owned(), value)));
         Sha256::digest(content.to_string()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 }

@@ -2,10 +2,13 @@
 
 pub mod ban;
 pub mod example;
+mod forbidden;
 mod frame;
 pub mod prompt;
+mod rules;
 pub mod target;
 pub mod targets;
+mod words;
 
 pub use example::{Context, Example};
 pub use frame::Chat;
@@ -91,10 +94,10 @@ impl Problem {
         self.examples.iter().all(Example::target_round_trips)
     }
 
-    /// Whether a free part may be proposed: what is typed gives the ids as searched, and its text keeps the ban.
+    /// Whether a free part may be proposed: what is typed gives the ids as searched, and its text keeps the rules.
     pub fn admits(&self, free: &[u32]) -> bool {
         let text = self.free_text(free);
-        self.examples.iter().all(|example| example.round_trips(free, &text)) && self.prompt.keeps_ban(&text)
+        self.examples.iter().all(|example| example.round_trips(free, &text)) && self.prompt.keeps_rules(&text)
     }
 
     /// The N tokens behind the head of the first example as it was typed, if they may be proposed.
@@ -114,13 +117,13 @@ impl Problem {
         self.examples.iter().zip(self.typed_ids(free)).filter_map(misread).min()
     }
 
-    /// Whether the prompts typed with a free part keep the rules: no more than N free tokens, all of the search vocabulary, and no word of
-    /// the target in their text.
+    /// Whether the prompts typed with a free part keep the rules: no more than N free tokens, all of the search vocabulary, no word of the
+    /// target in their text, and whatever else was asked of it.
     pub fn is_valid(&self, free: &[u32], typed: &[Vec<u32>]) -> bool {
         let keeps = |example: &Example, typed: &Vec<u32>| {
             !typed.is_empty() && example.is_short_enough(typed) && self.prompt.permits(example.free_part(typed))
         };
         let keep = self.examples.iter().zip(typed).all(|(example, typed)| keeps(example, typed));
-        keep && self.prompt.keeps_ban(&self.free_text(free))
+        keep && self.prompt.keeps_rules(&self.free_text(free))
     }
 }

@@ -38,6 +38,12 @@ pub struct Options {
     pub allow_special: bool,
     /// Search the whole vocabulary and ban nothing.
     pub all_tokens: bool,
+    /// Words and phrases that the found text may not hold, one a line.
+    pub forbid: String,
+    /// Only printable ASCII in the found text.
+    pub ascii: bool,
+    /// Only English words in the found text.
+    pub words: bool,
     /// Put the beginning-of-sequence token before the prompt.
     pub bos: bool,
     /// Seed of all randomness.
@@ -75,6 +81,9 @@ impl Default for Options {
             allow_target_tokens: false,
             allow_special: false,
             all_tokens: false,
+            forbid: String::new(),
+            ascii: false,
+            words: false,
             bos: false,
             seed: 0,
             backend: BackendName::Auto,
@@ -113,6 +122,11 @@ pub const KEYS: &[Key<Options>] = &[
     key("all_tokens", "Search the whole vocabulary and ban nothing: special, unused and broken tokens too", |s| {
         Some(switch(&mut s.all_tokens))
     }),
+    key("forbid", "Words and phrases that the found text may not hold, one a line (--forbid reads them from a file)", |s| {
+        Some(text(&mut s.forbid))
+    }),
+    key("ascii", "Only printable ASCII in the found text", |s| Some(switch(&mut s.ascii))),
+    key("words", "Only English words of the dictionary in the found text, with spaces between them", |s| Some(switch(&mut s.words))),
     key("bos", "Put the beginning-of-sequence token before the prompt", |s| Some(switch(&mut s.bos))),
     key("seed", "Seed of all randomness", |s| Some(whole(&mut s.seed, 0..=u32::MAX as u64))),
     key("backend", "What computes", |s| Some(choice(&mut s.backend))),
@@ -170,6 +184,9 @@ impl Options {
             allow_target_tokens: self.allow_target_tokens,
             allow_special: self.allow_special,
             allow_everything: self.all_tokens,
+            forbid: self.forbid.clone(),
+            ascii: self.ascii,
+            words: self.words,
         }
     }
 }

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::around::Around;
 use super::setting::{Flags, Names, help};
+use super::text::read_list;
 use crate::Result;
 use crate::method::registry::MethodName;
 
@@ -51,6 +52,14 @@ pub struct Invert {
     allow_target_tokens: bool,
     #[arg(long, help = help("allow_special"))]
     allow_special: bool,
+    /// Words and phrases that the found text may not hold, one a line of FILE. Whole words: `cat` forbids `Cat` and `c-a-t`, but neither `cats`
+    /// nor `education`
+    #[arg(long, value_name = "FILE")]
+    forbid: Option<PathBuf>,
+    #[arg(long, help = help("ascii"))]
+    ascii: bool,
+    #[arg(long, help = help("words"))]
+    words: bool,
     /// Read TARGET from a file (its last newline left out)
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
@@ -78,6 +87,8 @@ impl Invert {
         flags.text("max_seconds", &self.max_seconds).text("restarts", &self.restarts).text("samples", &self.samples);
         flags.text("max_memory", &self.max_memory);
         flags.switch("allow_target_tokens", self.allow_target_tokens).switch("allow_special", self.allow_special);
+        flags.switch("ascii", self.ascii).switch("words", self.words);
+        flags.given.extend(self.forbid.as_deref().map(read_list).transpose()?.map(|list| ("forbid", list)));
         flags.os_text("prefix", &self.prefix)?;
         flags.os_text("suffix", &self.suffix)?;
         if let Some((before, after)) = self.around.template()? {

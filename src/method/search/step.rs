@@ -233,15 +233,18 @@ pub(crate) fn random_prompt(problem: &Problem, clock: Clock, number: u32) -> Res
         let position = match problem.first_misread(&free) {
             // It, or the next one that it merges with.
             Some(position) => (position + draws.below(2)).min(last),
-            None if problem.prompt.keeps_ban(&problem.free_text(&free)) => return Ok(free),
-            // The text holds a banned word.
+            None if problem.prompt.keeps_rules(&problem.free_text(&free)) => return Ok(free),
+            // The text breaks a rule.
             None => draws.below(free.len()),
         };
         missed[position] += 1;
         // Where no readable token can stand, as at the start of a turn that is trimmed, any other.
         free[position] = if missed[position] % 16 < 8 { readable[draws.below(readable.len())] } else { any(allowed, &mut draws) };
     }
-    Err(Error::input("no random prompt survives decoding and encoding between the fixed texts around it; change where they are cut"))
+    Err(Error::input(
+        "no random prompt survives decoding and encoding between the fixed texts around it and keeps the rules for its text; change where they \
+         are cut, or ask for less",
+    ))
 }
 
 /// Any allowed token.
