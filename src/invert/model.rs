@@ -172,6 +172,7 @@ impl Model {
         }
         let prompt = options.prompt_options(self.bos(options.bos)?, self.chat(options)?);
         let problem = Problem::new(prompt, target, self.tokenizer(), self.config().vocab_size)?;
+        let problem = Problem { min_margin: options.min_margin.unwrap_or(0.0) as f32, ..problem };
         self.check_embedded("the chat template", &problem.first().search_ids(&[]))?;
         Ok(problem)
     }

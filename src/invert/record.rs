@@ -148,6 +148,8 @@ pub struct Inversion {
     pub completion_ids: Vec<u32>,
     /// The model writes exactly the target, see [`super::judge`].
     pub exact: bool,
+    /// It is exact, and every target token leads by what was asked for.
+    pub solved: bool,
     /// `prompt_ids` are `search_ids`.
     pub round_trips: bool,
     /// Smallest lead of a written token, in logits; none where a logit was no number.
@@ -211,6 +213,7 @@ impl Inversion {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
             exact: verdict.exact,
+            solved: verdict.solves(problem),
             round_trips: prompt_ids == search_ids,
             min_margin: verdict.min_margin.is_finite().then_some(verdict.min_margin),
             lcs: ScoredPrompt { step: run.step, prompt_ids: example.search_ids(&run.judged), scores, judged: None },
@@ -322,6 +325,9 @@ fn notes(problem: &Problem, verdict: &Verdict, overlaps: &Overlaps, scored: bool
     notes.extend((!problem.can_be_exact()).then(|| TARGET_NOTE.to_owned()));
     notes.extend(overlaps.note());
     notes.extend(verdict.note());
+    let (asked, least) = (problem.min_margin, verdict.min_margin);
+    let narrow = verdict.exact && !verdict.solves(problem);
+    notes.extend(narrow.then(|| format!("the smallest lead is {least:.3} logits, and {asked} were asked for, so this is no answer yet")));
     notes.extend((!scored).then(|| "the run was ended before the scores of its last step could be taken".to_owned()));
     notes
 }

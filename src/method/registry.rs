@@ -246,6 +246,19 @@ impl MethodSettings {
         }
     }
 
+    /// The same with a hinge that aims so many logits higher.
+    #[must_use]
+    pub fn aiming_higher(mut self, by: f64) -> Self {
+        match &mut self {
+            Self::Relaxed(row) => row.margin += by,
+            Self::Search(search) => search.margin += by,
+            Self::Pez(settings) => settings.margin += by,
+            Self::Adc(settings) => settings.margin += by,
+            Self::Echo | Self::Floor => (),
+        }
+        self
+    }
+
     /// The row of Table 1, where the method has one.
     pub fn row(&self) -> Option<TableRow> {
         match self {

@@ -25,6 +25,8 @@ pub struct Problem {
     pub prompt: Prompt,
     /// Where it stands and what the model must write there; one or more.
     pub examples: Vec<Example>,
+    /// What every target token must lead by, in logits, beside being the only best one.
+    pub min_margin: f32,
 }
 
 impl Problem {
@@ -54,7 +56,12 @@ impl Problem {
         let prompt = Prompt::new(options, &targets, tokenizer, vocab_size)?;
         let example = |(context, target)| Example::new(prompt.options(), context, target, tokenizer);
         let examples = examples.into_iter().map(example).collect::<Result<_>>()?;
-        Ok(Self { prompt, examples })
+        Ok(Self { prompt, examples, min_margin: 0.0 })
+    }
+
+    /// Whether a target token that is so far ahead of all others, in logits, is as it should be.
+    pub fn is_led(&self, margin: f32) -> bool {
+        margin > 0.0 && margin >= self.min_margin
     }
 
     /// The first example: the only one, unless the problem says otherwise.

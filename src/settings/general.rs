@@ -4,7 +4,7 @@ use crate::backend::{BackendName, Dtype};
 use crate::budget::Budget;
 use crate::method::registry::{MethodName, MethodSettings};
 use crate::problem::{Chat, PromptOptions};
-use crate::setting::{Key, choice, key, named, names, optional_positive, optional_whole, switch, text, whole};
+use crate::setting::{Key, choice, key, named, names, optional_positive, optional_real, optional_whole, switch, text, whole};
 use crate::{Error, Result};
 
 /// The resolved settings of a run.
@@ -44,6 +44,8 @@ pub struct Options {
     pub ascii: bool,
     /// Only English words in the found text.
     pub words: bool,
+    /// What every target token must lead by, in logits, for the target to count as solved.
+    pub min_margin: Option<f64>,
     /// Put the beginning-of-sequence token before the prompt.
     pub bos: bool,
     /// Seed of all randomness.
@@ -84,6 +86,7 @@ impl Default for Options {
             forbid: String::new(),
             ascii: false,
             words: false,
+            min_margin: None,
             bos: false,
             seed: 0,
             backend: BackendName::Auto,
@@ -127,6 +130,11 @@ pub const KEYS: &[Key<Options>] = &[
     }),
     key("ascii", "Only printable ASCII in the found text", |s| Some(switch(&mut s.ascii))),
     key("words", "Only English words of the dictionary in the found text, with spaces between them", |s| Some(switch(&mut s.words))),
+    key(
+        "min_margin",
+        "Logits that every target token must lead by, or `none`: solved is what does so, and a hinge aims so much higher",
+        |s| Some(optional_real(&mut s.min_margin, 0.0..=100.0)),
+    ),
     key("bos", "Put the beginning-of-sequence token before the prompt", |s| Some(switch(&mut s.bos))),
     key("seed", "Seed of all randomness", |s| Some(whole(&mut s.seed, 0..=u32::MAX as u64))),
     key("backend", "What computes", |s| Some(choice(&mut s.backend))),

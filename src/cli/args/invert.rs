@@ -23,7 +23,7 @@ Examples:
   dlmi invert --template \"Here is a riddle: {} Answer:\" \" the king\"
   dlmi invert --targets targets.jsonl --max-seconds 60 --out list1
 
-Exit code: 0 exact, 1 not exact, 2 bad input, 3 no such device, model or disk space, 130 interrupted.")]
+Exit code: 0 exact (and by --min-margin), 1 not, 2 bad input, 3 no such device, model or disk space, 130 interrupted.")]
 pub struct Invert {
     /// Text that the model shall write, taken byte for byte; `-`: standard input; none: the bundled model's own example
     #[arg(conflicts_with = "file")]
@@ -48,6 +48,8 @@ pub struct Invert {
     suffix: Option<OsString>,
     #[command(flatten)]
     around: Around,
+    #[arg(long, value_name = "X", help = help("min_margin"), allow_negative_numbers = true)]
+    min_margin: Option<String>,
     #[arg(long, help = help("allow_target_tokens"))]
     allow_target_tokens: bool,
     #[arg(long, help = help("allow_special"))]
@@ -85,7 +87,7 @@ impl Invert {
     pub(super) fn flags(&self, flags: &mut Flags) -> Result<()> {
         flags.text("method", &self.method).text("prompt_tokens", &self.prompt_tokens).text("steps", &self.steps);
         flags.text("max_seconds", &self.max_seconds).text("restarts", &self.restarts).text("samples", &self.samples);
-        flags.text("max_memory", &self.max_memory);
+        flags.text("max_memory", &self.max_memory).text("min_margin", &self.min_margin);
         flags.switch("allow_target_tokens", self.allow_target_tokens).switch("allow_special", self.allow_special);
         flags.switch("ascii", self.ascii).switch("words", self.words);
         flags.given.extend(self.forbid.as_deref().map(read_list).transpose()?.map(|list| ("forbid", list)));

@@ -37,7 +37,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, path: &Path, policy: Policy) -> Resu
         (false, false) => print_result(&table(&lines))?,
     }
     Ok(match signal.load(Ordering::Relaxed) {
-        0 if lines.iter().all(|line| line.exact == Some(true)) => ExitCode::SUCCESS,
+        0 if lines.iter().all(|line| line.solved) => ExitCode::SUCCESS,
         0 => ExitCode::from(1),
         number => ExitCode::from(128 + number as u8),
     })
@@ -139,6 +139,8 @@ struct Line {
     target: String,
     /// Nothing where it was not computed.
     exact: Option<bool>,
+    /// It is all that was asked for.
+    solved: bool,
     /// Tokens of the target that are the argmax behind the prompt, the target's own fed.
     right_when_fed: usize,
     /// Tokens that the model writes before the first wrong one.
@@ -159,6 +161,7 @@ impl Line {
         Ok(Self {
             target: cell.target.id.clone(),
             exact: inversion["exact"].as_bool(),
+            solved: inversion["solved"] == true,
             right_when_fed: (inversion["best"]["hard_forced_accuracy"].as_f64().unwrap_or(0.0) * tokens as f64).round() as usize,
             matched: inversion["best"]["matched_prefix"].as_u64().unwrap_or(0),
             tokens,
