@@ -119,7 +119,7 @@ impl Plan {
         let mut plan = Self { options, protocol, units: Vec::new(), steps, digest: model.identity().digest };
         for target in targets {
             let problem = plan.problem(model, target)?;
-            check_context(model.config(), problem.first().len(), target.target.ids.len())?;
+            check_context(model.config(), problem.first().len(), problem.target_tokens())?;
             for &seed in once(seeds) {
                 let unit =
                     |&(estimator, row)| Unit { id: plan.id(estimator, &row, target, seed), estimator, target: target.clone(), seed, row };
@@ -144,7 +144,19 @@ impl Plan {
 
     fn id(&self, estimator: Compared, row: &TableRow, target: &Labelled, seed: u32) -> String {
         let Options {
-            prompt_tokens, prefix, suffix, bos, all_tokens, allow_special, allow_target_tokens, forbid, ascii, words, dtype, ..
+            prompt_tokens,
+            prefix,
+            suffix,
+            bos,
+            all_tokens,
+            allow_special,
+            allow_target_tokens,
+            forbid,
+            ascii,
+            words,
+            end,
+            dtype,
+            ..
         } = &self.options;
         let Protocol { every, bias_every, draws, .. } = self.protocol;
         let row = MethodSettings::Relaxed(*row);
@@ -158,7 +170,7 @@ impl Plan {
             "reference_gradients": self.protocol.reference_gradients(),
         });
         // Those that are off are left out, so that what was measured before there were any keeps its name.
-        let asked = [("forbid", json!(forbid)), ("ascii", json!(ascii)), ("words", json!(words))];
+        let asked = [("forbid", json!(forbid)), ("ascii", json!(ascii)), ("words", json!(words)), ("end", json!(end))];
         let asked = asked.into_iter().filter(|(_, value)| *value != json!(false) && *value != json!(""));
         content.as_object_mut().expect("an object").extend(asked.map(|(name, value)| (name.to_owned(), value)));
         Sha256::digest(content.to_string()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()

@@ -215,7 +215,7 @@ impl<'a> Judge<'a> {
         for end in 1..=ids.len() {
             let read = reads(&ids[..end]);
             if read == text {
-                return Ok(Target { text: read, ids: ids[..end].to_vec() });
+                return Ok(Target::new(read, ids[..end].to_vec()));
             }
             if !text.starts_with(read.trim_end_matches('\u{fffd}')) {
                 break;

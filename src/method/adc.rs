@@ -292,7 +292,7 @@ mod tests {
     /// A problem whose prompts are of tokens that stand for text, as the fixture's.
     fn problem<B: TrackedBackend>(subject: &Subject<B>, tokens: usize) -> Problem {
         let ids = Golden::open(TABLE_1).ids("target").remove(0);
-        let target = crate::Target { text: subject.tokenizer().decode(&ids), ids };
+        let target = crate::Target::new(subject.tokenizer().decode(&ids), ids);
         let options = PromptOptions { tokens, allow_target_tokens: true, ..PromptOptions::default() };
         Problem::new(options, target, subject.tokenizer(), subject.vocab_size()).unwrap()
     }

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     fn allows(text: &str) -> bool {
-        let target = Target { text: "I'll not be a king, and Wherefore.".into(), ids: Vec::new() };
+        let target = Target::new("I'll not be a king, and Wherefore.", Vec::new());
         Ban::new(&[&target]).allows(text)
     }
 
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn every_target_counts() {
-        let target = |text: &str| Target { text: text.into(), ids: Vec::new() };
+        let target = |text: &str| Target::new(text, Vec::new());
         let (a, b) = (target("the queen"), target("a crown"));
         let ban = Ban::new(&[&a, &b]);
         assert!(!ban.allows("QUEEN") && !ban.allows("a CROWN") && ban.allows("a jewel"));

@@ -46,6 +46,8 @@ pub struct Options {
     pub words: bool,
     /// What every target token must lead by, in logits, for the target to count as solved.
     pub min_margin: Option<f64>,
+    /// The model must stop behind the target.
+    pub end: bool,
     /// Put the beginning-of-sequence token before the prompt.
     pub bos: bool,
     /// Seed of all randomness.
@@ -87,6 +89,7 @@ impl Default for Options {
             ascii: false,
             words: false,
             min_margin: None,
+            end: false,
             bos: false,
             seed: 0,
             backend: BackendName::Auto,
@@ -135,6 +138,9 @@ pub const KEYS: &[Key<Options>] = &[
         "Logits that every target token must lead by, or `none`: solved is what does so, and a hinge aims so much higher",
         |s| Some(optional_real(&mut s.min_margin, 0.0..=100.0)),
     ),
+    key("end", "The model must stop behind the target: with the token that ends a chat's turn, else with its first stop token", |s| {
+        Some(switch(&mut s.end))
+    }),
     key("bos", "Put the beginning-of-sequence token before the prompt", |s| Some(switch(&mut s.bos))),
     key("seed", "Seed of all randomness", |s| Some(whole(&mut s.seed, 0..=u32::MAX as u64))),
     key("backend", "What computes", |s| Some(choice(&mut s.backend))),

@@ -50,6 +50,8 @@ pub struct Invert {
     around: Around,
     #[arg(long, value_name = "X", help = help("min_margin"), allow_negative_numbers = true)]
     min_margin: Option<String>,
+    #[arg(long, help = help("end"))]
+    end: bool,
     #[arg(long, help = help("allow_target_tokens"))]
     allow_target_tokens: bool,
     #[arg(long, help = help("allow_special"))]
@@ -89,7 +91,7 @@ impl Invert {
         flags.text("max_seconds", &self.max_seconds).text("restarts", &self.restarts).text("samples", &self.samples);
         flags.text("max_memory", &self.max_memory).text("min_margin", &self.min_margin);
         flags.switch("allow_target_tokens", self.allow_target_tokens).switch("allow_special", self.allow_special);
-        flags.switch("ascii", self.ascii).switch("words", self.words);
+        flags.switch("ascii", self.ascii).switch("words", self.words).switch("end", self.end);
         flags.given.extend(self.forbid.as_deref().map(read_list).transpose()?.map(|list| ("forbid", list)));
         flags.os_text("prefix", &self.prefix)?;
         flags.os_text("suffix", &self.suffix)?;

@@ -100,7 +100,7 @@ impl Foreman for List<'_> {
     }
 
     fn step(&mut self, cell: &Cell, report: &Report) -> Result<()> {
-        let (matched, m) = (report.best.map_or(0, |best| best.matched_prefix), cell.target.target.ids.len());
+        let (matched, m) = (report.best.map_or(0, |best| best.matched_prefix), cell.target_tokens());
         self.show(Some(format!("{}: step {}, best {matched}/{m} tokens", visible(&cell.target.id), report.step)));
         Ok(())
     }
@@ -156,7 +156,7 @@ struct Line {
 impl Line {
     fn of(cell: &Cell, store: &Store) -> Result<Self> {
         let record = store.record(&cell.id)?.unwrap_or_default();
-        let (inversion, tokens) = (&record["inversion"], cell.target.target.ids.len());
+        let (inversion, tokens) = (&record["inversion"], cell.target_tokens());
         let prompt = inversion["prompt_text"].as_str().or(record["failed"].as_str()).unwrap_or("interrupted");
         Ok(Self {
             target: cell.target.id.clone(),
