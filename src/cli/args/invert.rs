@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, value_parser};
 
 use super::around::Around;
 use super::setting::{Flags, Names, help};
@@ -22,8 +22,9 @@ Examples:
   dlmi --model HuggingFaceTB/SmolLM2-135M-Instruct invert --chat \"I am sorry\"
   dlmi invert --template \"Here is a riddle: {} Answer:\" \" the king\"
   dlmi invert --targets targets.jsonl --max-seconds 60 --out list1
+  dlmi invert --count 5 --max-seconds 60
 
-Exit code: 0 exact (and by --min-margin), 1 not, 2 bad input, 3 no such device, model or disk space, 130 interrupted.")]
+Exit code: 0 exact (by --min-margin, all of --targets or --count), 1 not, 2 bad input, 3 no such device, model or disk space, 130 interrupted.")]
 pub struct Invert {
     /// Text that the model shall write, taken byte for byte; `-`: standard input; none: the bundled model's own example
     #[arg(conflicts_with = "file")]
@@ -74,6 +75,10 @@ pub struct Invert {
     /// the results, and the same command goes on from there
     #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "file", "target_ids", "resume"])]
     pub targets: Option<PathBuf>,
+    /// Find so many different prompts, each by a search with a seed and a budget of its own, and print each as it is found (with --json a line
+    /// for each); --out keeps the results, and the same command goes on from there
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=10_000), conflicts_with_all = ["targets", "resume"])]
+    pub count: Option<u32>,
     /// Print the table of --targets as CSV
     #[arg(long, requires = "targets", conflicts_with = "json")]
     pub csv: bool,

@@ -44,13 +44,13 @@ pub(super) fn run(cli: &Cli, verb: &Invert, path: &Path, policy: Policy) -> Resu
 }
 
 /// Where the results are kept: in the folder of `--out`, else in one that goes with the process.
-struct Kept {
-    store: Store,
+pub(super) struct Kept {
+    pub(super) store: Store,
     _folder: Option<tempfile::TempDir>,
 }
 
 impl Kept {
-    fn open(out: Option<&Path>) -> Result<Self> {
+    pub(super) fn open(out: Option<&Path>) -> Result<Self> {
         if let Some(out) = out {
             return Ok(Self { store: Store::create(out)?, _folder: None });
         }

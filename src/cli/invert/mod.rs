@@ -1,5 +1,6 @@
 //! `dlmi invert`: from a target to a prompt that is checked.
 
+mod count;
 mod list;
 
 use std::process::ExitCode;
@@ -22,6 +23,9 @@ use crate::ui::{Paint, Policy, Progress, Status, paint, print_result, visible};
 pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
     if let Some(targets) = &verb.targets {
         return list::run(cli, verb, targets, policy);
+    }
+    if let Some(count) = verb.count {
+        return count::run(cli, verb, count, policy);
     }
     let session = Session::open(cli, policy)?;
     let target = target(verb, &session)?;
