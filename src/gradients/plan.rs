@@ -143,21 +143,7 @@ impl Plan {
     }
 
     fn id(&self, estimator: Compared, row: &TableRow, target: &Labelled, seed: u32) -> String {
-        let Options {
-            prompt_tokens,
-            prefix,
-            suffix,
-            bos,
-            all_tokens,
-            allow_special,
-            allow_target_tokens,
-            forbid,
-            ascii,
-            words,
-            end,
-            dtype,
-            ..
-        } = &self.options;
+        let Options { prompt_tokens, prefix, suffix, bos, all_tokens, allow_special, allow_target_tokens, dtype, .. } = &self.options;
         let Protocol { every, bias_every, draws, .. } = self.protocol;
         let row = MethodSettings::Relaxed(*row);
         let row: Map<String, Value> = row.keys().into_iter().filter_map(|(name, _)| Some((name.to_owned(), row.get(name)?))).collect();
@@ -170,6 +156,7 @@ impl Plan {
             "reference_gradients": self.protocol.reference_gradients(),
         });
         // Those that are off are left out, so that what was measured before there were any keeps its name.
+        let Options { forbid, ascii, words, end, .. } = &self.options;
         let asked = [("forbid", json!(forbid)), ("ascii", json!(ascii)), ("words", json!(words)), ("end", json!(end))];
         let asked = asked.into_iter().filter(|(_, value)| *value != json!(false) && *value != json!(""));
         content.as_object_mut().expect("an object").extend(asked.map(|(name, value)| (name.to_owned(), value)));

@@ -373,6 +373,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_hinge_aims_higher_by_what_is_asked() {
+        let margin = |settings: &MethodSettings| settings.get("margin").and_then(|margin| margin.as_f64());
+        for method in MethodName::all() {
+            let defaults = method.registered().defaults();
+            let higher = margin(&defaults.clone().aiming_higher(0.5));
+            assert_eq!(higher, margin(&defaults).map(|margin| margin + 0.5), "{method}");
+        }
+    }
+
     /// Objectives of some steps.
     fn objectives(settings: &MethodSettings, dtype: DType) -> Vec<f32> {
         let mut checkpoint = tiny();

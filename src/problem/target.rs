@@ -4,7 +4,7 @@ use crate::source::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// y: a text and its M token ids, as they read behind a prompt.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Target {
     /// As given, byte for byte.
     pub text: String,
@@ -67,4 +67,19 @@ fn unwritable(text: &str, tokenizer: &Tokenizer) -> Error {
     let same = text.char_indices().zip(spelt.chars()).take_while(|((_, a), b)| a == b).last();
     let at = same.map_or(0, |((at, character), _)| at + character.len_utf8());
     Error::input(format!("this model's tokenizer cannot write the target's character at byte {at}; leave it out"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_ends_a_text_and_is_no_part_of_it() {
+        let plain = Target::new("ab", vec![1, 2]);
+        let stopping = plain.clone().stopping_with(0);
+        assert_eq!((&*stopping.text, &*stopping.ids, stopping.text_ids()), ("ab", &[1, 2, 0][..], &[1, 2][..]));
+        assert_eq!(plain.text_ids(), [1, 2]);
+        assert_eq!((stopping.text_of(&[1, 3, 0]), stopping.text_of(&[1, 0, 3])), (&[1, 3][..], &[1, 0, 3][..]));
+        assert_eq!((plain.text_of(&[1, 2]), stopping.text_of(&[])), (&[1, 2][..], &[][..]));
+    }
 }

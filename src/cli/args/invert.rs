@@ -57,8 +57,8 @@ pub struct Invert {
     allow_target_tokens: bool,
     #[arg(long, help = help("allow_special"))]
     allow_special: bool,
-    /// Words and phrases that the found text may not hold, one a line of FILE. Whole words: `cat` forbids `Cat` and `c-a-t`, but neither `cats`
-    /// nor `education`
+    /// Words and phrases that the found text may not hold, one a line of FILE. Whole words: `cat` forbids `Cat` and `c-a-t`, but
+    /// neither `cats` nor `education`
     #[arg(long, value_name = "FILE")]
     forbid: Option<PathBuf>,
     #[arg(long, help = help("ascii"))]
@@ -75,8 +75,8 @@ pub struct Invert {
     /// the results, and the same command goes on from there
     #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "file", "target_ids", "resume"])]
     pub targets: Option<PathBuf>,
-    /// Find so many different prompts, each by a search with a seed and a budget of its own, and print each as it is found (with --json a line
-    /// for each); --out keeps the results, and the same command goes on from there
+    /// Find so many different prompts, each by a search with a seed and a budget of its own, and print each as it is found (with
+    /// --json a line for each); --out keeps the results, and the same command goes on from there
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=10_000), conflicts_with_all = ["targets", "resume"])]
     pub count: Option<u32>,
     /// Print the table of --targets as CSV

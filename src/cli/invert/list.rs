@@ -161,7 +161,7 @@ impl Line {
         Ok(Self {
             target: cell.target.id.clone(),
             exact: inversion["exact"].as_bool(),
-            solved: inversion["solved"] == true,
+            solved: inversion["solved"].as_bool().or(inversion["exact"].as_bool()) == Some(true),
             right_when_fed: (inversion["best"]["hard_forced_accuracy"].as_f64().unwrap_or(0.0) * tokens as f64).round() as usize,
             matched: inversion["best"]["matched_prefix"].as_u64().unwrap_or(0),
             tokens,
