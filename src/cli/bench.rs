@@ -144,7 +144,7 @@ fn tokens(session: &Session, count: usize) -> Vec<u32> {
 fn problem(session: &Session, m: usize) -> Result<Problem> {
     let (settings, tokenizer) = (session.settings(), session.model.tokenizer());
     let ids = tokens(session, m);
-    let target = Target { text: tokenizer.decode(&ids), ids };
+    let target = Target::new(tokenizer.decode(&ids), ids);
     let options = PromptOptions {
         tokens: settings.prompt_tokens,
         allow_everything: settings.all_tokens,

@@ -52,7 +52,8 @@ impl Job for Continuation {
         let model = self.session.model.load::<B::InnerBackend>(&device, dtype)?;
         let began = Instant::now();
         let ids = greedy(&model, model.embed(ids_tensor(&[&self.prompt], &device)), self.tokens, &self.stop).ids.remove(0);
-        let text = self.session.model.tokenizer().decode_behind(&self.prompt, &ids);
+        let text_ids = ids.split_last().filter(|(last, _)| self.stop.contains(last)).map_or(&*ids, |(_, text)| text);
+        let text = self.session.model.tokenizer().decode_behind(&self.prompt, text_ids);
         if !self.json {
             return print_result(&visible_block(&text));
         }

@@ -57,7 +57,7 @@ pub(crate) fn subject(factor: f32, epsilon: f64) -> Subject<B> {
 
 pub(crate) fn problem() -> Problem {
     let options = PromptOptions { tokens: N, allow_everything: true, ..PromptOptions::default() };
-    Problem::new(options, Target { text: String::new(), ids: vec![2, 5] }, &tiny().tokenizer, V).unwrap()
+    Problem::new(options, Target::new("", vec![2, 5]), &tiny().tokenizer, V).unwrap()
 }
 
 pub(crate) fn at<'a>(subject: &'a Subject<B>, problem: &'a Problem, feeding: Feeding, temperature: Temperature) -> Relaxation<'a, B> {

@@ -119,7 +119,7 @@ impl Plan {
         let mut plan = Self { options, protocol, units: Vec::new(), steps, digest: model.identity().digest };
         for target in targets {
             let problem = plan.problem(model, target)?;
-            check_context(model.config(), problem.first().len(), target.target.ids.len())?;
+            check_context(model.config(), problem.first().len(), problem.target_tokens())?;
             for &seed in once(seeds) {
                 let unit =
                     |&(estimator, row)| Unit { id: plan.id(estimator, &row, target, seed), estimator, target: target.clone(), seed, row };
@@ -147,7 +147,7 @@ impl Plan {
         let Protocol { every, bias_every, draws, .. } = self.protocol;
         let row = MethodSettings::Relaxed(*row);
         let row: Map<String, Value> = row.keys().into_iter().filter_map(|(name, _)| Some((name.to_owned(), row.get(name)?))).collect();
-        let content = json!({
+        let mut content = json!({
             "schema": SCHEMA, "model": self.digest, "estimator": estimator.label(), "row": row,
             "target": target.id, "target_ids": target.target.ids, "seed": seed,
             "prompt_tokens": prompt_tokens, "prefix": prefix, "suffix": suffix, "bos": bos, "all_tokens": all_tokens,
@@ -155,6 +155,11 @@ impl Plan {
             "steps": self.steps, "every": every, "bias_every": bias_every, "draws": draws,
             "reference_gradients": self.protocol.reference_gradients(),
         });
+        // Those that are off are left out, so that what was measured before there were any keeps its name.
+        let Options { forbid, ascii, words, end, .. } = &self.options;
+        let asked = [("forbid", json!(forbid)), ("ascii", json!(ascii)), ("words", json!(words)), ("end", json!(end))];
+        let asked = asked.into_iter().filter(|(_, value)| *value != json!(false) && *value != json!(""));
+        content.as_object_mut().expect("an object").extend(asked.map(|(name, value)| (name.to_owned(), value)));
         Sha256::digest(content.to_string()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 }

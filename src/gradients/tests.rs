@@ -91,7 +91,7 @@ fn options() -> Options {
 }
 
 fn target(id: &str) -> Labelled {
-    Labelled { id: id.into(), target: Target { text: String::new(), ids: vec![3, 7] }, k: Some(2), bos: None, known_prompt_tokens: None }
+    Labelled { id: id.into(), target: Target::new("", vec![3, 7]), k: Some(2), bos: None, known_prompt_tokens: None }
 }
 
 fn planned(options: Options, estimators: &[Compared]) -> crate::Result<Plan> {

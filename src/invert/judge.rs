@@ -29,7 +29,7 @@ pub struct Judged {
     pub valid: bool,
     /// Target tokens that the model writes before its first wrong one, of all examples together.
     pub matched_prefix: usize,
-    /// Sum of max(0, −margin): how far the targets are from being the argmax everywhere, in logits.
+    /// Sum of max(0, κ − margin), κ the lead that is asked for: how far the targets are from being so far ahead everywhere, in logits.
     pub shortfall: f32,
     /// Steps of the run when it was the prompt at hand.
     pub step: u64,
@@ -41,9 +41,10 @@ impl Judged {
         self.typed.iter().zip(&problem.examples).map(|(typed, example)| (&**typed, &*example.target.ids)).collect()
     }
 
-    /// Whether the model, fed the targets, has them as its argmax everywhere: then it writes them by itself too.
+    /// Whether the model, fed the targets, has them as its argmax everywhere, and as far ahead as is asked: then it writes them by itself
+    /// too.
     pub fn solves(&self, problem: &Problem) -> bool {
-        self.valid && self.matched_prefix == problem.target_tokens()
+        self.valid && self.matched_prefix == problem.target_tokens() && self.shortfall == 0.0
     }
 
     /// Valid first, then the longest matched prefix, then the least shortfall.
@@ -70,16 +71,16 @@ pub fn judge<B: TrackedBackend>(prompt: HardPrompt, subject: &Subject<B>, proble
     Judged {
         matched_prefix: matched.sum(),
         valid: problem.is_valid(&prompt.free, &typed),
-        shortfall: margins.iter().map(lack).sum::<f32>().min(f32::MAX),
+        shortfall: margins.iter().map(|&margin| lack(margin, problem.min_margin)).sum::<f32>().min(f32::MAX),
         free: prompt.free,
         typed,
         step,
     }
 }
 
-/// What a target token lacks to be the argmax, in logits. Where it is no number, as much as there can be.
-fn lack(margin: &f32) -> f32 {
-    if margin.is_nan() { f32::MAX } else { (-margin).max(0.0) }
+/// What a target token lacks to lead by `wanted`, in logits. Where its lead is no number, as much as there can be.
+fn lack(margin: f32, wanted: f32) -> f32 {
+    if margin.is_nan() { f32::MAX } else { (wanted - margin).max(0.0) }
 }
 
 /// How far each target token is ahead behind the typed prompts, the examples' one after another; −∞ behind a prompt that cannot be fed.
@@ -130,6 +131,11 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// Whether it is exact and every target token as far ahead as is asked.
+    pub fn solves(&self, problem: &Problem) -> bool {
+        self.exact && problem.is_led(self.min_margin)
+    }
+
     /// A sentence where a prompt fails for its numbers, not for its tokens.
     pub fn note(&self) -> Option<String> {
         if self.min_margin.is_nan() {
@@ -209,7 +215,7 @@ impl<'a> Judge<'a> {
         for end in 1..=ids.len() {
             let read = reads(&ids[..end]);
             if read == text {
-                return Ok(Target { text: read, ids: ids[..end].to_vec() });
+                return Ok(Target::new(read, ids[..end].to_vec()));
             }
             if !text.starts_with(read.trim_end_matches('\u{fffd}')) {
                 break;

@@ -136,6 +136,19 @@ impl Model {
         }
     }
 
+    /// A target behind which the model must stop: in a chat with the token that ends a turn there, else with its first stop token.
+    fn stopping(&self, target: Target, chat: Option<&Chat>) -> Result<Target> {
+        let stops = &self.config().eos_token_ids;
+        if target.ids.last().is_some_and(|last| stops.contains(last)) {
+            return Err(Error::option("end", "the target ends with a stop token already; leave one of them out"));
+        }
+        let turn = chat.map(|chat| chat.render("x")).transpose()?.map_or(Vec::new(), |text| self.tokenizer().encode(&text));
+        match turn.iter().rev().chain(stops).find(|id| stops.contains(id)) {
+            Some(&stop) => Ok(target.stopping_with(stop)),
+            None => Err(Error::option("end", "this model names no token at which it stops (eos_token_id); leave it out")),
+        }
+    }
+
     /// Refuses tokens that have no embedding: a tokenizer may have added some.
     pub(crate) fn check_embedded(&self, name: &str, ids: &[u32]) -> Result<()> {
         check_ids(ids, self.config().vocab_size).map_err(|error| Error::input(format!("{name}: {error}")))
@@ -171,7 +184,9 @@ impl Model {
             self.check_embedded(name, &self.tokenizer().encode(text))?;
         }
         let prompt = options.prompt_options(self.bos(options.bos)?, self.chat(options)?);
+        let target = if options.end { self.stopping(target, prompt.chat.as_ref())? } else { target };
         let problem = Problem::new(prompt, target, self.tokenizer(), self.config().vocab_size)?;
+        let problem = Problem { min_margin: options.min_margin.unwrap_or(0.0) as f32, ..problem };
         self.check_embedded("the chat template", &problem.first().search_ids(&[]))?;
         Ok(problem)
     }

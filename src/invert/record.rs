@@ -142,12 +142,14 @@ pub struct Inversion {
     pub search_ids: Vec<u32>,
     /// The text of the free part alone.
     pub free_text: String,
-    /// What the plain path wrote.
+    /// What the plain path wrote, without the token at which it stopped where the target ends with one.
     pub completion_text: String,
     /// Its ids, M of them.
     pub completion_ids: Vec<u32>,
     /// The model writes exactly the target, see [`super::judge`].
     pub exact: bool,
+    /// It is exact, and every target token leads by what was asked for.
+    pub solved: bool,
     /// `prompt_ids` are `search_ids`.
     pub round_trips: bool,
     /// Smallest lead of a written token, in logits; none where a logit was no number.
@@ -211,10 +213,11 @@ impl Inversion {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION"),
             exact: verdict.exact,
+            solved: verdict.solves(problem),
             round_trips: prompt_ids == search_ids,
             min_margin: verdict.min_margin.is_finite().then_some(verdict.min_margin),
             lcs: ScoredPrompt { step: run.step, prompt_ids: example.search_ids(&run.judged), scores, judged: None },
-            notes: notes(problem, &verdict, &overlaps, scores.is_some()),
+            notes: notes(problem, &verdict, &overlaps, scores.is_some(), tokenizer),
             examples: example_results(problem, &best, &verdict, tokenizer),
             best: ScoredPrompt {
                 step: best.step,
@@ -231,7 +234,7 @@ impl Inversion {
             target_text: target.text.clone(),
             target_ids: target.ids.clone(),
             free_text,
-            completion_text: tokenizer.decode_behind(&prompt_ids, &completion_ids),
+            completion_text: tokenizer.decode_behind(&prompt_ids, target.text_of(&completion_ids)),
             prompt_ids,
             completion_ids,
             prompt_text,
@@ -259,7 +262,7 @@ fn example_results(problem: &Problem, best: &Judged, verdict: &Verdict, tokenize
         target_ids: example.target.ids.clone(),
         prompt_text: example.text(&free_text),
         prompt_ids: typed.clone(),
-        completion_text: tokenizer.decode_behind(typed, &found.completion),
+        completion_text: tokenizer.decode_behind(typed, example.target.text_of(&found.completion)),
         completion_ids: found.completion.clone(),
         exact: best.valid && found.exact,
     })
@@ -312,16 +315,21 @@ pub(crate) const DATE_NOTE: &str = "the model's chat template writes today's dat
 pub(crate) const TARGET_NOTE: &str = "the target's text is tokenised to other ids than those given, so no prompt is called exact";
 
 /// What a reader of the result must also know.
-fn notes(problem: &Problem, verdict: &Verdict, overlaps: &Overlaps, scored: bool) -> Vec<String> {
-    let options = problem.prompt.options();
+fn notes(problem: &Problem, verdict: &Verdict, overlaps: &Overlaps, scored: bool, tokenizer: &Tokenizer) -> Vec<String> {
+    let (options, target) = (problem.prompt.options(), &problem.first().target);
     let mut notes: Vec<String> = options.bos.map(|_| BOS_NOTE.to_owned()).into_iter().collect();
     let fixed = [("prefix", &options.prefix), ("suffix", &options.suffix)];
     let holding = fixed.into_iter().filter(|(_, text)| problem.prompt.repeats_target(text));
     notes.extend(holding.map(|(name, _)| format!("the {name} holds words of the target, which no rule forbids there")));
     notes.extend(options.chat.as_ref().filter(|chat| chat.template.is_dated()).map(|_| DATE_NOTE.to_owned()));
     notes.extend((!problem.can_be_exact()).then(|| TARGET_NOTE.to_owned()));
+    let stop = target.ids.last().filter(|_| target.stops);
+    notes.extend(stop.map(|&stop| format!("the last token of the target is `{}`, at which the model stops", tokenizer.decode(&[stop]))));
     notes.extend(overlaps.note());
     notes.extend(verdict.note());
+    let (asked, least) = (problem.min_margin, verdict.min_margin);
+    let narrow = verdict.exact && !verdict.solves(problem);
+    notes.extend(narrow.then(|| format!("the smallest lead is {least:.3} logits, and {asked} were asked for, so this is no answer yet")));
     notes.extend((!scored).then(|| "the run was ended before the scores of its last step could be taken".to_owned()));
     notes
 }

@@ -20,7 +20,7 @@ use crate::subject::{Cost, Subject};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stopped {
-    /// A prompt is exact.
+    /// A prompt is exact, and every target token as far ahead as is asked.
     Exact,
     /// The steps are used up.
     Budget,
@@ -157,7 +157,7 @@ impl<B: TrackedBackend> Trial<'_, B> {
             at: RunState::default(),
             step_seconds: LONG_STEP,
             scored: None,
-            exact: None,
+            solved: None,
         };
         self.subject.prepare(self.problem);
         match resume {
@@ -185,8 +185,8 @@ struct Run<'a, B: TrackedBackend> {
     step_seconds: f64,
     /// The four scores when they were last taken, and after how many steps.
     scored: Option<(u64, Scores)>,
-    /// What the plain path said of the best prompt when it found it exact.
-    exact: Option<Verdict>,
+    /// What the plain path said of the best prompt when that solved the problem.
+    solved: Option<Verdict>,
 }
 
 impl<B: TrackedBackend> Run<'_, B> {
@@ -207,7 +207,7 @@ impl<B: TrackedBackend> Run<'_, B> {
     }
 
     fn until_done(&mut self, observer: &mut dyn Observer) -> Result<(Stopped, Option<f64>)> {
-        if self.was_exact()? {
+        if self.was_solved()? {
             return Ok((Stopped::Exact, Some(self.seconds())));
         }
         loop {
@@ -223,11 +223,11 @@ impl<B: TrackedBackend> Run<'_, B> {
             self.at.step_of_start += 1;
             self.at.stalled = progress.stalled;
             self.judge();
-            let exact = self.trial.budget.early_stop && self.is_exact()?;
+            let solved = self.trial.budget.early_stop && self.is_solved()?;
             let due = self.at.step.is_multiple_of(self.trial.budget.eval_every);
             let scores = due.then(|| self.scores());
             observer.step(&self.report(progress, scores))?;
-            if exact {
+            if solved {
                 observer.save(&|| self.snapshot())?;
                 return Ok((Stopped::Exact, Some(self.seconds())));
             }
@@ -268,14 +268,14 @@ impl<B: TrackedBackend> Run<'_, B> {
     }
 
     /// Of a run that goes on: takes again what was taken, and charged, before its snapshot. Whether it was over by that.
-    fn was_exact(&mut self) -> Result<bool> {
+    fn was_solved(&mut self) -> Result<bool> {
         let cost = self.trial.subject.cost();
         if self.at.step > 0 && self.at.step.is_multiple_of(self.trial.budget.eval_every) {
             self.scores();
         }
-        let exact = self.trial.budget.early_stop && self.is_exact()?;
+        let solved = self.trial.budget.early_stop && self.is_solved()?;
         self.trial.subject.set_cost(cost);
-        Ok(exact)
+        Ok(solved)
     }
 
     /// Why the run must not take another step, if so.
@@ -319,23 +319,23 @@ impl<B: TrackedBackend> Run<'_, B> {
         }
     }
 
-    /// Whether the best prompt is exact: asked of the plain path where it seems to solve the problem. One that fails there is marked
-    /// down.
-    fn is_exact(&mut self) -> Result<bool> {
+    /// Whether the best prompt solves the problem: asked of the plain path where it seems to. One that fails there is marked down.
+    fn is_solved(&mut self) -> Result<bool> {
         let problem = self.trial.problem;
         let Some(best) = self.at.best.as_ref().filter(|best| problem.can_be_exact() && best.solves(problem)) else {
             return Ok(false);
         };
         let verdict = self.verdict(best)?;
-        let exact = verdict.exact;
-        if exact {
-            self.exact = Some(verdict);
+        let (solved, best) = (verdict.solves(problem), self.at.best.as_mut().expect("it was there"));
+        if solved {
+            self.solved = Some(verdict);
+        } else if verdict.exact {
+            best.shortfall = problem.min_margin - verdict.min_margin;
         } else {
             // A target that is written by a tie counts as one that is not.
-            let matched = verdict.matched_prefix(problem).min(problem.target_tokens() - 1);
-            self.at.best.as_mut().expect("it was there").matched_prefix = matched;
+            best.matched_prefix = verdict.matched_prefix(problem).min(problem.target_tokens() - 1);
         }
-        Ok(exact)
+        Ok(solved)
     }
 
     /// What the plain path says of a judged prompt, charged.
@@ -391,7 +391,7 @@ impl<B: TrackedBackend> Run<'_, B> {
         };
         let best = self.at.best.clone().expect("a prompt was judged");
         observer.end(&best, scores)?;
-        let verdict = self.exact.take().map_or_else(|| self.verdict(&best), Ok)?;
+        let verdict = self.solved.take().map_or_else(|| self.verdict(&best), Ok)?;
         Ok(Outcome { stopped, run: self.state(), best, verdict, scores, seconds_to_exact })
     }
 }

@@ -88,7 +88,8 @@ impl<'a> Task<'a> {
             check_context(model.config(), example.len(), example.target.ids.len())?;
         }
         let device = device(&options)?;
-        let (method, name) = (options.method_settings().clone(), options.method.to_string());
+        let method = options.method_settings().clone().aiming_higher(options.min_margin.unwrap_or(0.0));
+        let name = options.method.to_string();
         Ok(Self { model, problem, method, name, options, presets: Vec::new(), device, resume: None })
     }
 }

@@ -91,6 +91,22 @@ proptest! {
         }
     }
 
+    /// A search has a start that is what was asked for, wherever it stands.
+    #[test]
+    fn what_is_admitted_is_as_asked(prefix in "|Q: |Say", suffix in "|\\?|, he", seed in 0u32..1000) {
+        for (tokenizer, ..) in MODELS.iter() {
+            let (prefix, suffix, forbid) = (prefix.clone(), suffix.clone(), "the\nmy lord".to_owned());
+            let options = PromptOptions { tokens: 5, prefix, suffix, forbid, ascii: true, words: true, ..PromptOptions::default() };
+            let problem = problem(options, " zounds", tokenizer);
+            let free = random_prompt(&problem, Clock { seed, restart: 0, step: 0 }, 0).unwrap();
+            let text = problem.free_text(&free).to_lowercase();
+            let words: Vec<&str> = text.strip_prefix(' ').unwrap_or(&text).split(' ').collect();
+            prop_assert!(words.iter().all(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase())), "{}", text);
+            prop_assert!(!words.contains(&"the") && !text.contains("my lord"), "{}", text);
+            prop_assert!(problem.is_valid(&free, &problem.typed_ids(&free)));
+        }
+    }
+
     /// Whatever the fixed text, a free part whose text gives its ids stands where it should.
     #[test]
     fn what_is_admitted_reads_whole(

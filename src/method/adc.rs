@@ -152,7 +152,8 @@ impl AdcMethod {
     fn score<B: TrackedBackend>(&mut self, prompts: Vec<Vec<u32>>, subject: &Subject<B>, problem: &Problem) {
         let objective = self.settings.objective();
         let scores = subject.target_scores(&prompts, problem, objective);
-        let rank = |scores: &TargetScores| (scores.margins.iter().any(|&margin| margin <= 0.0), value(objective, scores, problem));
+        let rank =
+            |scores: &TargetScores| (!scores.margins.iter().all(|&margin| problem.is_led(margin)), value(objective, scores, problem));
         let best = prompts.into_iter().zip(scores).min_by(|(_, a), (_, b)| {
             let (a, b) = (rank(a), rank(b));
             a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
@@ -291,7 +292,7 @@ mod tests {
     /// A problem whose prompts are of tokens that stand for text, as the fixture's.
     fn problem<B: TrackedBackend>(subject: &Subject<B>, tokens: usize) -> Problem {
         let ids = Golden::open(TABLE_1).ids("target").remove(0);
-        let target = crate::Target { text: subject.tokenizer().decode(&ids), ids };
+        let target = crate::Target::new(subject.tokenizer().decode(&ids), ids);
         let options = PromptOptions { tokens, allow_target_tokens: true, ..PromptOptions::default() };
         Problem::new(options, target, subject.tokenizer(), subject.vocab_size()).unwrap()
     }

@@ -16,7 +16,7 @@ pub struct Echo {
 impl<B: TrackedBackend> Method<B> for Echo {
     fn start(&mut self, _: &Subject<B>, problem: &Problem, _: Clock) -> Result<()> {
         // The last repetition is whole: what comes after it is the target's beginning.
-        let (n, target) = (problem.prompt.tokens(), &problem.first().target.ids);
+        let (n, target) = (problem.prompt.tokens(), problem.first().target.text_ids());
         let skipped = (target.len() - n % target.len()) % target.len();
         self.free = target.iter().cycle().skip(skipped).take(n).copied().collect();
         Ok(())

@@ -246,6 +246,19 @@ impl MethodSettings {
         }
     }
 
+    /// The same with a hinge that aims so many logits higher.
+    #[must_use]
+    pub fn aiming_higher(mut self, by: f64) -> Self {
+        match &mut self {
+            Self::Relaxed(row) => row.margin += by,
+            Self::Search(search) => search.margin += by,
+            Self::Pez(settings) => settings.margin += by,
+            Self::Adc(settings) => settings.margin += by,
+            Self::Echo | Self::Floor => (),
+        }
+        self
+    }
+
     /// The row of Table 1, where the method has one.
     pub fn row(&self) -> Option<TableRow> {
         match self {
@@ -357,6 +370,16 @@ mod tests {
                 }
             }
             assert_eq!(written == 0, keys.is_empty(), "{method}");
+        }
+    }
+
+    #[test]
+    fn a_hinge_aims_higher_by_what_is_asked() {
+        let margin = |settings: &MethodSettings| settings.get("margin").and_then(|margin| margin.as_f64());
+        for method in MethodName::all() {
+            let defaults = method.registered().defaults();
+            let higher = margin(&defaults.clone().aiming_higher(0.5));
+            assert_eq!(higher, margin(&defaults).map(|margin| margin + 0.5), "{method}");
         }
     }
 

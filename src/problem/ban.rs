@@ -33,7 +33,7 @@ struct Folded {
 }
 
 /// Two ways to see look-alikes: by small letters and by capitals, because some letters resemble others in one of the two alone.
-const FOLDS: [fn(&str) -> String; 2] = [
+pub(super) const FOLDS: [fn(&str) -> String; 2] = [
     |text| skeleton(&plain(text).to_lowercase()).collect(),
     |text| skeleton(&plain(text).to_uppercase()).collect::<String>().to_lowercase(),
 ];
@@ -62,24 +62,11 @@ impl Ban {
 
 impl Folded {
     fn new(text: &str) -> Self {
-        let mut words: Vec<String> = Vec::new();
-        let mut spelled = String::new();
-        for chunk in text.split_whitespace() {
-            let joined: String = chunk.chars().filter(|c| c.is_alphanumeric()).collect();
-            match joined.chars().count() {
-                0 => {}
-                1 => spelled.push_str(&joined),
-                _ => {
-                    words.extend((!spelled.is_empty()).then(|| std::mem::take(&mut spelled)));
-                    // Between letters there may be an apostrophe, or the end of a word.
-                    words.extend(chunk.split(|c: char| !c.is_alphanumeric()).map(str::to_owned).filter(|word| *word != joined));
-                    words.push(joined);
-                }
-            }
+        let words = joined(text).into_iter().chain(apart(text).map(str::to_owned));
+        Self {
+            letters: text.chars().filter(|c| c.is_alphanumeric()).collect(),
+            words: words.filter(|word| word.chars().count() >= SHORTEST_WORD).collect(),
         }
-        words.push(spelled);
-        words.retain(|word| word.chars().count() >= SHORTEST_WORD);
-        Self { letters: text.chars().filter(|c| c.is_alphanumeric()).collect(), words }
     }
 
     fn repeats(&self, target: &Self) -> bool {
@@ -89,12 +76,35 @@ impl Folded {
     }
 }
 
+/// The words of a text, where whatever is no letter or digit parts them: `it`, `s`.
+pub(super) fn apart(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty())
+}
+
+/// The words of a text, where spaces alone part them, and neighbouring single letters are one word: `its`.
+pub(super) fn joined(text: &str) -> Vec<String> {
+    let (mut words, mut spelled) = (Vec::new(), String::new());
+    for chunk in text.split_whitespace() {
+        let word: String = chunk.chars().filter(|c| c.is_alphanumeric()).collect();
+        match word.chars().count() {
+            0 => {}
+            1 => spelled.push_str(&word),
+            _ => {
+                words.extend((!spelled.is_empty()).then(|| std::mem::take(&mut spelled)));
+                words.push(word);
+            }
+        }
+    }
+    words.extend((!spelled.is_empty()).then_some(spelled));
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn allows(text: &str) -> bool {
-        let target = Target { text: "I'll not be a king, and Wherefore.".into(), ids: Vec::new() };
+        let target = Target::new("I'll not be a king, and Wherefore.", Vec::new());
         Ban::new(&[&target]).allows(text)
     }
 
@@ -132,7 +142,7 @@ mod tests {
 
     #[test]
     fn every_target_counts() {
-        let target = |text: &str| Target { text: text.into(), ids: Vec::new() };
+        let target = |text: &str| Target::new(text, Vec::new());
         let (a, b) = (target("the queen"), target("a crown"));
         let ban = Ban::new(&[&a, &b]);
         assert!(!ban.allows("QUEEN") && !ban.allows("a CROWN") && ban.allows("a jewel"));

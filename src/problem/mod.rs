@@ -2,10 +2,13 @@
 
 pub mod ban;
 pub mod example;
+mod forbidden;
 mod frame;
 pub mod prompt;
+mod rules;
 pub mod target;
 pub mod targets;
+mod words;
 
 pub use example::{Context, Example};
 pub use frame::Chat;
@@ -22,6 +25,8 @@ pub struct Problem {
     pub prompt: Prompt,
     /// Where it stands and what the model must write there; one or more.
     pub examples: Vec<Example>,
+    /// What every target token must lead by, in logits, beside being the only best one.
+    pub min_margin: f32,
 }
 
 impl Problem {
@@ -51,7 +56,12 @@ impl Problem {
         let prompt = Prompt::new(options, &targets, tokenizer, vocab_size)?;
         let example = |(context, target)| Example::new(prompt.options(), context, target, tokenizer);
         let examples = examples.into_iter().map(example).collect::<Result<_>>()?;
-        Ok(Self { prompt, examples })
+        Ok(Self { prompt, examples, min_margin: 0.0 })
+    }
+
+    /// Whether a target token that is so far ahead of all others, in logits, is as it should be.
+    pub fn is_led(&self, margin: f32) -> bool {
+        margin > 0.0 && margin >= self.min_margin
     }
 
     /// The first example: the only one, unless the problem says otherwise.
@@ -91,10 +101,10 @@ impl Problem {
         self.examples.iter().all(Example::target_round_trips)
     }
 
-    /// Whether a free part may be proposed: what is typed gives the ids as searched, and its text keeps the ban.
+    /// Whether a free part may be proposed: what is typed gives the ids as searched, and its text keeps the rules.
     pub fn admits(&self, free: &[u32]) -> bool {
         let text = self.free_text(free);
-        self.examples.iter().all(|example| example.round_trips(free, &text)) && self.prompt.keeps_ban(&text)
+        self.examples.iter().all(|example| example.round_trips(free, &text)) && self.prompt.keeps_rules(&text)
     }
 
     /// The N tokens behind the head of the first example as it was typed, if they may be proposed.
@@ -114,13 +124,13 @@ impl Problem {
         self.examples.iter().zip(self.typed_ids(free)).filter_map(misread).min()
     }
 
-    /// Whether the prompts typed with a free part keep the rules: no more than N free tokens, all of the search vocabulary, and no word of
-    /// the target in their text.
+    /// Whether the prompts typed with a free part keep the rules: no more than N free tokens, all of the search vocabulary, no word of the
+    /// target in their text, and whatever else was asked of it.
     pub fn is_valid(&self, free: &[u32], typed: &[Vec<u32>]) -> bool {
         let keeps = |example: &Example, typed: &Vec<u32>| {
             !typed.is_empty() && example.is_short_enough(typed) && self.prompt.permits(example.free_part(typed))
         };
         let keep = self.examples.iter().zip(typed).all(|(example, typed)| keeps(example, typed));
-        keep && self.prompt.keeps_ban(&self.free_text(free))
+        keep && self.prompt.keeps_rules(&self.free_text(free))
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use rayon::prelude::*;
 
 use super::ban::Ban;
+use super::rules::Rule;
 use super::{Chat, Target};
 use crate::source::tokenizer::Tokenizer;
 use crate::{Error, Result, terminal};
@@ -28,6 +29,12 @@ pub struct PromptOptions {
     pub allow_special: bool,
     /// Every token of the vocabulary may be used, whatever its text (the paper's setting).
     pub allow_everything: bool,
+    /// Words and phrases that may not occur in the free part, one a line; they hold whatever else is allowed, as all that follows does.
+    pub forbid: String,
+    /// Only printable ASCII in the free part.
+    pub ascii: bool,
+    /// Only English words in the free part, with spaces between them.
+    pub words: bool,
 }
 
 /// The free part of a prompt: how long it is, and what may stand in it.
@@ -38,6 +45,8 @@ pub struct Prompt {
     readable: Vec<u32>,
     /// On the text; the options say whether it is in force.
     ban: Ban,
+    /// On the text too.
+    rules: Vec<Rule>,
 }
 
 impl Prompt {
@@ -46,18 +55,20 @@ impl Prompt {
     /// # Errors
     /// Nothing is left that may stand in the prompt.
     pub fn new(options: PromptOptions, targets: &[&Target], tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self> {
-        let allowed = search_vocabulary(&options, targets, tokenizer, vocab_size);
-        let ids =
-            |wanted: &dyn Fn(u32) -> bool| (0..vocab_size as u32).filter(|&id| allowed[id as usize] && wanted(id)).collect::<Vec<_>>();
-        let words = ids(&|id| is_plain_word(&tokenizer.decode_inside(&[id])));
-        let readable = if words.is_empty() { ids(&|_| true) } else { words };
-        if readable.is_empty() {
+        let mut allowed = search_vocabulary(&options, targets, tokenizer, vocab_size);
+        if !allowed.contains(&true) {
             return Err(Error::option(
                 "allow_target_tokens",
                 "no token of the vocabulary may stand in the prompt; allow those of the target, or special ones (allow_special)",
             ));
         }
-        Ok(Self { options, allowed, readable, ban: Ban::new(targets) })
+        let rules = Rule::of(&options);
+        rules.iter().try_for_each(|rule| rule.cut(&mut allowed, tokenizer))?;
+        let ids =
+            |wanted: &dyn Fn(u32) -> bool| (0..vocab_size as u32).filter(|&id| allowed[id as usize] && wanted(id)).collect::<Vec<_>>();
+        let words = ids(&|id| is_plain_word(&tokenizer.decode_inside(&[id])));
+        let readable = if words.is_empty() { ids(&|_| true) } else { words };
+        Ok(Self { options, allowed, readable, ban: Ban::new(targets), rules })
     }
 
     /// What it was made from.
@@ -80,9 +91,10 @@ impl Prompt {
         &self.readable
     }
 
-    /// Whether a text keeps the ban on the target's words, where it is in force.
-    pub fn keeps_ban(&self, text: &str) -> bool {
-        self.options.allow_everything || self.options.allow_target_tokens || !self.repeats_target(text)
+    /// Whether a text keeps the ban on the target's words, where it is in force, and is what was asked for.
+    pub fn keeps_rules(&self, text: &str) -> bool {
+        let lifted = self.options.allow_everything || self.options.allow_target_tokens;
+        (lifted || !self.repeats_target(text)) && self.rules.iter().all(|rule| rule.allows(text))
     }
 
     /// Whether a text holds words of a target, allowed or not.

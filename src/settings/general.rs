@@ -4,7 +4,7 @@ use crate::backend::{BackendName, Dtype};
 use crate::budget::Budget;
 use crate::method::registry::{MethodName, MethodSettings};
 use crate::problem::{Chat, PromptOptions};
-use crate::setting::{Key, choice, key, named, names, optional_positive, optional_whole, switch, text, whole};
+use crate::setting::{Key, choice, key, named, names, optional_positive, optional_real, optional_whole, switch, text, whole};
 use crate::{Error, Result};
 
 /// The resolved settings of a run.
@@ -38,6 +38,16 @@ pub struct Options {
     pub allow_special: bool,
     /// Search the whole vocabulary and ban nothing.
     pub all_tokens: bool,
+    /// Words and phrases that the found text may not hold, one a line.
+    pub forbid: String,
+    /// Only printable ASCII in the found text.
+    pub ascii: bool,
+    /// Only English words in the found text.
+    pub words: bool,
+    /// What every target token must lead by, in logits, for the target to count as solved.
+    pub min_margin: Option<f64>,
+    /// The model must stop behind the target.
+    pub end: bool,
     /// Put the beginning-of-sequence token before the prompt.
     pub bos: bool,
     /// Seed of all randomness.
@@ -75,6 +85,11 @@ impl Default for Options {
             allow_target_tokens: false,
             allow_special: false,
             all_tokens: false,
+            forbid: String::new(),
+            ascii: false,
+            words: false,
+            min_margin: None,
+            end: false,
             bos: false,
             seed: 0,
             backend: BackendName::Auto,
@@ -112,6 +127,19 @@ pub const KEYS: &[Key<Options>] = &[
     key("allow_special", "Let the prompt hold special tokens", |s| Some(switch(&mut s.allow_special))),
     key("all_tokens", "Search the whole vocabulary and ban nothing: special, unused and broken tokens too", |s| {
         Some(switch(&mut s.all_tokens))
+    }),
+    key("forbid", "Words and phrases that the found text may not hold, one a line (--forbid reads them from a file)", |s| {
+        Some(text(&mut s.forbid))
+    }),
+    key("ascii", "Only printable ASCII in the found text", |s| Some(switch(&mut s.ascii))),
+    key("words", "Only English words of the dictionary in the found text, with spaces between them", |s| Some(switch(&mut s.words))),
+    key(
+        "min_margin",
+        "Logits that every target token must lead by, or `none`: solved is what does so, and a hinge aims so much higher",
+        |s| Some(optional_real(&mut s.min_margin, 0.0..=100.0)),
+    ),
+    key("end", "The model must stop behind the target: with the token that ends a chat's turn, else with its first stop token", |s| {
+        Some(switch(&mut s.end))
     }),
     key("bos", "Put the beginning-of-sequence token before the prompt", |s| Some(switch(&mut s.bos))),
     key("seed", "Seed of all randomness", |s| Some(whole(&mut s.seed, 0..=u32::MAX as u64))),
@@ -170,6 +198,9 @@ impl Options {
             allow_target_tokens: self.allow_target_tokens,
             allow_special: self.allow_special,
             allow_everything: self.all_tokens,
+            forbid: self.forbid.clone(),
+            ascii: self.ascii,
+            words: self.words,
         }
     }
 }

@@ -70,6 +70,11 @@ impl Cell {
         digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()[..ID_LENGTH].to_owned()
     }
 
+    /// M, the stop token included where one is asked for.
+    pub fn target_tokens(&self) -> usize {
+        self.target.target.ids.len() + usize::from(self.options.end)
+    }
+
     /// Where it stands on each of [`AXES`].
     pub fn axes(&self) -> [Value; 6] {
         let Options { prompt_tokens, steps, seed, .. } = &self.options;

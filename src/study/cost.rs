@@ -142,7 +142,7 @@ fn of_cell(cell: &Cell) -> Work {
 
 /// N and M.
 fn sizes(cell: &Cell) -> (f64, f64) {
-    (cell.options.prompt_tokens as f64, cell.target.target.ids.len() as f64)
+    (cell.options.prompt_tokens as f64, cell.target_tokens() as f64)
 }
 
 /// An estimate of the gradient, and a step of the optimiser.

@@ -85,6 +85,14 @@ impl Study {
         }
     }
 
+    /// One target in place of a grid: a cell for each of `count` seeds, from that of the settings on.
+    pub fn of_seeds(model: Model, target: &Labelled, resolved: &Resolved, count: u32) -> Self {
+        let Options { method, seed, .. } = &resolved.settings;
+        let method = method.to_string();
+        let cell = |more| Cell::new(0, model.identity(), target.clone(), &method, resolved, seed.wrapping_add(more));
+        Self { cells: (0..count).map(cell).collect(), models: vec![model] }
+    }
+
     /// All cells. Any beginning of the list is balanced over targets, methods and N.
     pub fn cells(&self) -> &[Cell] {
         &self.cells

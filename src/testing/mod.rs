@@ -123,7 +123,7 @@ pub const TABLE_1: &str = "table1_steps.safetensors";
 pub fn table_1_problem(n: usize, prefix: &str) -> crate::Problem {
     use crate::problem::PromptOptions;
     let (checkpoint, ids) = (tiny(), Golden::open(TABLE_1).ids("target").remove(0));
-    let target = crate::Target { text: checkpoint.tokenizer.decode(&ids), ids };
+    let target = crate::Target::new(checkpoint.tokenizer.decode(&ids), ids);
     let options = PromptOptions { tokens: n, allow_everything: true, prefix: prefix.into(), ..PromptOptions::default() };
     crate::Problem::new(options, target, &checkpoint.tokenizer, checkpoint.config.vocab_size).unwrap()
 }

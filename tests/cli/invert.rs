@@ -58,6 +58,7 @@ const FIELDS: &[(&str, Kind)] = &[
     ("/completion_text", Kind::Text),
     ("/completion_ids", Kind::Ids),
     ("/exact", Kind::Flag),
+    ("/solved", Kind::Flag),
     ("/round_trips", Kind::Flag),
     ("/min_margin", Kind::Optional),
     ("/lcs/relaxed_forced", Kind::Optional),

@@ -19,6 +19,7 @@ mod output;
 mod refusals;
 mod report;
 mod resume;
+mod rules;
 mod settings;
 mod study;
 mod support;

@@ -92,6 +92,18 @@ fn a_chat_is_one_text_by_the_models_own_template() {
     assert!(shown.starts_with("found    \"") && shown.contains("\nprompt   \"<s>[system] Be brief.⏎[user] "), "{shown}");
 }
 
+/// The template trims a turn, so its first word begins without a space; and the reply ends as the model ends a text.
+#[test]
+fn words_and_an_end_are_asked_for_in_a_chat() {
+    let model = chatty(TEMPLATE);
+    let flags = ["invert", " zounds", "--chat", "--words", "--end", "--steps", "2", "--prompt-tokens", "5"];
+    let found = inversion(&mut on(&model, &flags));
+    let free = found["free_text"].as_str().unwrap();
+    assert!(free.split(' ').count() == 5 && free.split(' ').all(|word| word.bytes().all(|b| b.is_ascii_alphabetic())), "{found}");
+    assert_eq!((&found["best"]["valid"], &found["round_trips"]), (&json!(true), &json!(true)), "{found}");
+    assert_eq!((ids(&found["target_ids"]).last(), &found["target_text"]), (Some(&2), &json!(" zounds")));
+}
+
 #[test]
 fn what_cannot_be_a_chat_is_refused_with_a_word() {
     let model = chatty(TEMPLATE);

@@ -25,7 +25,7 @@ pub struct Complete {
     /// Tokens to write
     #[arg(long, value_name = "M", default_value_t = 20, value_parser = value_parser!(u32).range(1..))]
     pub tokens: u32,
-    /// End at the end-of-sequence token, which otherwise is a token like others
+    /// End at an end-of-sequence token, which is no part of the text then; otherwise it is a token like others
     #[arg(long)]
     pub stop_at_eos: bool,
     /// What stands around the prompt.

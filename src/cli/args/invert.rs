@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, value_parser};
 
 use super::around::Around;
 use super::setting::{Flags, Names, help};
+use super::text::read_list;
 use crate::Result;
 use crate::method::registry::MethodName;
 
@@ -21,8 +22,9 @@ Examples:
   dlmi --model HuggingFaceTB/SmolLM2-135M-Instruct invert --chat \"I am sorry\"
   dlmi invert --template \"Here is a riddle: {} Answer:\" \" the king\"
   dlmi invert --targets targets.jsonl --max-seconds 60 --out list1
+  dlmi invert --count 5 --max-seconds 60
 
-Exit code: 0 exact, 1 not exact, 2 bad input, 3 no such device, model or disk space, 130 interrupted.")]
+Exit code: 0 exact (by --min-margin, all of --targets or --count), 1 not, 2 bad input, 3 no such device, model or disk space, 130 interrupted.")]
 pub struct Invert {
     /// Text that the model shall write, taken byte for byte; `-`: standard input; none: the bundled model's own example
     #[arg(conflicts_with = "file")]
@@ -47,10 +49,22 @@ pub struct Invert {
     suffix: Option<OsString>,
     #[command(flatten)]
     around: Around,
+    #[arg(long, value_name = "X", help = help("min_margin"), allow_negative_numbers = true)]
+    min_margin: Option<String>,
+    #[arg(long, help = help("end"))]
+    end: bool,
     #[arg(long, help = help("allow_target_tokens"))]
     allow_target_tokens: bool,
     #[arg(long, help = help("allow_special"))]
     allow_special: bool,
+    /// Words and phrases that the found text may not hold, one a line of FILE. Whole words: `cat` forbids `Cat` and `c-a-t`, but
+    /// neither `cats` nor `education`
+    #[arg(long, value_name = "FILE")]
+    forbid: Option<PathBuf>,
+    #[arg(long, help = help("ascii"))]
+    ascii: bool,
+    #[arg(long, help = help("words"))]
+    words: bool,
     /// Read TARGET from a file (its last newline left out)
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
@@ -61,6 +75,10 @@ pub struct Invert {
     /// the results, and the same command goes on from there
     #[arg(long, value_name = "FILE", conflicts_with_all = ["target", "file", "target_ids", "resume"])]
     pub targets: Option<PathBuf>,
+    /// Find so many different prompts, each by a search with a seed and a budget of its own, and print each as it is found (with
+    /// --json a line for each); --out keeps the results, and the same command goes on from there
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=10_000), conflicts_with_all = ["targets", "resume"])]
+    pub count: Option<u32>,
     /// Print the table of --targets as CSV
     #[arg(long, requires = "targets", conflicts_with = "json")]
     pub csv: bool,
@@ -76,8 +94,10 @@ impl Invert {
     pub(super) fn flags(&self, flags: &mut Flags) -> Result<()> {
         flags.text("method", &self.method).text("prompt_tokens", &self.prompt_tokens).text("steps", &self.steps);
         flags.text("max_seconds", &self.max_seconds).text("restarts", &self.restarts).text("samples", &self.samples);
-        flags.text("max_memory", &self.max_memory);
+        flags.text("max_memory", &self.max_memory).text("min_margin", &self.min_margin);
         flags.switch("allow_target_tokens", self.allow_target_tokens).switch("allow_special", self.allow_special);
+        flags.switch("ascii", self.ascii).switch("words", self.words).switch("end", self.end);
+        flags.given.extend(self.forbid.as_deref().map(read_list).transpose()?.map(|list| ("forbid", list)));
         flags.os_text("prefix", &self.prefix)?;
         flags.os_text("suffix", &self.suffix)?;
         if let Some((before, after)) = self.around.template()? {

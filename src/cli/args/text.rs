@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::quoted;
 use crate::files::{self, read_stream, utf8};
@@ -10,6 +10,18 @@ use crate::{Error, Result};
 
 /// A text longer than any model's context; more is not worth reading.
 const LONGEST_TEXT: u64 = 64 << 20;
+
+/// Larger than any list, in bytes: it becomes a setting, which every record holds.
+const LARGEST_LIST: u64 = 1 << 20;
+
+/// The lines of a file, but for empty ones and for spaces at their ends.
+///
+/// # Errors
+/// What cannot be read, is larger than 1 MiB, or is not UTF-8.
+pub fn read_list(path: &Path) -> Result<String> {
+    let text = files::text(read_stream(path, LARGEST_LIST)?, &quoted(&path.display().to_string()))?;
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"))
+}
 
 /// The text of an argument or of a file; `-` as either is standard input. One newline at the end of a file or of
 /// standard input is left out; an argument is taken as it is.
@@ -50,6 +62,19 @@ fn without_newline(bytes: Vec<u8>, name: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_is_its_lines_without_empty_ones() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let list = |bytes: &[u8]| {
+            std::fs::write(file.path(), bytes).unwrap();
+            read_list(file.path())
+        };
+        assert_eq!(list("\u{feff}cat\r\n\n  New York\t\n \n;".as_bytes()).unwrap(), "cat\nNew York\n;");
+        assert_eq!(list(b"\n\n").unwrap(), "");
+        assert!(list(&[b'a'; (1 << 20) + 1]).unwrap_err().to_string().contains("at most 1048576"));
+        assert!(list(b"a\xff").unwrap_err().to_string().contains("byte 1 (0xff)"));
+    }
 
     #[test]
     fn texts_come_as_they_are() {

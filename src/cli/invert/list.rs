@@ -37,20 +37,20 @@ pub(super) fn run(cli: &Cli, verb: &Invert, path: &Path, policy: Policy) -> Resu
         (false, false) => print_result(&table(&lines))?,
     }
     Ok(match signal.load(Ordering::Relaxed) {
-        0 if lines.iter().all(|line| line.exact == Some(true)) => ExitCode::SUCCESS,
+        0 if lines.iter().all(|line| line.solved) => ExitCode::SUCCESS,
         0 => ExitCode::from(1),
         number => ExitCode::from(128 + number as u8),
     })
 }
 
 /// Where the results are kept: in the folder of `--out`, else in one that goes with the process.
-struct Kept {
-    store: Store,
+pub(super) struct Kept {
+    pub(super) store: Store,
     _folder: Option<tempfile::TempDir>,
 }
 
 impl Kept {
-    fn open(out: Option<&Path>) -> Result<Self> {
+    pub(super) fn open(out: Option<&Path>) -> Result<Self> {
         if let Some(out) = out {
             return Ok(Self { store: Store::create(out)?, _folder: None });
         }
@@ -100,7 +100,7 @@ impl Foreman for List<'_> {
     }
 
     fn step(&mut self, cell: &Cell, report: &Report) -> Result<()> {
-        let (matched, m) = (report.best.map_or(0, |best| best.matched_prefix), cell.target.target.ids.len());
+        let (matched, m) = (report.best.map_or(0, |best| best.matched_prefix), cell.target_tokens());
         self.show(Some(format!("{}: step {}, best {matched}/{m} tokens", visible(&cell.target.id), report.step)));
         Ok(())
     }
@@ -139,6 +139,8 @@ struct Line {
     target: String,
     /// Nothing where it was not computed.
     exact: Option<bool>,
+    /// It is all that was asked for.
+    solved: bool,
     /// Tokens of the target that are the argmax behind the prompt, the target's own fed.
     right_when_fed: usize,
     /// Tokens that the model writes before the first wrong one.
@@ -154,11 +156,12 @@ struct Line {
 impl Line {
     fn of(cell: &Cell, store: &Store) -> Result<Self> {
         let record = store.record(&cell.id)?.unwrap_or_default();
-        let (inversion, tokens) = (&record["inversion"], cell.target.target.ids.len());
+        let (inversion, tokens) = (&record["inversion"], cell.target_tokens());
         let prompt = inversion["prompt_text"].as_str().or(record["failed"].as_str()).unwrap_or("interrupted");
         Ok(Self {
             target: cell.target.id.clone(),
             exact: inversion["exact"].as_bool(),
+            solved: inversion["solved"].as_bool().or(inversion["exact"].as_bool()) == Some(true),
             right_when_fed: (inversion["best"]["hard_forced_accuracy"].as_f64().unwrap_or(0.0) * tokens as f64).round() as usize,
             matched: inversion["best"]["matched_prefix"].as_u64().unwrap_or(0),
             tokens,

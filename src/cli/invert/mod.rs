@@ -1,5 +1,6 @@
 //! `dlmi invert`: from a target to a prompt that is checked.
 
+mod count;
 mod list;
 
 use std::process::ExitCode;
@@ -22,6 +23,9 @@ use crate::ui::{Paint, Policy, Progress, Status, paint, print_result, visible};
 pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
     if let Some(targets) = &verb.targets {
         return list::run(cli, verb, targets, policy);
+    }
+    if let Some(count) = verb.count {
+        return count::run(cli, verb, count, policy);
     }
     let session = Session::open(cli, policy)?;
     let target = target(verb, &session)?;
@@ -48,7 +52,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
         false => print_result(&readable(&inversion, policy))?,
     }
     kept?;
-    Ok(match (inversion.stopped, inversion.exact) {
+    Ok(match (inversion.stopped, inversion.solved) {
         (Stopped::Signal, _) => ExitCode::from(128 + signal.load(Ordering::Relaxed) as u8),
         (_, true) => ExitCode::SUCCESS,
         (_, false) => ExitCode::from(1),
@@ -133,12 +137,11 @@ fn readable(inversion: &Inversion, policy: Policy) -> String {
             inversion.seconds_to_exact.unwrap_or(seconds),
             inversion.steps,
         ));
-        lines.extend(notes);
-        return lines.join("\n");
+    } else {
+        lines.push(format!("{} {}", color(Paint::Bad, "not exact"), how_far(inversion)));
     }
-    lines.push(format!("{} {}", color(Paint::Bad, "not exact"), how_far(inversion)));
     lines.extend(notes);
-    lines.push(format!("try      {}", advice(inversion)));
+    lines.extend((!inversion.solved).then(|| format!("try      {}", advice(inversion))));
     lines.join("\n")
 }
 
@@ -147,7 +150,9 @@ fn how_far(inversion: &Inversion) -> String {
     let (matched, valid) = inversion.best.judged.as_ref().map_or((0, false), |judged| (judged.matched_prefix, judged.valid));
     let m = inversion.target_ids.len();
     let rules = match (valid, inversion.stopped) {
-        (false, _) => "the prompt breaks the rules (longer than N after tokenising again, or holds forbidden tokens or words); ",
+        (false, _) => {
+            "the prompt breaks the rules (longer than N after tokenising again, or its tokens or its text are not what they may be); "
+        }
         (true, Stopped::Diverged) => "the objective was not a number any more; ",
         (true, _) => "",
     };

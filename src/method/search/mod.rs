@@ -170,9 +170,10 @@ struct Scored {
 }
 
 impl Scored {
-    /// Whether every target token, as far as they were scored, is ahead of all others: after the last, the model writes the targets.
-    fn leads(&self) -> bool {
-        self.scores.margins.iter().all(|&margin| margin > 0.0)
+    /// Whether every target token, as far as they were scored, is as far ahead of all others as is asked: after the last, the problem is
+    /// solved.
+    fn leads(&self, problem: &Problem) -> bool {
+        self.scores.margins.iter().all(|&margin| problem.is_led(margin))
     }
 }
 

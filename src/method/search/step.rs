@@ -135,8 +135,8 @@ impl SearchMethod {
         self.memory.make_room();
         let open: Vec<Vec<u32>> = batch.iter().filter(|free| self.memory.is_open(free, bound)).cloned().collect();
         self.score(bound, &open, parts, subject, problem);
-        let solved = self.at.current.leads();
-        let leads = |candidate: &Scored| !solved && candidate.leads();
+        let solved = self.at.current.leads(problem);
+        let leads = |candidate: &Scored| !solved && candidate.leads(problem);
         let known = batch.iter().filter_map(|free| self.memory.whole(free));
         let taken = known.filter(|candidate| leads(candidate) || candidate.value < bound);
         taken.min_by(|a, b| leads(b).cmp(&leads(a)).then(a.value.total_cmp(&b.value))).cloned()
@@ -145,7 +145,7 @@ impl SearchMethod {
     /// Scores candidates along the target positions, in parts, and remembers what is known of them. One that reaches `bound` before the
     /// last part, and does not lead to the targets, is dropped there: no position's loss is negative.
     fn score<B: TrackedBackend>(&mut self, bound: f32, candidates: &[Vec<u32>], parts: &[usize], subject: &Subject<B>, problem: &Problem) {
-        let (objective, solved) = (self.search.objective(), self.at.current.leads());
+        let (objective, solved) = (self.search.objective(), self.at.current.leads(problem));
         let mut scoring = subject.candidates(&self.at.current.free, candidates, problem, objective);
         let mut kept: Vec<Scored> = candidates.iter().map(|free| Scored { free: free.clone(), ..Scored::default() }).collect();
         for (number, &part) in parts.iter().enumerate() {
@@ -156,7 +156,7 @@ impl SearchMethod {
             if number + 1 == parts.len() {
                 break;
             }
-            let keep: Vec<bool> = kept.iter().map(|candidate| candidate.value < bound || (!solved && candidate.leads())).collect();
+            let keep: Vec<bool> = kept.iter().map(|candidate| candidate.value < bound || (!solved && candidate.leads(problem))).collect();
             scoring.retain(&keep);
             let (still, dropped) = kept.into_iter().zip(keep).partition::<Vec<_>, _>(|(_, keep)| *keep);
             dropped.into_iter().for_each(|(candidate, _)| self.memory.insert(candidate.free, Known::at_least(candidate.value)));
@@ -233,15 +233,18 @@ pub(crate) fn random_prompt(problem: &Problem, clock: Clock, number: u32) -> Res
         let position = match problem.first_misread(&free) {
             // It, or the next one that it merges with.
             Some(position) => (position + draws.below(2)).min(last),
-            None if problem.prompt.keeps_ban(&problem.free_text(&free)) => return Ok(free),
-            // The text holds a banned word.
+            None if problem.prompt.keeps_rules(&problem.free_text(&free)) => return Ok(free),
+            // The text breaks a rule.
             None => draws.below(free.len()),
         };
         missed[position] += 1;
         // Where no readable token can stand, as at the start of a turn that is trimmed, any other.
         free[position] = if missed[position] % 16 < 8 { readable[draws.below(readable.len())] } else { any(allowed, &mut draws) };
     }
-    Err(Error::input("no random prompt survives decoding and encoding between the fixed texts around it; change where they are cut"))
+    Err(Error::input(
+        "no random prompt survives decoding and encoding between the fixed texts around it and keeps the rules for its text; change where they \
+         are cut, or ask for less",
+    ))
 }
 
 /// Any allowed token.

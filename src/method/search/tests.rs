@@ -36,7 +36,7 @@ fn subject<B: TrackedBackend>() -> Subject<B> {
 fn problem<B: TrackedBackend>(subject: &Subject<B>, m: usize) -> Problem {
     let source = subject.tokenizer().encode("he to");
     let ids = subject.free(subject.embed(&[source]), m).remove(0);
-    let target = Target { text: subject.tokenizer().decode(&ids), ids };
+    let target = Target::new(subject.tokenizer().decode(&ids), ids);
     let options = PromptOptions { tokens: 4, prefix: "a ".into(), ..PromptOptions::default() };
     Problem::new(options, target, subject.tokenizer(), subject.vocab_size()).unwrap()
 }
