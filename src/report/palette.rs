@@ -8,17 +8,18 @@ pub struct Style {
     place: usize,
 }
 
-/// Colours that stay apart with any kind of colour blindness, on white and on nearly black. The marks differ as well.
+/// Colours that stay apart with any kind of colour blindness, on white and on nearly black (a test has the distances). The marks differ as
+/// well.
 const COLOURS: [(&str, &str); 9] = [
-    ("#1f5fae", "#5b8df5"),
-    ("#c2410c", "#f5843f"),
-    ("#0a6b52", "#3fb07c"),
-    ("#b0309c", "#d868c8"),
-    ("#c99400", "#f2cf57"),
+    ("#2d30af", "#4d50dd"),
+    ("#944500", "#bf760d"),
+    ("#2a7a57", "#259774"),
+    ("#620d66", "#c5109e"),
+    ("#bb9c16", "#ffd119"),
     ("#2b2b2b", "#ececec"),
-    ("#5b9cf1", "#8fdcff"),
-    ("#e0567a", "#f0557a"),
-    ("#7f8c2a", "#b0b555"),
+    ("#00a8ff", "#11d5ff"),
+    ("#ee77b3", "#c8023d"),
+    ("#8daa63", "#95d56f"),
 ];
 /// The methods that have a colour of their own, in the order of [`COLOURS`]; others take what is free.
 const OWN: [&str; COLOURS.len()] = ["dlmi", "dlmi-tf", "gbda", "reinforce", "soda", "snap", "stgs", "rebar", "relax"];
@@ -132,6 +133,55 @@ pub fn in_page() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    type Three = [f64; 3];
+
+    /// What who sees all colours, no green, no red or no blue makes of linear RGB (Machado, Oliveira and Fernandes, 2009, severity 1).
+    const EYES: [[Three; 3]; 4] = [
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    ];
+
+    fn times(matrix: &[Three; 3], v: Three) -> Three {
+        matrix.map(|row| row.iter().zip(v).map(|(a, b)| a * b).sum())
+    }
+
+    fn linear(colour: &str) -> Three {
+        std::array::from_fn(|i| {
+            let value = f64::from(u8::from_str_radix(&colour[1 + 2 * i..3 + 2 * i], 16).unwrap()) / 255.0;
+            if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+        })
+    }
+
+    /// CIELAB of what an eye sees.
+    fn seen(colour: &str, eye: &[Three; 3]) -> Three {
+        let xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]];
+        let [x, y, z] = times(&xyz, times(eye, linear(colour)).map(|value| value.clamp(0.0, 1.0)));
+        let f = |t: f64| if t > 0.008856 { t.cbrt() } else { 7.787 * t + 16.0 / 116.0 };
+        let (x, y, z) = (f(x / 0.9505), f(y), f(z / 1.089));
+        [116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)]
+    }
+
+    #[test]
+    fn colours_stay_apart_for_every_eye_and_from_their_ground() {
+        let contrast = |a: &str, b: &str| {
+            let [a, b] = [a, b].map(|colour| seen(colour, &EYES[0])[0]).map(|l| ((l + 16.0) / 116.0).powi(3) + 0.05);
+            a.max(b) / a.min(b)
+        };
+        let (_, white, black) = GROUND[3];
+        for colours in [COLOURS.map(|colours| (colours.0, white)), COLOURS.map(|colours| (colours.1, black))] {
+            for (i, (a, ground)) in colours.iter().enumerate() {
+                assert!(contrast(a, ground) > 2.5, "{a} on {ground}");
+                for (b, eye) in colours[..i].iter().flat_map(|(b, _)| EYES.iter().map(move |eye| (b, eye))) {
+                    let (a_seen, b_seen) = (seen(a, eye), seen(b, eye));
+                    let distance = a_seen.iter().zip(b_seen).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+                    assert!(distance > 25.0, "{a} and {b}: {distance}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_method_keeps_its_colour_and_its_variants_take_free_ones() {
