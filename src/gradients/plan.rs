@@ -13,7 +13,7 @@ use crate::method::registry::MethodSettings;
 use crate::method::relaxed::TableRow;
 use crate::problem::Problem;
 use crate::problem::targets::Labelled;
-use crate::settings::Options;
+use crate::settings::{Options, drop_what_is_off};
 use crate::subject::check_context;
 use crate::{Error, Result};
 
@@ -155,11 +155,10 @@ impl Plan {
             "steps": self.steps, "every": every, "bias_every": bias_every, "draws": draws,
             "reference_gradients": self.protocol.reference_gradients(),
         });
-        // Those that are off are left out, so that what was measured before there were any keeps its name.
         let Options { forbid, ascii, words, end, .. } = &self.options;
-        let asked = [("forbid", json!(forbid)), ("ascii", json!(ascii)), ("words", json!(words)), ("end", json!(end))];
-        let asked = asked.into_iter().filter(|(_, value)| *value != json!(false) && *value != json!(""));
-        content.as_object_mut().expect("an object").extend(asked.map(|(name, value)| (name.to_owned(), value)));
+        let mut asked = json!({ "forbid": forbid, "ascii": ascii, "words": words, "end": end });
+        drop_what_is_off(&mut asked);
+        content.as_object_mut().expect("an object").append(asked.as_object_mut().expect("an object"));
         Sha256::digest(content.to_string()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 }

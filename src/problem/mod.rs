@@ -74,9 +74,14 @@ impl Problem {
         self.examples.iter().map(|example| example.len() + example.target.ids.len()).max().unwrap_or(0)
     }
 
+    /// M of each example.
+    pub fn target_lengths(&self) -> impl ExactSizeIterator<Item = usize> {
+        self.examples.iter().map(|example| example.target.ids.len())
+    }
+
     /// Tokens of all targets.
     pub fn target_tokens(&self) -> usize {
-        self.examples.iter().map(|example| example.target.ids.len()).sum()
+        self.target_lengths().sum()
     }
 
     /// The text of the free part, as it reads in the first example.

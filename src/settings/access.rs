@@ -1,6 +1,6 @@
 //! Options by the names of their settings: read, written, checked, as JSON.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::general::{KEYS, Options};
 use super::names::{Setting, VARIABLE, edits};
@@ -64,6 +64,14 @@ impl Options {
         all.insert(self.method.to_string(), values(Setting::of(self.method).collect()).into());
         all.into()
     }
+}
+
+/// Leaves out settings that ask for nothing (`false`, no text, `none`), so that a setting that is new and off leaves the ids of what was
+/// computed before it as they are.
+pub(crate) fn drop_what_is_off(settings: &mut Value) {
+    let Value::Object(map) = settings else { return };
+    map.values_mut().for_each(drop_what_is_off);
+    map.retain(|_, value| !(value.is_null() || *value == json!(false) || *value == json!("")));
 }
 
 /// The one whose name takes the fewest edits from `name`, with its section or without it.

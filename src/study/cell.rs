@@ -13,7 +13,7 @@ use crate::invert::Model;
 use crate::invert::record::ModelIdentity;
 use crate::problem::Target;
 use crate::problem::targets::{Labelled, read_targets};
-use crate::settings::{Options, Resolved};
+use crate::settings::{Options, Resolved, drop_what_is_off};
 use crate::source::bundled;
 use crate::{Error, Result};
 
@@ -105,14 +105,6 @@ impl fmt::Display for Cell {
         let steps = steps.unwrap_or_default();
         write!(f, "{}, N {prompt_tokens}, {steps} steps, seed {seed}, target {}", self.method, self.target.id)
     }
-}
-
-/// Leaves out settings that ask for nothing (`false`, no text, `none`), so that a setting that is new and off leaves the ids of
-/// finished cells as they are.
-fn drop_what_is_off(settings: &mut Value) {
-    let Value::Object(map) = settings else { return };
-    map.values_mut().for_each(drop_what_is_off);
-    map.retain(|_, value| !(value.is_null() || *value == json!(false) || *value == json!("")));
 }
 
 /// JSON with its keys in order: the same text for the same content.

@@ -69,7 +69,7 @@ impl<B: TrackedBackend> Subject<B> {
     /// That is too little for the fewest samples that are computed at once.
     pub fn within(mut self, mib: Option<u64>, problem: &Problem, samples: usize, feeding: Feeding) -> Result<Self> {
         let (config, width) = (self.plain.config(), self.plain.dtype().size());
-        let m = problem.examples.iter().map(|example| example.target.ids.len()).max().unwrap_or(0);
+        let m = problem.target_lengths().max().unwrap_or(0);
         let rows = rows_kept(config, feeding, samples, problem.longest(), m);
         let row = width * trace_numbers(config);
         let (n, v, d) = (problem.prompt.tokens(), config.vocab_size, config.hidden_size);

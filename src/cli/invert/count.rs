@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::list::Kept;
+use super::list::{Kept, is_solved};
 use crate::Result;
 use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
@@ -90,7 +90,7 @@ impl Prompts<'_> {
         let color = |kind, text: &str| paint(self.policy.color_out, kind, text);
         let typed = if inversion["settings"]["chat"] == true { "free_text" } else { "prompt_text" };
         let prompt = visible(inversion[typed].as_str().unwrap_or_default()).to_string();
-        let verdict = if inversion["solved"] == true { color(Paint::Good, "exact") } else { color(Paint::Bad, "no   ") };
+        let verdict = if is_solved(inversion) { color(Paint::Good, "exact") } else { color(Paint::Bad, "no   ") };
         let (seed, steps) = (&inversion["seed"], &inversion["steps"]);
         let [lead, seconds] = ["min_margin", "seconds"].map(|key| inversion[key].as_f64().unwrap_or(0.0));
         let prompt = color(Paint::Bold, &prompt);
@@ -120,7 +120,7 @@ impl Foreman for Prompts<'_> {
             self.missed += 1;
             return Ok(());
         }
-        if inversion["solved"] != true {
+        if !is_solved(inversion) {
             self.missed += 1;
         } else if !self.found.insert(inversion["prompt_text"].as_str().unwrap_or_default().to_owned()) {
             tracing::warn!("seed {} found a prompt that was found before", options.seed);

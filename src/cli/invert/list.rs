@@ -123,6 +123,11 @@ impl Foreman for List<'_> {
     }
 }
 
+/// Whether an inversion of a record is all that was asked for. Older records do not say: no lead was asked for then.
+pub(super) fn is_solved(inversion: &Value) -> bool {
+    inversion["solved"].as_bool().or(inversion["exact"].as_bool()) == Some(true)
+}
+
 /// What `invert --json` prints of one target, its name and k before it; of one that failed the reason.
 fn json_line(mut record: Value) -> String {
     let mut line = json!({ "target": record["cell"]["target"], "k": record["cell"]["k"] });
@@ -161,7 +166,7 @@ impl Line {
         Ok(Self {
             target: cell.target.id.clone(),
             exact: inversion["exact"].as_bool(),
-            solved: inversion["solved"].as_bool().or(inversion["exact"].as_bool()) == Some(true),
+            solved: is_solved(inversion),
             right_when_fed: (inversion["best"]["hard_forced_accuracy"].as_f64().unwrap_or(0.0) * tokens as f64).round() as usize,
             matched: inversion["best"]["matched_prefix"].as_u64().unwrap_or(0),
             tokens,

@@ -179,14 +179,13 @@ impl Scored {
 
 /// The objective of a prompt, or from the first of its target positions a lower bound of it.
 pub(super) fn value(objective: Objective, scores: &TargetScores, problem: &Problem) -> f32 {
-    objective.of_prompt(&scores.losses, problem.examples.iter().map(|example| example.target.ids.len()))
+    objective.of_prompt(&scores.losses, problem.target_lengths())
 }
 
 /// What each target position weighs in the objective of a prompt, `[Σ M]`.
 fn weights(objective: Objective, problem: &Problem) -> impl Iterator<Item = f32> {
     let examples = problem.examples.len() as f32;
-    let lengths = problem.examples.iter().map(|example| example.target.ids.len());
-    lengths.flat_map(move |m| std::iter::repeat_n(objective.weight(m) as f32 / examples, m))
+    problem.target_lengths().flat_map(move |m| std::iter::repeat_n(objective.weight(m) as f32 / examples, m))
 }
 
 impl SearchMethod {

@@ -175,14 +175,13 @@ impl SearchMethod {
     /// another pass costs.
     pub(super) fn parts(&self, problem: &Problem) -> Vec<usize> {
         let (objective, current) = (self.search.objective(), &self.at.current);
-        let lengths = problem.examples.iter().map(|example| example.target.ids.len());
         let sums = current.scores.losses.iter().zip(weights(objective, problem)).scan(0.0, |sum, (loss, weight)| {
             *sum += loss * weight;
             Some(*sum)
         });
         let late = problem.target_tokens() * 7 / 10;
         let cut = sums.take(late).position(|sum| sum >= 0.9 * current.value).map(|last| last + 1);
-        let ends = lengths.scan(0, |end, positions| {
+        let ends = problem.target_lengths().scan(0, |end, positions| {
             *end += positions;
             Some(*end)
         });
