@@ -5,6 +5,8 @@
 pub struct Budget {
     /// Steps of each start.
     pub steps: Option<u64>,
+    /// Positions pushed through the model in all, forward and backward.
+    pub positions: Option<u64>,
     /// Seconds in all.
     pub seconds: Option<f64>,
     /// Restarts after the first start: when the steps are used up, or the method stalls.

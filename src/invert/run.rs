@@ -22,7 +22,7 @@ use crate::subject::{Cost, Subject};
 pub enum Stopped {
     /// A prompt is exact, and every target token as far ahead as is asked.
     Exact,
-    /// The steps are used up.
+    /// The steps, or the positions, are used up.
     Budget,
     /// The seconds are used up.
     Time,
@@ -283,7 +283,8 @@ impl<B: TrackedBackend> Run<'_, B> {
         if observer.interrupted() {
             return Some(Stopped::Signal);
         }
-        if self.used_up() && !self.may_restart() {
+        let positions = self.trial.budget.positions.is_some_and(|limit| self.trial.subject.cost().positions() >= limit);
+        if positions || (self.used_up() && !self.may_restart()) {
             return Some(Stopped::Budget);
         }
         self.trial.budget.seconds.is_some_and(|limit| self.seconds() >= limit).then_some(Stopped::Time)

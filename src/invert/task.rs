@@ -122,7 +122,7 @@ impl<'a, M: Build> Task<'a, M> {
     pub fn identity(&self) -> Value {
         let mut identity = self.options.to_json();
         let map = identity.as_object_mut().expect("settings are an object");
-        for budget in ["steps", "max_seconds", "restarts", "max_memory", "device", "model"] {
+        for budget in ["steps", "max_positions", "max_seconds", "restarts", "max_memory", "device", "model"] {
             map.shift_remove(budget);
         }
         map.insert("backend".into(), self.device.device.backend.to_string().into());

@@ -83,9 +83,13 @@ impl Bench {
         self.watched(method().as_mut(), eval_every, resume, Watch { until, ..Watch::default() })
     }
 
+    fn trial(&self, budget: Budget) -> Trial<'_, B> {
+        Trial { subject: &self.subject, judge: &self.judge, problem: &self.problem, budget, seed: 3 }
+    }
+
     fn watched(&self, method: &mut dyn Method<B>, eval_every: u64, resume: Option<Snapshot>, mut watch: Watch) -> Watch {
-        let budget = Budget { steps: Some(6), seconds: None, restarts: 1, eval_every, early_stop: true };
-        let trial = Trial { subject: &self.subject, judge: &self.judge, problem: &self.problem, budget, seed: 3 };
+        let budget = Budget { steps: Some(6), positions: None, seconds: None, restarts: 1, eval_every, early_stop: true };
+        let trial = self.trial(budget);
         self.subject.set_cost(Cost::default());
         let outcome = trial.run(method, resume, &mut watch).unwrap();
         assert_eq!(watch.end.map(|(_, scores)| scores), Some(outcome.scores));
@@ -126,6 +130,29 @@ fn an_interruption_after_any_step_leaves_no_trace() {
             assert_eq!([first.events, second.events].concat(), whole.events, "{name} interrupted after step {until}");
             assert_eq!(second.end, whole.end, "{name} interrupted after step {until}");
         }
+    }
+}
+
+/// A run ends with the step that uses the positions up, however many restarts are left; an interrupted one too.
+#[test]
+fn positions_are_a_budget_over_all_starts() {
+    let _guard = one_at_a_time();
+    let bench = Bench::new();
+    let all = bench.run(relaxed, 4, u64::MAX, None).events;
+    for limit in [1, all[3].cost.positions(), all[8].cost.positions() - 1] {
+        let last = all.iter().position(|event| event.cost.positions() >= limit).unwrap();
+        let run = |until, resume| {
+            let budget = Budget { steps: Some(6), positions: Some(limit), seconds: None, restarts: 9, eval_every: 4, early_stop: true };
+            let (mut watch, trial) = (Watch { until, ..Watch::default() }, bench.trial(budget));
+            bench.subject.set_cost(Cost::default());
+            let outcome = trial.run(relaxed().as_mut(), resume, &mut watch).unwrap();
+            (watch, outcome.stopped)
+        };
+        let (whole, stopped) = run(u64::MAX, None);
+        assert_eq!((&whole.events[..], stopped), (&all[..=last], Stopped::Budget), "{limit} positions");
+        let (first, _) = run(1, None);
+        let (second, stopped) = run(u64::MAX, first.kept);
+        assert_eq!(([first.events, second.events].concat(), stopped), (whole.events, Stopped::Budget), "{limit} positions");
     }
 }
 
@@ -174,7 +201,7 @@ fn a_record_says_what_became_of_every_example() {
     let examples = vec![example("", "the quick brown fox"), example("on ", "he is")];
     let two = Problem::with_examples(problem.prompt.options().clone(), examples, tokenizer, subject.vocab_size()).unwrap();
     let record = |problem: &Problem| {
-        let budget = Budget { steps: Some(2), seconds: None, restarts: 0, eval_every: 1, early_stop: true };
+        let budget = Budget { steps: Some(2), positions: None, seconds: None, restarts: 0, eval_every: 1, early_stop: true };
         let outcome = Trial { subject: &subject, judge: &judge, problem, budget, seed: 3 }.run(relaxed().as_mut(), None, &mut ()).unwrap();
         let model = ModelIdentity { spec: "tiny".into(), digest: "0".into(), architecture: "Llama".into(), vocab_size: 288 };
         let [backend, device, dtype, method] = ["flex", "CPU", "f32", "dlmi"].map(str::to_owned);

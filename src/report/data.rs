@@ -1,8 +1,8 @@
 //! What a report is made of: the records of a study, and those of `dlmi gradients`, each known by its schema.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -62,9 +62,31 @@ pub struct Place {
     /// N.
     pub prompt_tokens: u64,
     /// The budget.
-    pub steps: u64,
+    #[serde(flatten)]
+    pub budget: Budget,
     /// Seed.
     pub seed: u64,
+}
+
+/// What a run was given, in steps or in positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Budget {
+    /// Steps of each start.
+    pub steps: Option<u64>,
+    /// Positions pushed through the model.
+    pub max_positions: Option<u64>,
+}
+
+/// `256 steps`, `60000 positions`.
+impl fmt::Display for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.steps, self.max_positions) {
+            (Some(steps), None) => write!(f, "{steps} steps"),
+            (None, Some(positions)) => write!(f, "{positions} positions"),
+            (Some(steps), Some(positions)) => write!(f, "{steps} steps or {positions} positions"),
+            (None, None) => f.write_str("no budget"),
+        }
+    }
 }
 
 /// What a report reads of a result.
@@ -227,18 +249,13 @@ impl Cell {
             "soda" => {
                 let settings = &found.settings["soda"];
                 let starts_at_zeros = settings["initial_deviation"].as_f64().unwrap_or(0.0) == 0.0;
-                let redrawn = settings["redraw_every"].as_u64().is_some_and(|every| self.place.steps > every);
+                let redrawn = settings["redraw_every"].as_u64().is_some_and(|every| found.steps > every);
                 let restarts = found.settings["restarts"].as_u64().unwrap_or(0) > 0;
                 !starts_at_zeros || redrawn || restarts
             }
             _ => true,
         }
     }
-}
-
-/// Positions pushed through the layers, forward and backward.
-pub fn positions(cost: &Cost) -> f64 {
-    cost.forward_tokens as f64 + cost.backward_tokens as f64
 }
 
 /// Reads folders of studies and files of JSON Lines. A cell that several of them hold counts once, its result before its failure.

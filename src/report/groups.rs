@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::data::{Cell, Data, Inversion};
+use super::data::{Budget, Cell, Data, Inversion};
 use super::palette::Style;
 use super::statistics::{Estimate, estimate};
 use crate::method::registry::METHODS;
@@ -36,7 +36,7 @@ pub struct Group<'a> {
     /// N.
     pub prompt_tokens: u64,
     /// The budget.
-    pub steps: u64,
+    pub budget: Budget,
     /// The methods, the floor apart.
     pub series: Vec<Series<'a>>,
     /// Random prompts, where there are some.
@@ -134,20 +134,20 @@ impl<'a> Group<'a> {
 
     /// `bard, N = 10, 256 steps`.
     pub fn title(&self) -> String {
-        format!("{}, N = {}, {} steps", self.model, self.prompt_tokens, self.steps)
+        format!("{}, N = {}, {}", self.model, self.prompt_tokens, self.budget)
     }
 
     /// Its part of file names.
     pub fn slug(&self) -> String {
-        slug(&self.model, self.prompt_tokens, self.steps)
+        slug(&self.model, self.prompt_tokens, &self.budget.to_string().replace(" steps", ""))
     }
 }
 
 /// A model, N and a budget as part of a file's name.
-pub fn slug(model: &str, prompt_tokens: u64, steps: u64) -> String {
+pub fn slug(model: &str, prompt_tokens: u64, budget: &str) -> String {
     let name = model.rsplit(['/', '\\']).next().unwrap_or_default().replace(' ', "-");
     let letters: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
-    format!("{}-n{prompt_tokens}-{steps}", letters.to_ascii_lowercase())
+    format!("{}-n{prompt_tokens}-{}", letters.to_ascii_lowercase(), budget.replace(' ', "-"))
 }
 
 /// All groups, by model, N and budget. The floor of a model and N stands in all of theirs: random prompts have no budget.
@@ -156,14 +156,14 @@ pub fn groups<'a>(data: &'a Data) -> Vec<Group<'a>> {
     let styles = styles(data);
     let place = |cell: &Cell| (models[cell.place.model_digest.as_str()].as_str(), cell.place.prompt_tokens);
     let (floor, searched): (Vec<&Cell>, Vec<&Cell>) = data.cells.iter().partition(|cell| cell.place.method == FLOOR);
-    let mut sorted: BTreeMap<(&str, u64, u64), Vec<&Cell>> = BTreeMap::new();
+    let mut sorted: BTreeMap<(&str, u64, Budget), Vec<&Cell>> = BTreeMap::new();
     for cell in searched {
         let (model, n) = place(cell);
-        sorted.entry((model, n, cell.place.steps)).or_default().push(cell);
+        sorted.entry((model, n, cell.place.budget)).or_default().push(cell);
     }
-    let one = |((model, n, steps), cells): ((&str, u64, u64), Vec<&'a Cell>)| {
+    let one = |((model, n, budget), cells): ((&str, u64, Budget), Vec<&'a Cell>)| {
         let floor = floor.iter().copied().filter(|cell| place(cell) == (model, n)).collect();
-        group(model, n, steps, cells, floor, &styles)
+        group(model, n, budget, cells, floor, &styles)
     };
     sorted.into_iter().map(one).collect()
 }
@@ -171,7 +171,7 @@ pub fn groups<'a>(data: &'a Data) -> Vec<Group<'a>> {
 fn group<'a>(
     model: &str,
     prompt_tokens: u64,
-    steps: u64,
+    budget: Budget,
     cells: Vec<&'a Cell>,
     floor: Vec<&'a Cell>,
     styles: &[(&'a str, Style)],
@@ -184,7 +184,7 @@ fn group<'a>(
     let series = styles.iter().map(|(label, style)| Series::of(label, *style, labelled(label))).filter(|series| !series.cells.is_empty());
     let floor = floor.into_iter().filter(|cell| targets.iter().any(|target| target.ids == cell.place.target_ids)).collect();
     let floor = Some(Series::of(FLOOR, Style::FLOOR, floor)).filter(|series| !series.cells.is_empty());
-    Group { model: model.to_owned(), prompt_tokens, steps, series: series.collect(), floor, targets }
+    Group { model: model.to_owned(), prompt_tokens, budget, series: series.collect(), floor, targets }
 }
 
 /// Names of models by digest: as they were given, else the digest's beginning; both where two have the same name.

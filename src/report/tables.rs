@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::data::{Cell, Data, Inversion, positions};
+use super::data::{Cell, Data, Inversion};
 use super::groups::{Group, SCORES, Series, Target, model_names};
 use super::statistics::{difference, mean};
 use super::table::{Column, Field, Table, choice, column, estimates, rates};
@@ -19,7 +19,7 @@ pub fn comparisons(group: &Group) -> Vec<Table> {
 fn scores(group: &Group) -> Table {
     let row = |series: &Series| {
         let estimate = |of: fn(&Inversion) -> Option<f64>| Field::Estimate(series.estimate(&group.targets, of));
-        let costs: Vec<f64> = series.cells.iter().filter_map(|cell| cell.found().map(|it| positions(&it.cost))).collect();
+        let costs: Vec<f64> = series.cells.iter().filter_map(|cell| cell.found().map(|it| it.cost.positions() as f64)).collect();
         let seconds: Vec<f64> = series.cells.iter().filter_map(|cell| cell.found()?.seconds).collect();
         let average = |numbers: &[f64]| if numbers.is_empty() { Field::None } else { Field::Number(mean(numbers)) };
         let targets = series.by_target(&group.targets, |_| Some(0.0)).iter().filter(|runs| !runs.is_empty()).count();
@@ -179,7 +179,7 @@ pub fn cells(data: &Data) -> Table {
     let several = models.len() > 1;
     let mut columns: Vec<Column> = [choice("method"), choice("exact"), choice("k"), column("target")].to_vec();
     columns.extend(several.then(|| choice("model")));
-    columns.extend([choice("N"), choice("steps"), choice("seed")]);
+    columns.extend([choice("N"), choice("budget"), choice("seed")]);
     columns.extend(["target text", "prompt", "output", "matched"].map(column));
     columns.extend(SCORES.map(|score| column(score.name)));
     columns.extend(["perplexity", "overlap", "positions", "seconds", "stopped", "id"].map(column));
@@ -199,7 +199,7 @@ fn sorted(data: &Data) -> Vec<&Cell> {
     let mut cells: BTreeMap<_, &Cell> = BTreeMap::new();
     for cell in &data.cells {
         let p = &cell.place;
-        cells.insert((&p.model_digest, p.prompt_tokens, p.steps, p.k, &p.target, &p.method, p.seed, &p.id), cell);
+        cells.insert((&p.model_digest, p.prompt_tokens, p.budget, p.k, &p.target, &p.method, p.seed, &p.id), cell);
     }
     cells.into_values().collect()
 }
@@ -216,7 +216,7 @@ fn row(cell: &Cell, model: Option<&str>) -> Vec<Field> {
         Field::Text(place.target.clone()),
     ];
     fields.extend(model.map(|name| Field::Text(name.to_owned())));
-    fields.extend([place.prompt_tokens, place.steps, place.seed].map(|n| Field::Number(n as f64)));
+    fields.extend([Field::Number(place.prompt_tokens as f64), Field::Word(place.budget.to_string()), Field::Number(place.seed as f64)]);
     fields.extend([text(|it| &it.target_text), text(|it| &it.prompt_text)]);
     fields.push(found.map_or(Field::None, |it| Field::Output(it.completion_text.clone(), it.target_text.clone())));
     fields.push(number(|it| Some(it.best.matched_prefix as f64)));
@@ -224,7 +224,7 @@ fn row(cell: &Cell, model: Option<&str>) -> Vec<Field> {
     fields.extend([
         number(|it| it.prompt_perplexity),
         number(|it| Some(it.overlap)),
-        number(|it| Some(positions(&it.cost))),
+        number(|it| Some(it.cost.positions() as f64)),
         number(|it| it.seconds),
     ]);
     fields.push(Field::Text(cell.outcome.as_ref().map_or_else(Clone::clone, |it| it.stopped.clone())));

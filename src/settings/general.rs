@@ -16,6 +16,8 @@ pub struct Options {
     pub prompt_tokens: usize,
     /// Steps of each start at most.
     pub steps: Option<u64>,
+    /// Positions pushed through the model at most, forward and backward: a budget that costs all methods the same.
+    pub max_positions: Option<u64>,
     /// Seconds of search at most.
     pub max_seconds: Option<f64>,
     /// End as soon as the inversion is exact.
@@ -74,6 +76,7 @@ impl Default for Options {
             method,
             prompt_tokens: 20,
             steps: budget.steps,
+            max_positions: None,
             max_seconds: budget.seconds,
             early_stop: true,
             restarts: 0,
@@ -109,6 +112,11 @@ pub const KEYS: &[Key<Options>] = &[
     key("method", "How to search", |s| Some(choice(&mut s.method))),
     key("prompt_tokens", "Free tokens of the prompt (N)", |s| Some(whole(&mut s.prompt_tokens, 1..=4096))),
     key("steps", "Steps at most, or `none` (snap: none, other methods: 256)", |s| Some(optional_whole(&mut s.steps, 1..=MANY))),
+    key(
+        "max_positions",
+        "Positions pushed through the model at most, forward and backward, or `none`: the same cost for all methods",
+        |s| Some(optional_whole(&mut s.max_positions, 1..=u64::MAX >> 11)),
+    ),
     key("max_seconds", "Seconds of search at most, or `none` (snap without --steps: 600, otherwise none)", |s| {
         Some(optional_positive(&mut s.max_seconds))
     }),
@@ -179,6 +187,7 @@ impl Options {
     pub fn budget(&self) -> Budget {
         Budget {
             steps: self.steps,
+            positions: self.max_positions,
             seconds: self.max_seconds,
             restarts: self.restarts,
             eval_every: self.eval_every,

@@ -137,7 +137,7 @@ impl Layers {
         for assignment in &written {
             resolved.apply(assignment)?;
         }
-        resolved.steps_before_seconds();
+        resolved.given_budgets_alone();
         resolved.check()
     }
 }

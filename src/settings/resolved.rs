@@ -48,13 +48,22 @@ impl Resolved {
         }
     }
 
-    /// A budget in steps takes the place of the default budget in seconds.
-    pub(super) fn steps_before_seconds(&mut self) {
-        let seconds = Setting::named("max_seconds");
-        if self.settings.steps.is_some() && matches!(self.origin(seconds), Origin::Method(_)) {
+    /// A budget in steps takes the place of the default one in seconds, and a budget in positions that of both.
+    pub(super) fn given_budgets_alone(&mut self) {
+        let [steps, seconds] = ["steps", "max_seconds"].map(Setting::named);
+        if self.settings.max_positions.is_some() && self.is_default(steps) {
+            self.settings.steps = None;
+            self.origins.remove(&steps);
+        }
+        if (self.settings.steps.is_some() || self.settings.max_positions.is_some()) && self.is_default(seconds) {
             self.settings.max_seconds = None;
             self.origins.remove(&seconds);
         }
+    }
+
+    /// Whether a setting is as its method has it.
+    fn is_default(&self, setting: Setting) -> bool {
+        matches!(self.origin(setting), Origin::Default | Origin::Method(_))
     }
 
     /// Writes a value.

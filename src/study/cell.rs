@@ -43,7 +43,7 @@ pub struct Cell {
 }
 
 /// Names of the axes, in the order of [`Cell::axes`].
-pub const AXES: [&str; 6] = ["model", "k", "method", "prompt_tokens", "steps", "seed"];
+pub const AXES: [&str; 7] = ["model", "k", "method", "prompt_tokens", "steps", "max_positions", "seed"];
 
 impl Cell {
     pub(super) fn new(model: usize, identity: ModelIdentity, target: Labelled, method: &str, resolved: &Resolved, seed: u32) -> Self {
@@ -76,14 +76,15 @@ impl Cell {
     }
 
     /// Where it stands on each of [`AXES`].
-    pub fn axes(&self) -> [Value; 6] {
-        let Options { prompt_tokens, steps, seed, .. } = &self.options;
+    pub fn axes(&self) -> [Value; 7] {
+        let Options { prompt_tokens, steps, max_positions, seed, .. } = &self.options;
         [
             self.identity.spec.clone().into(),
             self.target.k.into(),
             self.method.clone().into(),
             (*prompt_tokens).into(),
             (*steps).into(),
+            (*max_positions).into(),
             (*seed).into(),
         ]
     }
@@ -101,9 +102,11 @@ impl Cell {
 /// `dlmi, N 10, 64 steps, seed 1, target k6_0`.
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Options { prompt_tokens, steps, seed, .. } = &self.options;
-        let steps = steps.unwrap_or_default();
-        write!(f, "{}, N {prompt_tokens}, {steps} steps, seed {seed}, target {}", self.method, self.target.id)
+        let Options { prompt_tokens, steps, max_positions, seed, .. } = &self.options;
+        let budgets =
+            [(steps, "steps"), (max_positions, "positions")].map(|(budget, unit)| budget.map(|budget| format!("{budget} {unit}, ")));
+        let budgets: String = budgets.into_iter().flatten().collect();
+        write!(f, "{}, N {prompt_tokens}, {budgets}seed {seed}, target {}", self.method, self.target.id)
     }
 }
 
@@ -129,13 +132,13 @@ pub(super) fn list(grid: &Grid, models: &[Model]) -> Result<Vec<Cell>> {
     // The members of a group: each target with each seed.
     let members: Vec<Vec<Vec<usize>>> = groups.iter().map(|group| balanced(&[group.len(), seeds.len()])).collect();
     let counts: Vec<usize> = members.iter().map(Vec::len).collect();
-    let (ns, steps) = (points(&grid.prompt_tokens), points(&grid.steps));
-    let resolved = resolve_all(grid, models, &ns, &steps)?;
-    let sizes = [grid.methods.len(), ns.len(), steps.len(), models.len()];
+    let (ns, budgets) = (points(&grid.prompt_tokens), points(&grid.budgets));
+    let resolved = resolve_all(grid, models, &ns, &budgets)?;
+    let sizes = [grid.methods.len(), ns.len(), budgets.len(), models.len()];
     let cells = balanced_groups(&counts, &sizes).into_iter().map(|(group, member, point)| {
-        let [method, n, step, model] = point[..] else { unreachable!("one value for each size") };
+        let [method, n, budget, model] = point[..] else { unreachable!("one value for each size") };
         let [target, seed] = members[group][member][..] else { unreachable!("a target and a seed") };
-        let (target, resolved) = (targets[model][groups[group][target]].clone(), &resolved[model][method][n][step]);
+        let (target, resolved) = (targets[model][groups[group][target]].clone(), &resolved[model][method][n][budget]);
         Cell::new(model, models[model].identity(), target, &grid.methods[method].label, resolved, seeds[seed])
     });
     Ok(cells.collect())
@@ -146,19 +149,19 @@ fn points(axis: &[Given]) -> Vec<Option<&Given>> {
     if axis.is_empty() { vec![None] } else { axis.iter().map(Some).collect() }
 }
 
-/// Settings by model, method, N and steps.
-fn resolve_all(grid: &Grid, models: &[Model], ns: &[Option<&Given>], steps: &[Option<&Given>]) -> Result<Vec<Vec<Vec<Vec<Resolved>>>>> {
-    let one = |model: &Model, method: &Method, n: &Option<&Given>, steps: &Option<&Given>| {
-        let axes: Vec<&Given> = [*n, *steps].into_iter().flatten().collect();
+/// Settings by model, method, N and budget.
+fn resolve_all(grid: &Grid, models: &[Model], ns: &[Option<&Given>], budgets: &[Option<&Given>]) -> Result<Vec<Vec<Vec<Vec<Resolved>>>>> {
+    let one = |model: &Model, method: &Method, n: &Option<&Given>, budget: &Option<&Given>| {
+        let axes: Vec<&Given> = [*n, *budget].into_iter().flatten().collect();
         let resolved = grid.layers(&model.identity().spec, method, &axes)?.resolve(&model.shape())?;
-        let Options { steps, max_seconds, .. } = resolved.settings;
-        if steps.is_none() || max_seconds.is_some() {
-            return Err(grid.wrong(format!("`{}` has no budget in steps; write `steps = [256]`", method.label)));
+        let Options { steps, max_positions, max_seconds, .. } = resolved.settings;
+        if (steps.is_none() && max_positions.is_none()) || max_seconds.is_some() {
+            return Err(grid.wrong(format!("`{}` has no budget in steps; write `steps = [256]` or `positions = [60000]`", method.label)));
         }
         Ok(resolved)
     };
-    let by_steps = |model, method, n| steps.iter().map(|steps| one(model, method, n, steps)).collect::<Result<Vec<_>>>();
-    let by_n = |model, method| ns.iter().map(|n| by_steps(model, method, n)).collect::<Result<Vec<_>>>();
+    let by_budget = |model, method, n| budgets.iter().map(|budget| one(model, method, n, budget)).collect::<Result<Vec<_>>>();
+    let by_n = |model, method| ns.iter().map(|n| by_budget(model, method, n)).collect::<Result<Vec<_>>>();
     let by_method = |model| grid.methods.iter().map(|method| by_n(model, method)).collect::<Result<Vec<_>>>();
     models.iter().map(by_method).collect()
 }

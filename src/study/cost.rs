@@ -20,6 +20,7 @@ use crate::method::{Build, Clock};
 use crate::model::LlamaConfig;
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
+use crate::settings::Options;
 use crate::subject::Subject;
 use crate::subject::feeding::{Feedback, Feeding};
 
@@ -279,7 +280,10 @@ impl Rates {
 
 /// Steps of a cell, all starts together.
 fn total_steps(cell: &Cell) -> f64 {
-    cell.options.steps.unwrap_or(0) as f64 * f64::from(1 + cell.options.restarts)
+    let Options { steps, max_positions, restarts, .. } = &cell.options;
+    let Work { positions, decoded, graph, .. } = of_step(cell);
+    let in_steps = steps.map_or(f64::INFINITY, |steps| steps as f64 * f64::from(1 + restarts));
+    in_steps.min(max_positions.map_or(f64::INFINITY, |limit| limit as f64 / (positions + decoded + graph)))
 }
 
 /// Steps of these cells are measured for so many seconds each.

@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// Larger than any study, in bytes.
 const LARGEST_FILE: u64 = 4 << 20;
 /// The keys of the file.
-const KEYS: [&str; 8] = ["models", "presets", "methods", "prompt_tokens", "steps", "seeds", "targets", "settings"];
+const KEYS: [&str; 9] = ["models", "presets", "methods", "prompt_tokens", "steps", "positions", "seeds", "targets", "settings"];
 /// The keys of `[targets]`.
 const TARGET_KEYS: [&str; 3] = ["file", "texts", "bundled"];
 
@@ -30,8 +30,8 @@ pub struct Grid {
     pub methods: Vec<Method>,
     /// N.
     pub prompt_tokens: Vec<Given>,
-    /// Budgets.
-    pub steps: Vec<Given>,
+    /// Budgets, in steps or in positions.
+    pub budgets: Vec<Given>,
     /// Seeds.
     pub seeds: Vec<Given>,
     /// Where the targets are.
@@ -97,7 +97,7 @@ impl Grid {
             presets: value("presets").map_or(Ok(vec!["paper".to_owned()]), |value| reader.presets(value))?,
             methods: reader.methods(required("methods", "name one or more, `methods = [\"dlmi\", \"gbda\"]`")?)?,
             prompt_tokens: axis("prompt_tokens", "prompt_tokens")?,
-            steps: axis("steps", "steps")?,
+            budgets: reader.budgets(value("steps"), value("positions"))?,
             seeds: axis("seeds", "seed")?,
             targets: reader.targets(required("targets", "say where they are, `targets = { file = \"targets.jsonl\" }`")?)?,
             settings: value("settings").map_or(Ok(Vec::new()), |value| reader.settings(value, None))?,
@@ -128,7 +128,12 @@ impl Grid {
         let mut layers = Layers::read(Sources { presets, ..Sources::default() })?;
         layers.add("model", Written::new(model, crate::setting::Kind::Text), Origin::File(self.path.clone(), 1))?;
         for given in self.settings.iter().chain([&method.name]).chain(&method.settings).chain(axes.iter().copied()) {
-            layers.add(&given.name, given.value.clone(), Origin::File(self.path.clone(), given.line))?;
+            let place = || Origin::File(self.path.clone(), given.line);
+            if given.name == "max_positions" {
+                // A preset's steps would end what has positions left.
+                layers.add("steps", Written::untyped("none"), place())?;
+            }
+            layers.add(&given.name, given.value.clone(), place())?;
         }
         Ok(layers)
     }
@@ -203,6 +208,16 @@ impl Reader<'_> {
         Ok(self.list(key, value)?.iter().map(|value| self.given(name, value)).collect())
     }
 
+    /// Those in steps or those in positions.
+    fn budgets(&self, steps: Option<&Entry>, positions: Option<&Entry>) -> Result<Vec<Given>> {
+        match (steps, positions) {
+            (Some(_), Some(positions)) => Err(self.wrong(positions.span(), "`positions` stands for `steps`: give one of them")),
+            (Some(steps), None) => self.axis("steps", "steps", steps),
+            (None, Some(positions)) => self.axis("positions", "max_positions", positions),
+            (None, None) => Ok(Vec::new()),
+        }
+    }
+
     /// `"gbda"`, or `{ name = "gbda", label = "gbda, cold", tau = 0.1 }`.
     fn methods(&self, value: &Entry) -> Result<Vec<Method>> {
         self.list("methods", value)?.iter().map(|value| self.method(value)).collect()
@@ -248,7 +263,10 @@ impl Reader<'_> {
             "method" => "is an axis: write `methods = [...]`",
             "prompt_tokens" | "steps" => "is an axis: write it as a list, above all tables",
             "seed" => "is an axis: write `seeds = [...]`",
-            "max_seconds" => "is no budget of a study, whose results must not depend on the machine: write `steps = [...]`",
+            "max_positions" => "is an axis: write `positions = [...]`",
+            "max_seconds" => {
+                "is no budget of a study, whose results must not depend on the machine: write `steps = [...]` or `positions = [...]`"
+            }
             "device" => "is no part of a study: give it to `study run`",
             "backend" | "dtype" if in_method => "holds for the whole study: write it in `[settings]`",
             _ => return Ok(()),

@@ -68,6 +68,8 @@ pub fn counts<'a>(cells: impl IntoIterator<Item = &'a Cell>, stores: &[Store]) -
             }
         }
     }
+    // An axis on which no cell has a value is none of this study.
+    axes.retain(|(_, values)| values.iter().any(|(value, _)| !value.is_null()));
     Status { all, axes }
 }
 

@@ -88,6 +88,8 @@ fn studies_are_the_papers_unless_they_say_otherwise() {
     assert_eq!((options.prompt_tokens, options.steps, options.max_seconds), (80, Some(256), None));
     let options = cell("presets = []\nsteps = [9]\n");
     assert!(!options.all_tokens && options.early_stop && options.steps == Some(9));
+    let options = cell("positions = [900]\n");
+    assert!(options.all_tokens && (options.steps, options.max_positions, options.max_seconds) == (None, Some(900), None));
 }
 
 #[test]
@@ -98,6 +100,8 @@ fn what_is_no_study_is_refused_with_its_place() {
     refused(&grid("step = [4]\n"), &["line 4", "no `step`", "did you mean `steps`"]);
     refused(&grid("steps = 4\n"), &["line 4", "list"]);
     refused(&grid("steps = []\n"), &["line 4", "list"]);
+    refused(&grid("steps = [4]\npositions = [900]\n"), &["line 5", "`positions`", "one of them"]);
+    refused(&grid("[settings]\nmax_positions = 9\n"), &["line 5", "`positions = [...]`"]);
     refused(&grid("steps = [0]\n"), &["`steps`", "line 4", "whole number"]);
     refused(&grid("prompt_tokens = [\"many\"]\n"), &["`prompt_tokens`", "line 4"]);
     refused(&grid("seeds = [-1]\n"), &["`seed`", "-1"]);

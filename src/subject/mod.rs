@@ -37,6 +37,13 @@ pub struct Cost {
     pub head_rows: u64,
 }
 
+impl Cost {
+    /// Positions pushed through the layers, forward and backward.
+    pub fn positions(&self) -> u64 {
+        self.forward_tokens + self.backward_tokens
+    }
+}
+
 type Plain<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
 type Matrix<B> = Tensor<Plain<B>, 2>;
 

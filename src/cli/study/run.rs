@@ -142,8 +142,12 @@ impl Foreman for Alone<'_> {
     }
 
     fn step(&mut self, cell: &Cell, report: &Report) -> Result<()> {
-        let steps = cell.options.steps.unwrap_or_default();
-        self.board.now(format!("{cell}: step {}/{steps}", report.step));
+        let done = match (cell.options.steps, cell.options.max_positions) {
+            (Some(steps), _) => format!("step {}/{steps}", report.step),
+            (None, Some(positions)) => format!("position {}/{positions}", report.cost.positions()),
+            (None, None) => format!("step {}", report.step),
+        };
+        self.board.now(format!("{cell}: {done}"));
         Ok(())
     }
 

@@ -140,7 +140,7 @@ fn finds_and_confirms<B: TrackedBackend>() {
     let problem = problem(&subject, 1);
     for objective in [ObjectiveKind::Hinge, ObjectiveKind::CrossEntropy] {
         let mut method = SearchMethod::new(Search { objective, ..snap() });
-        let budget = Budget { steps: Some(300), seconds: None, restarts: 0, eval_every: 10, early_stop: true };
+        let budget = Budget { steps: Some(300), positions: None, seconds: None, restarts: 0, eval_every: 10, early_stop: true };
         let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget, seed: 1 };
         let outcome = trial.run(&mut method, None, &mut ()).unwrap();
         assert_eq!(outcome.stopped, Stopped::Exact);

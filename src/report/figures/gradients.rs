@@ -61,7 +61,7 @@ fn figure(model: &str, n: u64, steps: u64, gradients: &[&Gradient]) -> Figure {
         values.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
     };
     Figure {
-        name: format!("gradients-{}", slug(model, n, steps)),
+        name: format!("gradients-{}", slug(model, n, &steps.to_string())),
         title: format!("Figure 5: variance and bias of gradients ({model}, N = {n}, {steps} steps)"),
         caption: format!(
             "A value is one measurement: a step of a run (target × seed) of the estimator itself, {} gradients of {} prompts each, the \

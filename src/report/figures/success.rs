@@ -1,17 +1,20 @@
 //! Success against cost: the share of runs that are exact, and of the target that is matched.
 
+use std::collections::BTreeSet;
+
 use super::super::csv::{exact, text};
-use super::super::data::{Cell, positions};
+use super::super::data::{Cell, Step};
 use super::super::groups::{Group, Series};
 use super::super::scale::Scale;
-use super::super::statistics::{Estimate, estimate, mean, wilson};
+use super::super::statistics::{Estimate, estimate, wilson};
 use super::super::svg::{Axis, Figure, Mark, Panel, Point};
-use super::temperature::last_at;
 use super::{csv, legend, numbers, words};
+
+/// Points of a line at most.
+const MAX_STAGES: usize = 200;
 
 /// What a method has come to after so much work.
 struct Stage {
-    step: u64,
     cost: f64,
     exact: usize,
     runs: usize,
@@ -25,19 +28,11 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
     if found.is_empty() {
         return None;
     }
-    let mut table = csv(&["method", "step", "positions", "exact", "exact_low", "exact_high", "exact_runs"]);
+    let mut table = csv(&["method", "positions", "exact", "exact_low", "exact_high", "exact_runs"]);
     for (series, stages) in &found {
         for stage in stages {
             let (low, high) = wilson(stage.exact, stage.runs);
-            let row = vec![
-                text(series.label),
-                stage.step.to_string(),
-                exact(stage.cost),
-                stage.exact.to_string(),
-                exact(low),
-                exact(high),
-                stage.runs.to_string(),
-            ];
+            let row = vec![text(series.label), exact(stage.cost), stage.exact.to_string(), exact(low), exact(high), stage.runs.to_string()];
             table.rows.push([row, numbers(&stage.matched)].concat());
         }
     }
@@ -66,7 +61,8 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
         title: format!("Success against cost ({})", group.title()),
         caption: "By the best prompt so far. Left: runs whose prompt is exact, with Wilson's 95 % interval at the end. Right: the share \
                   of the target that is written before the first wrong token, with the 95 % interval of a bootstrap over targets, seeds \
-                  nested. Cost is the mean over the method's runs; the LM head is not in it. Runs that failed count as 0 in both."
+                  nested. Each run by what it has cost itself, as far as it was scored by then; the LM head is not in it. A run that has ended \
+                  keeps what it found, and one that failed counts as 0 in both."
             .into(),
         panels: vec![panel("exact", "share of runs", rate), panel("matched prefix", "share of the target", matched)],
         legend: legend(found.iter().map(|(series, _)| *series)),
@@ -82,26 +78,28 @@ fn marks(series: &Series, stages: &[Stage], of: fn(&Stage) -> Point) -> [Mark; 2
 }
 
 fn stages(group: &Group, series: &Series) -> Vec<Stage> {
-    let stage = |step: u64| {
-        let costs: Vec<f64> = series.cells.iter().filter_map(|cell| cost_at(cell, step)).collect();
-        let runs = series.by_target(&group.targets, |cell| Some(matched_at(cell, step)));
-        let exact = series.cells.iter().filter(|cell| exact_at(cell, step)).count();
-        let matched = estimate(&runs)?;
-        (!costs.is_empty()).then(|| Stage { step, cost: mean(&costs), exact, runs: series.cells.len(), matched })
+    let stage = |cost: u64| {
+        let runs = series.by_target(&group.targets, |cell| Some(matched_at(cell, cost)));
+        let exact = series.cells.iter().filter(|cell| exact_at(cell, cost)).count();
+        Some(Stage { cost: cost as f64, exact, runs: series.cells.len(), matched: estimate(&runs)? })
     };
-    series.steps().into_iter().filter_map(stage).collect()
+    let costs: BTreeSet<u64> = series.cells.iter().flat_map(|cell| cell.trace.iter().map(|step| step.cost.positions())).collect();
+    let every = costs.len().div_ceil(MAX_STAGES).max(1);
+    // Counted from the end, which is always drawn.
+    costs.into_iter().rev().step_by(every).collect::<Vec<_>>().into_iter().rev().filter_map(stage).collect()
 }
 
-fn cost_at(cell: &Cell, step: u64) -> Option<f64> {
-    last_at(&cell.trace, step).map(|it| positions(&it.cost))
+/// A run when it was last scored before it had cost more.
+fn at(cell: &Cell, cost: u64) -> Option<&Step> {
+    cell.trace.iter().take_while(|step| step.cost.positions() <= cost).last()
 }
 
-fn matched_at(cell: &Cell, step: u64) -> f64 {
-    let best = last_at(&cell.trace, step).and_then(|it| it.best);
+fn matched_at(cell: &Cell, cost: u64) -> f64 {
+    let best = at(cell, cost).and_then(|it| it.best);
     best.map_or(0.0, |best| (best.matched_prefix as f64 / cell.target_tokens() as f64).min(1.0))
 }
 
 /// The reported prompt is the best of all, so a run is exact from the step that found it.
-fn exact_at(cell: &Cell, step: u64) -> bool {
-    cell.found().is_some_and(|found| found.exact && found.best.step <= step)
+fn exact_at(cell: &Cell, cost: u64) -> bool {
+    at(cell, cost).is_some_and(|step| cell.found().is_some_and(|found| found.exact && found.best.step <= step.step))
 }

@@ -21,7 +21,8 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
         table.rows.extend(points.iter().map(row));
     }
     let ends = found.iter().flat_map(|(_, points)| points).flat_map(|(_, it)| it.interval.map_or([it.mean; 2], |(low, high)| [low, high]));
-    let (y, x) = (Scale::log(ends), Scale::Linear(0.0, group.steps as f64));
+    let last = found.iter().filter_map(|(_, points)| points.last()).map(|(step, _)| *step).fold(1.0, f64::max);
+    let (y, x) = (Scale::log(ends), Scale::Linear(0.0, last));
     let bands = found.iter().map(|(series, points)| {
         Mark::Band(series.style, points.iter().filter_map(|(step, estimate)| Some((*step, estimate.interval?))).collect())
     });
@@ -59,6 +60,6 @@ fn by_step(group: &Group, series: &Series) -> Vec<(f64, Estimate)> {
 }
 
 /// What a run was like after so many steps: at its last one where it has stopped before.
-pub(super) fn last_at(trace: &[Step], step: u64) -> Option<&Step> {
+fn last_at(trace: &[Step], step: u64) -> Option<&Step> {
     trace[..trace.partition_point(|it| it.step <= step)].last()
 }
