@@ -296,6 +296,9 @@ mod tests {
         assert_eq!(budget(&[("steps", "none")]), (None, Some(600.0), 0));
         assert_eq!(budget(&[("method", "dlmi")]), (Some(256), None, 0));
         assert_eq!(budget(&[("method", "dlmi"), ("max_seconds", "9")]), (Some(256), Some(9.0), 0));
+        assert_eq!(budget(&[("max_positions", "900")]), (None, None, 0));
+        assert_eq!(budget(&[("method", "dlmi"), ("max_positions", "900")]), (None, None, 0));
+        assert_eq!(budget(&[("max_positions", "900"), ("steps", "50"), ("max_seconds", "9")]), (Some(50), Some(9.0), 0));
         assert_eq!(budget(&[("method", "random"), ("steps", "none"), ("max_seconds", "9")]), (None, Some(9.0), 0));
         assert_eq!(resolved(flags(&[])).origin(setting("max_seconds")).to_string(), "default of snap");
     }
