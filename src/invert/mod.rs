@@ -8,6 +8,7 @@ pub mod model;
 pub mod record;
 pub mod run;
 pub mod scores;
+mod shortest;
 pub mod task;
 mod tensorboard;
 #[cfg(test)]
@@ -21,4 +22,5 @@ pub use model::Model;
 pub use record::Inversion;
 pub use run::{Observer, Outcome, Report, RunState, Snapshot, Stopped, Trial};
 pub use scores::Scores;
+pub use shortest::Solved;
 pub use task::Task;

@@ -37,6 +37,11 @@ impl Example {
         Ok(Self { target, frame, bos: options.bos, head, tokens: options.tokens, target_round_trips, tokenizer: tokenizer.clone() })
     }
 
+    /// The same with so many free tokens.
+    pub(super) fn of_length(&self, tokens: usize) -> Self {
+        Self { tokens, ..self.clone() }
+    }
+
     /// Fixed tokens before the free part, BoS included.
     pub fn head(&self) -> &[u32] {
         &self.head

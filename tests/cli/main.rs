@@ -21,6 +21,7 @@ mod report;
 mod resume;
 mod rules;
 mod settings;
+mod shortest;
 mod study;
 mod support;
 mod targets;

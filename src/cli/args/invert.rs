@@ -23,6 +23,7 @@ Examples:
   dlmi invert --template \"Here is a riddle: {} Answer:\" \" the king\"
   dlmi invert --targets targets.jsonl --max-seconds 60 --out list1
   dlmi invert --count 5 --max-seconds 60
+  dlmi invert --shortest --max-seconds 60
 
 Exit code: 0 exact (by --min-margin, all of --targets or --count), 1 not, 2 bad input, 3 no such device, model or disk space, 130 interrupted.")]
 pub struct Invert {
@@ -53,6 +54,8 @@ pub struct Invert {
     min_margin: Option<String>,
     #[arg(long, help = help("end"))]
     end: bool,
+    #[arg(long, help = help("shortest"))]
+    shortest: bool,
     #[arg(long, help = help("allow_target_tokens"))]
     allow_target_tokens: bool,
     #[arg(long, help = help("allow_special"))]
@@ -96,7 +99,7 @@ impl Invert {
         flags.text("max_seconds", &self.max_seconds).text("restarts", &self.restarts).text("samples", &self.samples);
         flags.text("max_memory", &self.max_memory).text("min_margin", &self.min_margin);
         flags.switch("allow_target_tokens", self.allow_target_tokens).switch("allow_special", self.allow_special);
-        flags.switch("ascii", self.ascii).switch("words", self.words).switch("end", self.end);
+        flags.switch("ascii", self.ascii).switch("words", self.words).switch("end", self.end).switch("shortest", self.shortest);
         flags.given.extend(self.forbid.as_deref().map(read_list).transpose()?.map(|list| ("forbid", list)));
         flags.os_text("prefix", &self.prefix)?;
         flags.os_text("suffix", &self.suffix)?;

@@ -87,13 +87,18 @@ impl Watcher {
 impl Observer for Watcher {
     fn step(&mut self, report: &Report) -> Result<()> {
         let matched = report.best.map_or(0, |best| best.matched_prefix);
+        let length = report.prompt_tokens.map_or(String::new(), |tokens| format!("N {tokens}, "));
         let restarts = if report.restart > 0 { format!(", start {}", report.restart + 1) } else { String::new() };
         self.progress.update(&Status {
             step: report.step,
             steps: self.budget.steps,
             seconds: report.seconds,
             max_seconds: self.budget.seconds,
-            best: format!("best {matched}/{} tokens, objective {:.2}{restarts}", self.problem.target_tokens(), report.progress.objective),
+            best: format!(
+                "{length}best {matched}/{} tokens, objective {:.2}{restarts}",
+                self.problem.target_tokens(),
+                report.progress.objective
+            ),
             text: report.best.map(|best| self.problem.free_text(&best.free)),
             ..Status::default()
         });
@@ -125,7 +130,10 @@ fn readable(inversion: &Inversion, policy: Policy) -> String {
         format!("writes   \"{}\"", visible(&inversion.completion_text)),
         format!("target   \"{}\"", visible(&inversion.target_text)),
     ]);
-    let (seconds, m) = (inversion.seconds, inversion.target_ids.len());
+    // Where shorter ones were looked for, the run went on from it.
+    let (seconds, steps) =
+        inversion.seconds_to_exact.map_or((inversion.seconds, inversion.steps), |seconds| (seconds, inversion.best.step));
+    let m = inversion.target_ids.len();
     let notes = inversion.notes.iter().map(|note| format!("{}     {}", color(Paint::Notice, "note"), visible(note)));
     if inversion.exact {
         lines.push(format!(
@@ -134,8 +142,8 @@ fn readable(inversion: &Inversion, policy: Policy) -> String {
             color(Paint::Good, "exact"),
             inversion.min_margin.unwrap_or(0.0),
             inversion.prompt_ids.len(),
-            inversion.seconds_to_exact.unwrap_or(seconds),
-            inversion.steps,
+            seconds,
+            steps,
         ));
     } else {
         lines.push(format!("{} {}", color(Paint::Bad, "not exact"), how_far(inversion)));

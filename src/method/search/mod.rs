@@ -200,6 +200,11 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
         self.start_from(subject, problem, clock, 0)
     }
 
+    fn start_at(&mut self, prompts: &[Vec<u32>], subject: &Subject<B>, problem: &Problem, _: Clock) -> Result<()> {
+        self.start_at(prompts, subject, problem);
+        Ok(())
+    }
+
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<Progress> {
         self.search_step(subject, problem, clock)
     }

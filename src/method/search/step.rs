@@ -63,10 +63,28 @@ impl SearchMethod {
         let scores = subject.target_scores(&starts, problem, objective);
         let scored =
             starts.into_iter().zip(scores).map(|(free, scores)| Scored { value: value(objective, &scores, problem), free, scores });
-        let current = scored.min_by(|a, b| a.value.total_cmp(&b.value)).expect("a search has a start");
-        let state = RunState { best: current.clone(), current, pace: self.search.schedule.fresh(), restarts: number };
-        *self = Self { at: state, ..Self::new(self.search) };
+        let best = scored.min_by(|a, b| a.value.total_cmp(&b.value)).expect("a search has a start");
+        self.begin(best, number);
         Ok(())
+    }
+
+    /// Goes on from the best of some prompts, and from nothing else; one that leads to the targets comes before all others.
+    pub(super) fn start_at<B: TrackedBackend>(&mut self, prompts: &[Vec<u32>], subject: &Subject<B>, problem: &Problem) {
+        let objective = self.search.objective();
+        let scores = subject.candidates(&prompts[0], prompts, problem, objective).score(problem.target_tokens());
+        let scored = prompts.iter().zip(scores).map(|(free, scores)| Scored {
+            value: value(objective, &scores, problem),
+            free: free.clone(),
+            scores,
+        });
+        let before = |a: &Scored, b: &Scored| b.leads(problem).cmp(&a.leads(problem)).then(a.value.total_cmp(&b.value));
+        self.begin(scored.min_by(before).expect("a search has a start"), 0);
+    }
+
+    /// Forgets everything but this prompt, the start with this number.
+    fn begin(&mut self, start: Scored, number: u32) {
+        let state = RunState { best: start.clone(), current: start, pace: self.search.schedule.fresh(), restarts: number };
+        *self = Self { at: state, ..Self::new(self.search) };
     }
 
     /// The candidates of a step, and the length of the gradient that proposed them, where one did.

@@ -135,12 +135,32 @@ fn dropping_early_never_drops_the_best<B: TrackedBackend>() {
     }
 }
 
+/// It begins at the best of the given prompts, exactly scored, or at one that leads to the target although another is worth more.
+fn the_best_of_given_prompts_is_the_start<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let problem = problem(&subject, 3);
+    let mut method = started(snap(), 6, &subject, &problem);
+    let prompts = neighbours(&mut method, 6, 9, &problem);
+    let values: Vec<f32> = subject
+        .target_scores(&prompts, &problem, snap().objective())
+        .iter()
+        .map(|scores| value(snap().objective(), scores, &problem))
+        .collect();
+    let lowest = values.iter().copied().fold(f32::INFINITY, f32::min);
+    method.start_at(&prompts, &subject, &problem);
+    let start = &method.at.current;
+    assert!(
+        (start.value - lowest).abs() < 1e-4 && (values[prompts.iter().position(|free| *free == start.free).unwrap()] - lowest).abs() < 1e-4
+    );
+    assert_eq!((&method.at.best, method.memory.entries().len()), (start, 0));
+}
+
 fn finds_and_confirms<B: TrackedBackend>() {
     let (subject, judge) = (subject::<B>(), judge());
     let problem = problem(&subject, 1);
     for objective in [ObjectiveKind::Hinge, ObjectiveKind::CrossEntropy] {
         let mut method = SearchMethod::new(Search { objective, ..snap() });
-        let budget = Budget { steps: Some(300), seconds: None, restarts: 0, eval_every: 10, early_stop: true };
+        let budget = Budget { steps: Some(300), seconds: None, restarts: 0, eval_every: 10, early_stop: true, shortest: false };
         let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget, seed: 1 };
         let outcome = trial.run(&mut method, None, &mut ()).unwrap();
         assert_eq!(outcome.stopped, Stopped::Exact);
@@ -321,6 +341,7 @@ each_tracked_cpu_backend!(
     what_is_held_can_be_typed,
     sharing_and_dropping_change_nothing,
     dropping_early_never_drops_the_best,
+    the_best_of_given_prompts_is_the_start,
     finds_and_confirms,
     a_stalled_search_restarts,
     the_control_only_improves,
