@@ -5,6 +5,7 @@ use serde::ser::SerializeMap;
 use serde_json::Value;
 
 use super::judge::{Judge, Judged, Verdict};
+use super::robust::Robust;
 use super::run::{Outcome, RunState, Stopped};
 use super::scores::Scores;
 use crate::metrics::{Spread, overlap, overlap_text, target_hit_ratio};
@@ -186,6 +187,9 @@ pub struct Inversion {
     pub cost: Cost,
     /// Why the run ended.
     pub stopped: Stopped,
+    /// Whether it is exact in other circumstances too, where that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub robust: Option<Robust>,
     /// Every example, where there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<ExampleResult>,
@@ -248,6 +252,7 @@ impl Inversion {
             seconds_to_exact,
             cost: run.cost,
             stopped,
+            robust: None,
             circumstances: Circumstances { load_seconds: circumstances.load_seconds + judge.load_seconds(), ..circumstances },
         })
     }

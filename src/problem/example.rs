@@ -74,12 +74,17 @@ impl Example {
 
     /// The whole text with this free part: what is typed, or what the chat's template makes of it. Nothing where the template refuses it.
     pub fn text(&self, free_text: &str) -> String {
-        self.frame.whole(free_text).unwrap_or_default()
+        self.frame.whole(free_text, "").unwrap_or_default()
     }
 
     /// The ids that the model sees when this free part is typed, BoS first where one is wanted; none where the text gives none.
     pub fn typed_ids(&self, free_text: &str) -> Vec<u32> {
-        let own = self.tokenizer.encode(&self.text(free_text));
+        self.ids_with(free_text, "")
+    }
+
+    /// The same with a text typed behind everything.
+    pub fn ids_with(&self, free_text: &str, behind: &str) -> Vec<u32> {
+        let own = self.tokenizer.encode(&self.frame.whole(free_text, behind).unwrap_or_default());
         if own.is_empty() { own } else { self.bos.into_iter().chain(own).collect() }
     }
 

@@ -19,6 +19,7 @@ mod output;
 mod refusals;
 mod report;
 mod resume;
+mod robust;
 mod rules;
 mod settings;
 mod shortest;

@@ -32,7 +32,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
     let Session { mut model, resolved } = session;
     let options = resolved.settings;
     let problem = model.problem_of(target, &options)?;
-    let budget = options.budget();
+    let (budget, max_memory) = (options.budget(), options.max_memory);
     let task = Task::new(&mut model, problem.clone(), options)?.with_presets(resolved.presets);
     let (folder, resume) = match &verb.out {
         Some(path) => Folder::open(path, task.identity(), verb.resume).map(|(folder, resume)| (Some(folder), resume))?,
@@ -42,8 +42,11 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
         tracing::warn!("going on from the last step that was saved; {dropped} lines of events.jsonl behind it are dropped");
     }
     let signal = watch_signals()?;
-    let mut watcher = Watcher::new(policy, problem, budget, folder, signal.clone());
-    let inversion = task.with_snapshot(resume).run(&mut watcher)?;
+    let mut watcher = Watcher::new(policy, problem.clone(), budget, folder, signal.clone());
+    let mut inversion = task.with_snapshot(resume).run(&mut watcher)?;
+    if verb.robust {
+        inversion.ask_robust(&mut model, &problem, max_memory);
+    }
     // What was found is printed even where it cannot be kept.
     let kept = watcher.folder.take().map_or(Ok(()), |folder| folder.result(&crate::cli::json(&inversion)));
     drop(watcher);
@@ -148,6 +151,7 @@ fn readable(inversion: &Inversion, policy: Policy) -> String {
     } else {
         lines.push(format!("{} {}", color(Paint::Bad, "not exact"), how_far(inversion)));
     }
+    lines.extend(inversion.robust.map(|robust| format!("robust   {robust}")));
     lines.extend(notes);
     lines.extend((!inversion.solved).then(|| format!("try      {}", advice(inversion))));
     lines.join("\n")
