@@ -15,4 +15,6 @@ pub struct Budget {
     pub eval_every: u64,
     /// End as soon as a prompt is exact.
     pub early_stop: bool,
+    /// With `early_stop`: go on from such a prompt with one free token less, until the budget ends.
+    pub shortest: bool,
 }

@@ -22,7 +22,7 @@ pub(super) fn run(cli: &Cli, verb: &Complete, policy: Policy) -> Result<()> {
         Some(ids) => prompt.extend(ids),
         None => {
             let text = read_text(verb.prompt.clone(), None)?.unwrap_or_default();
-            prompt.extend(session.model.tokenizer().encode(&session.whole(&verb.around, &text)?.0));
+            prompt.extend(session.model.tokenizer().encode(&session.whole(&verb.around, &text, "")?.0));
         }
     }
     if prompt.is_empty() {

@@ -69,14 +69,14 @@ impl Session {
         parse_targets(&text, path, self.model.tokenizer(), self.model.config().vocab_size)
     }
 
-    /// The whole prompt in which `text` is what somebody types, and what must be known of it.
+    /// The whole prompt in which `text` is what somebody types, `behind` at the end of it all, and what must be known of it.
     ///
     /// # Errors
     /// A text that no context holds, a template without a place for it, and those of [`Model::chat`].
-    pub fn whole(&self, around: &Around, text: &str) -> Result<(String, Option<String>)> {
+    pub fn whole(&self, around: &Around, text: &str, behind: &str) -> Result<(String, Option<String>)> {
         self.model.tokenizer().check_length(text, "the prompt")?;
         let (before, after) = around.template()?.unwrap_or_default();
-        let turn = format!("{before}{text}{after}");
+        let turn = format!("{before}{text}{after}{behind}");
         match self.model.chat(self.settings())? {
             Some(chat) => chat.render(&turn).map(|whole| (whole, chat.template.is_dated().then(|| DATE_NOTE.to_owned()))),
             None => Ok((turn, None)),

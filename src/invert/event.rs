@@ -17,6 +17,9 @@ pub struct Event {
     pub restart: u32,
     /// Seconds since the run began, interruptions and the loading of the model left out.
     pub seconds: f64,
+    /// N at work, where it becomes smaller. Absent where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens: Option<usize>,
     /// What the step left to minimise: cross-entropy in nats per token, mean over the samples drawn (relaxed methods), hinge in
     /// logits, summed over the target (searches), wrong tokens (echo). Null where it is not a number any more.
     pub objective: Option<f32>,
@@ -59,6 +62,7 @@ impl From<&Report<'_>> for Event {
             step: report.step,
             restart: report.restart,
             seconds: report.seconds,
+            prompt_tokens: report.prompt_tokens,
             objective: Some(progress.objective).filter(finite),
             gradient_norm: progress.gradient_norm.filter(finite),
             temperature: progress.temperature.and_then(Spread::finite),

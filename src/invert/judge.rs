@@ -12,7 +12,7 @@ use crate::Result;
 use crate::method::HardPrompt;
 use crate::metrics::{matched_prefix, perplexity};
 use crate::model::{Generation, Llama, greedy};
-use crate::ops::TrackedBackend;
+use crate::ops::{Kernels, TrackedBackend};
 use crate::problem::{Problem, Target};
 use crate::source::Tokenizer;
 use crate::subject::Subject;
@@ -245,7 +245,7 @@ impl<'a> Judge<'a> {
 }
 
 /// Whether the model writes exactly `target` after `prompt`, without a tie and without a logit that is no number.
-fn confirm(model: &Llama<Flex>, prompt: &[u32], target: &[u32]) -> Confirmation {
+pub(super) fn confirm<B: Kernels>(model: &Llama<B>, prompt: &[u32], target: &[u32]) -> Confirmation {
     if !can_be_fed(prompt, model.config().vocab_size) {
         return Confirmation { completion: Vec::new(), exact: false, min_margin: f32::NEG_INFINITY };
     }

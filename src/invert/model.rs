@@ -7,7 +7,7 @@ use burn::tensor::backend::Backend;
 
 use super::record::ModelIdentity;
 use crate::backend::{Dtype, memory};
-use crate::model::{self, Checkpoint, Llama, LlamaConfig};
+use crate::model::{self, Checkpoint, Llama, LlamaConfig, Rounded};
 use crate::problem::{Chat, Problem, Target};
 use crate::settings::{self, Layers, Options, Sources};
 use crate::source::Tokenizer;
@@ -90,11 +90,35 @@ impl Model {
     /// # Errors
     /// Files that changed meanwhile, and values that are not finite; less memory than they need.
     pub fn load<B: Backend>(&mut self, device: &B::Device, dtype: Dtype) -> Result<Llama<B>> {
-        let config = self.checkpoint.config.clone();
         if memory::is_on_cpu::<B>(device) {
-            memory::require((DType::from(dtype).size() * config.parameters()) as u64, "this model")?;
+            memory::require(self.bytes(dtype), "this model")?;
         }
+        let config = self.checkpoint.config.clone();
         Llama::load(&config, &mut self.checkpoint, device, dtype.into())
+    }
+
+    /// As [`Self::load`] in f32, on a CPU, the matrices rounded to 8 bits as GGUF's Q8_0 has them.
+    pub(super) fn load_rounded<B: Backend>(&mut self, device: &B::Device) -> Result<Llama<B>> {
+        memory::require(self.bytes(Dtype::F32), "this model")?;
+        let config = self.checkpoint.config.clone();
+        Llama::load(&config, &mut Rounded(&mut self.checkpoint), device, DType::F32)
+    }
+
+    /// Bytes of the weights in this type.
+    fn bytes(&self, dtype: Dtype) -> u64 {
+        (DType::from(dtype).size() * self.config().parameters()) as u64
+    }
+
+    /// Refuses weights in this type that do not keep within so many MiB.
+    ///
+    /// # Errors
+    /// They need more.
+    pub(super) fn check_memory(&self, dtype: Dtype, mib: Option<u64>) -> Result<()> {
+        let needed = self.bytes(dtype).div_ceil(1 << 20);
+        match mib.filter(|mib| *mib < needed) {
+            Some(mib) => Err(Error::option("max_memory", format!("{mib} MiB are too few, this model needs {needed}; allow more"))),
+            None => Ok(()),
+        }
     }
 
     /// The token that starts a text: the one that the model's preset names, else the BoS of its config.

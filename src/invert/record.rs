@@ -5,7 +5,8 @@ use serde::ser::SerializeMap;
 use serde_json::Value;
 
 use super::judge::{Judge, Judged, Verdict};
-use super::run::{Outcome, Stopped};
+use super::robust::Robust;
+use super::run::{Outcome, RunState, Stopped};
 use super::scores::Scores;
 use crate::metrics::{Spread, overlap, overlap_text, target_hit_ratio};
 use crate::problem::Problem;
@@ -140,6 +141,8 @@ pub struct Inversion {
     pub prompt_ids: Vec<u32>,
     /// The ids as searched.
     pub search_ids: Vec<u32>,
+    /// Free tokens among them.
+    pub prompt_tokens: usize,
     /// The text of the free part alone.
     pub free_text: String,
     /// What the plain path wrote, without the token at which it stopped where the target ends with one.
@@ -184,6 +187,9 @@ pub struct Inversion {
     pub cost: Cost,
     /// Why the run ended.
     pub stopped: Stopped,
+    /// Whether it is exact in other circumstances too, where that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub robust: Option<Robust>,
     /// Every example, where there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<ExampleResult>,
@@ -217,7 +223,8 @@ impl Inversion {
             round_trips: prompt_ids == search_ids,
             min_margin: verdict.min_margin.is_finite().then_some(verdict.min_margin),
             lcs: ScoredPrompt { step: run.step, prompt_ids: example.search_ids(&run.judged), scores, judged: None },
-            notes: notes(problem, &verdict, &overlaps, scores.is_some(), tokenizer),
+            notes: notes(problem, &verdict, &overlaps, scores.is_some(), tokenizer).into_iter().chain(no_shorter(&run, stopped)).collect(),
+            prompt_tokens: best.free.len(),
             examples: example_results(problem, &best, &verdict, tokenizer),
             best: ScoredPrompt {
                 step: best.step,
@@ -245,9 +252,16 @@ impl Inversion {
             seconds_to_exact,
             cost: run.cost,
             stopped,
+            robust: None,
             circumstances: Circumstances { load_seconds: circumstances.load_seconds + judge.load_seconds(), ..circumstances },
         })
     }
+}
+
+/// Of a run that went on from what it had found until its budget ended.
+fn no_shorter(run: &RunState, stopped: Stopped) -> Option<String> {
+    let shortest = run.shortest.as_ref().filter(|_| stopped != Stopped::Exact)?;
+    Some(format!("no prompt of {} free tokens was found before the run ended", shortest.prompt.free.len() - 1))
 }
 
 /// What became of each example, where there are several.

@@ -1,5 +1,6 @@
 //! The loop around a method: budget, judging, confirming, stopping. It knows nothing of files or terminals.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::judge::{Judge, Judged, Verdict, judge};
 use super::scores::{Scores, scores};
+use super::shortest::{Solved, shorter};
 use crate::Result;
 use crate::budget::Budget;
 use crate::interrupt::{self, Interrupt};
@@ -20,7 +22,7 @@ use crate::subject::{Cost, Subject};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stopped {
-    /// A prompt is exact, and every target token as far ahead as is asked.
+    /// A prompt is exact, and every target token as far ahead as is asked; where the shortest one is looked for, there is no shorter one.
     Exact,
     /// The steps, or the positions, are used up.
     Budget,
@@ -41,6 +43,8 @@ pub struct Report<'a> {
     pub restart: u32,
     /// Seconds since the run began, before an interruption too.
     pub seconds: f64,
+    /// N at work, where it becomes smaller.
+    pub prompt_tokens: Option<usize>,
     /// What the method says.
     pub progress: Progress,
     /// The best prompt so far.
@@ -73,8 +77,10 @@ pub struct RunState {
     pub seconds: f64,
     /// Work done.
     pub cost: Cost,
-    /// The best prompt so far.
+    /// The best prompt so far, of as many free tokens as are at work.
     pub best: Option<Judged>,
+    /// The shortest prompt that solved the problem, where shorter ones are looked for.
+    pub shortest: Option<Solved>,
     /// The free part that was judged last.
     pub judged: Vec<u32>,
     /// The last step found nothing better for so long that a restart is due, if one is left.
@@ -119,7 +125,7 @@ pub struct Outcome {
     pub stopped: Stopped,
     /// The run at its end.
     pub run: RunState,
-    /// The best prompt.
+    /// The best prompt; where the shortest one is looked for, that one.
     pub best: Judged,
     /// What the plain path says of it.
     pub verdict: Verdict,
@@ -151,6 +157,7 @@ impl<B: TrackedBackend> Trial<'_, B> {
     pub fn run(&self, method: &mut dyn Method<B>, resume: Option<Snapshot>, observer: &mut dyn Observer) -> Result<Outcome> {
         let mut run = Run {
             trial: self,
+            problem: Cow::Borrowed(self.problem),
             method,
             began: Instant::now(),
             seconds_before: 0.0,
@@ -177,6 +184,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A run in progress.
 struct Run<'a, B: TrackedBackend> {
     trial: &'a Trial<'a, B>,
+    /// With as many free tokens as are at work.
+    problem: Cow<'a, Problem>,
     method: &'a mut dyn Method<B>,
     began: Instant,
     seconds_before: f64,
@@ -189,13 +198,21 @@ struct Run<'a, B: TrackedBackend> {
     solved: Option<Verdict>,
 }
 
-impl<B: TrackedBackend> Run<'_, B> {
+impl<'a, B: TrackedBackend> Run<'a, B> {
     fn resume(&mut self, snapshot: Snapshot) -> Result<()> {
-        self.method.restore(snapshot.method, self.trial.subject, self.trial.problem)?;
         self.trial.subject.set_cost(snapshot.run.cost);
         self.seconds_before = snapshot.run.seconds;
         self.at = snapshot.run;
-        Ok(())
+        self.problem = self.problem_at_work();
+        self.method.restore(snapshot.method, self.trial.subject, &self.problem)
+    }
+
+    /// The problem of as many free tokens as the best prompt so far has.
+    fn problem_at_work(&self) -> Cow<'a, Problem> {
+        match self.at.best.as_ref().filter(|_| self.trial.budget.shortest) {
+            Some(best) => Cow::Owned(self.trial.problem.of_length(best.free.len())),
+            None => Cow::Borrowed(self.trial.problem),
+        }
     }
 
     fn clock(&self) -> Clock {
@@ -223,7 +240,7 @@ impl<B: TrackedBackend> Run<'_, B> {
             self.at.step_of_start += 1;
             self.at.stalled = progress.stalled;
             self.judge();
-            let solved = self.trial.budget.early_stop && self.is_solved()?;
+            let solved = self.has_all()?;
             let due = self.at.step.is_multiple_of(self.trial.budget.eval_every);
             let scores = due.then(|| self.scores());
             observer.step(&self.report(progress, scores))?;
@@ -242,7 +259,7 @@ impl<B: TrackedBackend> Run<'_, B> {
 
     /// A step of the method. A long one is left where the run must end, as if it had not begun.
     fn step(&mut self, observer: &dyn Observer) -> Result<Option<Progress>> {
-        let (subject, problem, began) = (self.trial.subject, self.trial.problem, Instant::now());
+        let (subject, began) = (self.trial.subject, Instant::now());
         let progress = if self.step_seconds < LONG_STEP {
             Some(self.whole_step()?)
         } else {
@@ -251,8 +268,9 @@ impl<B: TrackedBackend> Run<'_, B> {
             let interrupt = Interrupt { signal: observer.signal(), ..left.map(Interrupt::after).unwrap_or_default() };
             let progress = interrupt::within(interrupt, || self.whole_step()).transpose()?;
             if progress.is_none() {
-                self.method.restore(before, subject, problem)?;
                 self.at = at;
+                self.problem = self.problem_at_work();
+                self.method.restore(before, subject, &self.problem)?;
                 subject.set_cost(cost);
             }
             progress
@@ -263,8 +281,8 @@ impl<B: TrackedBackend> Run<'_, B> {
 
     /// A fresh start where one is due, and a step.
     fn whole_step(&mut self) -> Result<Progress> {
-        self.restart_if_spent()?;
-        self.method.step(self.trial.subject, self.trial.problem, self.clock())
+        self.start_if_due()?;
+        self.method.step(self.trial.subject, &self.problem, self.clock())
     }
 
     /// Of a run that goes on: takes again what was taken, and charged, before its snapshot. Whether it was over by that.
@@ -273,7 +291,7 @@ impl<B: TrackedBackend> Run<'_, B> {
         if self.at.step > 0 && self.at.step.is_multiple_of(self.trial.budget.eval_every) {
             self.scores();
         }
-        let solved = self.trial.budget.early_stop && self.is_solved()?;
+        let solved = self.has_all()?;
         self.trial.subject.set_cost(cost);
         Ok(solved)
     }
@@ -300,7 +318,7 @@ impl<B: TrackedBackend> Run<'_, B> {
         match self.scored {
             Some((step, scores)) if step == self.at.step => scores,
             _ => {
-                let now = scores(self.method, self.trial.subject, self.trial.problem, self.last_clock());
+                let now = scores(self.method, self.trial.subject, &self.problem, self.last_clock());
                 self.scored = Some((self.at.step, now));
                 now
             }
@@ -309,20 +327,41 @@ impl<B: TrackedBackend> Run<'_, B> {
 
     /// Judges the hard prompt at hand, unless it is the one that was judged last.
     fn judge(&mut self) {
-        let prompt = self.method.hard_prompt(self.trial.subject, self.trial.problem);
+        let prompt = self.method.hard_prompt(self.trial.subject, &self.problem);
         if self.at.best.is_some() && prompt.free == self.at.judged {
             return;
         }
         self.at.judged.clone_from(&prompt.free);
-        let judged = judge(prompt, self.trial.subject, self.trial.problem, self.at.step);
+        let judged = judge(prompt, self.trial.subject, &self.problem, self.at.step);
         if self.at.best.as_ref().is_none_or(|best| judged.beats(best)) {
             self.at.best = Some(judged);
         }
     }
 
+    /// Whether a prompt was found that ends the run. Where the shortest one is looked for, it does so only if no shorter one can be begun at.
+    fn has_all(&mut self) -> Result<bool> {
+        if !self.trial.budget.early_stop || !self.is_solved()? {
+            return Ok(false);
+        }
+        if !self.trial.budget.shortest {
+            return Ok(true);
+        }
+        let (prompt, seconds) = (self.at.best.clone().expect("it was judged"), self.seconds());
+        let ends = shorter(&prompt.free, &self.problem, self.clock()).is_none();
+        if !self.shortest_is_at_work() {
+            self.at.shortest = Some(Solved { prompt, seconds });
+        }
+        Ok(ends)
+    }
+
+    /// Whether the shortest prompt found has as many free tokens as are at work: the next step begins with one less.
+    fn shortest_is_at_work(&self) -> bool {
+        self.at.shortest.as_ref().is_some_and(|solved| solved.prompt.free.len() == self.problem.prompt.tokens())
+    }
+
     /// Whether the best prompt solves the problem: asked of the plain path where it seems to. One that fails there is marked down.
     fn is_solved(&mut self) -> Result<bool> {
-        let problem = self.trial.problem;
+        let problem = &*self.problem;
         let Some(best) = self.at.best.as_ref().filter(|best| problem.can_be_exact() && best.solves(problem)) else {
             return Ok(false);
         };
@@ -358,18 +397,35 @@ impl<B: TrackedBackend> Run<'_, B> {
     }
 
     /// Only when the next step is certain, so that the prompt at the end is what the last step left.
-    fn restart_if_spent(&mut self) -> Result<()> {
-        if (self.at.stalled || self.used_up()) && self.may_restart() {
+    fn start_if_due(&mut self) -> Result<()> {
+        let restarts = (self.at.stalled || self.used_up()) && self.may_restart();
+        if restarts {
             self.at.restart += 1;
             self.at.step_of_start = 0;
-            self.method.start(self.trial.subject, self.trial.problem, self.clock())?;
         }
+        match (self.shortest_is_at_work(), restarts) {
+            (true, _) => self.shorten(),
+            (false, true) => self.method.start(self.trial.subject, &self.problem, self.clock()),
+            (false, false) => Ok(()),
+        }
+    }
+
+    /// Goes on from the solved prompt with one free token less.
+    fn shorten(&mut self) -> Result<()> {
+        let solved = self.at.shortest.as_ref().expect("a prompt was found");
+        let (problem, starts) = shorter(&solved.prompt.free, &self.problem, self.clock()).expect("there was a shorter one");
+        self.problem = Cow::Owned(problem);
+        self.method.start_at(&starts, self.trial.subject, &self.problem, self.clock())?;
+        // What solves as it begins is not lost to the step that follows.
+        (self.at.best, self.solved) = (None, None);
+        self.judge();
         Ok(())
     }
 
     fn report(&self, progress: Progress, scores: Option<Scores>) -> Report<'_> {
         let (step, restart, best) = (self.at.step, self.at.restart, self.at.best.as_ref());
-        Report { step, restart, seconds: self.seconds(), progress, best, scores, cost: self.trial.subject.cost() }
+        let prompt_tokens = self.trial.budget.shortest.then(|| self.problem.prompt.tokens());
+        Report { step, restart, seconds: self.seconds(), prompt_tokens, progress, best, scores, cost: self.trial.subject.cost() }
     }
 
     /// The run as it is now.
@@ -392,6 +448,10 @@ impl<B: TrackedBackend> Run<'_, B> {
         };
         let best = self.at.best.clone().expect("a prompt was judged");
         observer.end(&best, scores)?;
+        let (best, seconds_to_exact) = match self.at.shortest.clone() {
+            Some(Solved { prompt, seconds }) => (prompt, Some(seconds)),
+            None => (best, seconds_to_exact),
+        };
         let verdict = self.solved.take().map_or_else(|| self.verdict(&best), Ok)?;
         Ok(Outcome { stopped, run: self.state(), best, verdict, scores, seconds_to_exact })
     }

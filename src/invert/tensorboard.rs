@@ -114,6 +114,7 @@ mod tests {
             step: 300,
             restart: 0,
             seconds: 1.0,
+            prompt_tokens: None,
             objective: Some(0.5),
             gradient_norm: None,
             temperature: None,

@@ -35,6 +35,7 @@ struct Watch {
     end: Option<(BestSoFar, Option<Scores>)>,
     /// Times that the signal was asked for, where it comes inside of the first step.
     asked: Option<Cell<usize>>,
+    outcome: Option<Outcome>,
 }
 
 impl Observer for Watch {
@@ -64,21 +65,29 @@ struct Bench {
     subject: Subject<B>,
     judge: Judge<'static>,
     problem: Problem,
+    /// Of a start.
+    steps: u64,
+    shortest: bool,
 }
 
 impl Bench {
+    /// A target out of reach.
     fn new() -> Self {
+        Self::of("the quick brown fox")
+    }
+
+    fn of(target: &str) -> Self {
         let mut checkpoint = tiny();
         let config = checkpoint.config.clone();
         let model = Llama::<Flex>::load(&config, &mut checkpoint, &Default::default(), DType::F32).unwrap();
-        let target = Target::from_text("the quick brown fox", &checkpoint.tokenizer).unwrap();
+        let target = Target::from_text(target, &checkpoint.tokenizer).unwrap();
         let options = PromptOptions { tokens: 5, ..PromptOptions::default() };
         let problem = Problem::new(options, target, &checkpoint.tokenizer, config.vocab_size).unwrap();
         let judge = Judge::new(model.clone());
-        Self { subject: Subject::new(model, checkpoint.tokenizer), judge, problem }
+        Self { subject: Subject::new(model, checkpoint.tokenizer), judge, problem, steps: 6, shortest: false }
     }
 
-    /// Two starts of six steps at most.
+    /// Two starts.
     fn run(&self, method: Maker, eval_every: u64, until: u64, resume: Option<Snapshot>) -> Watch {
         self.watched(method().as_mut(), eval_every, resume, Watch { until, ..Watch::default() })
     }
@@ -88,12 +97,13 @@ impl Bench {
     }
 
     fn watched(&self, method: &mut dyn Method<B>, eval_every: u64, resume: Option<Snapshot>, mut watch: Watch) -> Watch {
-        let budget = Budget { steps: Some(6), positions: None, seconds: None, restarts: 1, eval_every, early_stop: true };
+        let (steps, shortest) = (Some(self.steps), self.shortest);
+        let budget = Budget { steps, positions: None, seconds: None, restarts: 1, eval_every, early_stop: true, shortest };
         let trial = self.trial(budget);
         self.subject.set_cost(Cost::default());
         let outcome = trial.run(method, resume, &mut watch).unwrap();
         assert_eq!(watch.end.map(|(_, scores)| scores), Some(outcome.scores));
-        watch
+        Watch { outcome: Some(outcome), ..watch }
     }
 }
 
@@ -142,7 +152,15 @@ fn positions_are_a_budget_over_all_starts() {
     for limit in [1, all[3].cost.positions(), all[8].cost.positions() - 1] {
         let last = all.iter().position(|event| event.cost.positions() >= limit).unwrap();
         let run = |until, resume| {
-            let budget = Budget { steps: Some(6), positions: Some(limit), seconds: None, restarts: 9, eval_every: 4, early_stop: true };
+            let budget = Budget {
+                steps: Some(6),
+                positions: Some(limit),
+                seconds: None,
+                restarts: 9,
+                eval_every: 4,
+                early_stop: true,
+                shortest: false,
+            };
             let (mut watch, trial) = (Watch { until, ..Watch::default() }, bench.trial(budget));
             bench.subject.set_cost(Cost::default());
             let outcome = trial.run(relaxed().as_mut(), resume, &mut watch).unwrap();
@@ -175,6 +193,46 @@ fn an_interruption_inside_of_a_step_leaves_no_trace() {
     }
 }
 
+/// A search that finds what is easy.
+fn eager() -> Box<dyn Method<B>> {
+    let schedule = Schedule { batch: 12, growth: None };
+    Box::new(SearchMethod::new(Search { proposal: Proposal::Gradient { top: 64, momentum: 0.6 }, schedule, ..SNAP }))
+}
+
+/// N falls by one after a step that solves, never otherwise, and what is returned is the shortest prompt that did. An interruption after
+/// any step, or inside of the one that begins with a token less, leaves no trace.
+#[test]
+fn shorter_and_shorter_prompts_are_found() {
+    let _guard = one_at_a_time();
+    let bench = Bench { steps: 30, shortest: true, ..Bench::of("er") };
+    let whole = bench.run(eager, 4, u64::MAX, None);
+    let outcome = whole.outcome.expect("a run has an outcome");
+    let lengths: Vec<usize> = whole.events.iter().map(|event| event.prompt_tokens.unwrap()).collect();
+    let solved = |event: &Event| event.best.is_some_and(|best| best.valid && best.matched_prefix == bench.problem.target_tokens());
+    assert_eq!(lengths[0], 5);
+    for (event, next) in whole.events.iter().zip(&lengths[1..]) {
+        assert_eq!(*next, event.prompt_tokens.unwrap() - usize::from(solved(event)), "{lengths:?}");
+    }
+    let found = outcome.best.free.len();
+    assert_eq!(whole.events.iter().rfind(|event| solved(event)).unwrap().prompt_tokens, Some(found));
+    assert!(found < 4 && (outcome.stopped == Stopped::Exact) == (found == 1), "{lengths:?}");
+    assert!(outcome.verdict.exact && outcome.seconds_to_exact.is_some());
+    assert_eq!(outcome.best.typed, bench.problem.of_length(found).typed_ids(&outcome.best.free));
+
+    for until in 1..=whole.events.len() as u64 {
+        let first = bench.run(eager, 4, until, None);
+        let asked = Watch { asked: Some(Cell::new(0)), until: u64::MAX, ..Watch::default() };
+        let left = bench.watched(eager().as_mut(), 4, first.kept.clone(), asked);
+        assert!(left.events.is_empty());
+        for kept in [first.kept, left.kept.filter(|_| until < whole.events.len() as u64)].into_iter().flatten() {
+            let second = bench.run(eager, 4, u64::MAX, Some(kept));
+            assert_eq!([first.events.clone(), second.events].concat(), whole.events, "interrupted after step {until}");
+            assert_eq!(second.end, whole.end, "interrupted after step {until}");
+            assert_eq!(second.outcome.unwrap().best, outcome.best, "interrupted after step {until}");
+        }
+    }
+}
+
 /// What a run is said to have reached at its end is what its last step left, even where a restart would have come next.
 #[test]
 fn the_scores_at_the_end_are_those_of_the_last_step() {
@@ -193,7 +251,7 @@ fn the_scores_at_the_end_are_those_of_the_last_step() {
 #[test]
 fn a_record_says_what_became_of_every_example() {
     let _guard = one_at_a_time();
-    let Bench { subject, judge, problem } = Bench::new();
+    let Bench { subject, judge, problem, .. } = Bench::new();
     let tokenizer = subject.tokenizer();
     let example = |before: &str, target: &str| {
         (Context { before: before.into(), between: String::new() }, Target::from_text(target, tokenizer).unwrap())
@@ -201,7 +259,8 @@ fn a_record_says_what_became_of_every_example() {
     let examples = vec![example("", "the quick brown fox"), example("on ", "he is")];
     let two = Problem::with_examples(problem.prompt.options().clone(), examples, tokenizer, subject.vocab_size()).unwrap();
     let record = |problem: &Problem| {
-        let budget = Budget { steps: Some(2), positions: None, seconds: None, restarts: 0, eval_every: 1, early_stop: true };
+        let budget =
+            Budget { steps: Some(2), positions: None, seconds: None, restarts: 0, eval_every: 1, early_stop: true, shortest: false };
         let outcome = Trial { subject: &subject, judge: &judge, problem, budget, seed: 3 }.run(relaxed().as_mut(), None, &mut ()).unwrap();
         let model = ModelIdentity { spec: "tiny".into(), digest: "0".into(), architecture: "Llama".into(), vocab_size: 288 };
         let [backend, device, dtype, method] = ["flex", "CPU", "f32", "dlmi"].map(str::to_owned);

@@ -51,6 +51,12 @@ pub trait Method<B: TrackedBackend> {
     /// Forgets everything and starts with the numbers of `clock`.
     fn start(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<()>;
 
+    /// Forgets everything and starts at the best of some prompts of N free tokens, all of which may be proposed. A method that begins at no
+    /// given prompt starts as ever.
+    fn start_at(&mut self, _prompts: &[Vec<u32>], subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<()> {
+        self.start(subject, problem, clock)
+    }
+
     /// One step.
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<Progress>;
 

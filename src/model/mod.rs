@@ -11,7 +11,7 @@ pub mod norm;
 pub mod rope;
 
 pub use cache::Cache;
-pub use checkpoint::{Checkpoint, open};
+pub use checkpoint::{Checkpoint, Rounded, open};
 pub use config::{LlamaConfig, RopeScaling};
 pub use generate::{Generation, greedy};
 pub use llama::{Llama, WeightSource};

@@ -37,6 +37,11 @@ impl Example {
         Ok(Self { target, frame, bos: options.bos, head, tokens: options.tokens, target_round_trips, tokenizer: tokenizer.clone() })
     }
 
+    /// The same with so many free tokens.
+    pub(super) fn of_length(&self, tokens: usize) -> Self {
+        Self { tokens, ..self.clone() }
+    }
+
     /// Fixed tokens before the free part, BoS included.
     pub fn head(&self) -> &[u32] {
         &self.head
@@ -69,12 +74,17 @@ impl Example {
 
     /// The whole text with this free part: what is typed, or what the chat's template makes of it. Nothing where the template refuses it.
     pub fn text(&self, free_text: &str) -> String {
-        self.frame.whole(free_text).unwrap_or_default()
+        self.frame.whole(free_text, "").unwrap_or_default()
     }
 
     /// The ids that the model sees when this free part is typed, BoS first where one is wanted; none where the text gives none.
     pub fn typed_ids(&self, free_text: &str) -> Vec<u32> {
-        let own = self.tokenizer.encode(&self.text(free_text));
+        self.ids_with(free_text, "")
+    }
+
+    /// The same with a text typed behind everything.
+    pub fn ids_with(&self, free_text: &str, behind: &str) -> Vec<u32> {
+        let own = self.tokenizer.encode(&self.frame.whole(free_text, behind).unwrap_or_default());
         if own.is_empty() { own } else { self.bos.into_iter().chain(own).collect() }
     }
 

@@ -95,14 +95,14 @@ impl Frame {
         format!("{}{free}{}", self.before, self.after)
     }
 
-    /// All that is typed, or that the chat's template makes of what is typed.
+    /// All that is typed, or that the chat's template makes of what is typed; `behind` is typed last.
     ///
     /// # Errors
     /// Those of the template.
-    pub fn whole(&self, free: &str) -> crate::Result<String> {
+    pub fn whole(&self, free: &str, behind: &str) -> crate::Result<String> {
         match &self.chat {
-            None => Ok(self.plain(free)),
-            Some((chat, before, after)) => chat.render(&format!("{before}{free}{after}")),
+            None => Ok(self.plain(free) + behind),
+            Some((chat, before, after)) => chat.render(&format!("{before}{free}{after}{behind}")),
         }
     }
 }

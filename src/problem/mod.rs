@@ -59,6 +59,13 @@ impl Problem {
         Ok(Self { prompt, examples, min_margin: 0.0 })
     }
 
+    /// The same with so many free tokens.
+    #[must_use]
+    pub fn of_length(&self, tokens: usize) -> Self {
+        let examples = self.examples.iter().map(|example| example.of_length(tokens)).collect();
+        Self { prompt: self.prompt.of_length(tokens), examples, min_margin: self.min_margin }
+    }
+
     /// Whether a target token that is so far ahead of all others, in logits, is as it should be.
     pub fn is_led(&self, margin: f32) -> bool {
         margin > 0.0 && margin >= self.min_margin

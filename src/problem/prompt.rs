@@ -71,6 +71,11 @@ impl Prompt {
         Ok(Self { options, allowed, readable, ban: Ban::new(targets), rules })
     }
 
+    /// The same with so many free tokens.
+    pub(super) fn of_length(&self, tokens: usize) -> Self {
+        Self { options: PromptOptions { tokens, ..self.options.clone() }, ..self.clone() }
+    }
+
     /// What it was made from.
     pub fn options(&self) -> &PromptOptions {
         &self.options

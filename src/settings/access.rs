@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::general::{KEYS, Options};
 use super::names::{Setting, VARIABLE, edits};
+use crate::method::registry::MethodSettings;
 use crate::setting::{self, Checked, Written};
 use crate::{Error, Result};
 
@@ -36,7 +37,21 @@ impl Options {
             let outcome = checked.set(setting, &Written::untyped(text)).unwrap_or(Ok(()));
             outcome.map_err(|wrong| Error::input(format!("`{setting}` {wrong}")))?;
         }
+        self.check_shortest()?;
         self.method_settings().check().map_err(Error::input)
+    }
+
+    fn check_shortest(&self) -> Result<()> {
+        let message = match self.method_settings() {
+            _ if !self.shortest => return Ok(()),
+            MethodSettings::Search(_) if self.early_stop => return Ok(()),
+            MethodSettings::Search(_) => "without early_stop no prompt counts as found before the end; leave one of them out".to_owned(),
+            _ => format!(
+                "{} cannot go on from a prompt that was found, as the searches on whole tokens do; leave it out, or use the method snap",
+                self.method
+            ),
+        };
+        Err(Error::option("shortest", message))
     }
 
     /// The value of a setting, `Null` for `none`; nothing where the method of its section has no such setting.

@@ -50,6 +50,8 @@ pub struct Options {
     pub min_margin: Option<f64>,
     /// The model must stop behind the target.
     pub end: bool,
+    /// Go on from what was found with one free token less, until the budget ends.
+    pub shortest: bool,
     /// Put the beginning-of-sequence token before the prompt.
     pub bos: bool,
     /// Seed of all randomness.
@@ -93,6 +95,7 @@ impl Default for Options {
             words: false,
             min_margin: None,
             end: false,
+            shortest: false,
             bos: false,
             seed: 0,
             backend: BackendName::Auto,
@@ -149,6 +152,11 @@ pub const KEYS: &[Key<Options>] = &[
     key("end", "The model must stop behind the target: with the token that ends a chat's turn, else with its first stop token", |s| {
         Some(switch(&mut s.end))
     }),
+    key(
+        "shortest",
+        "Find the shortest prompt: go on from what was found with one free token less, until the budget ends (searches only)",
+        |s| Some(switch(&mut s.shortest)),
+    ),
     key("bos", "Put the beginning-of-sequence token before the prompt", |s| Some(switch(&mut s.bos))),
     key("seed", "Seed of all randomness", |s| Some(whole(&mut s.seed, 0..=u32::MAX as u64))),
     key("backend", "What computes", |s| Some(choice(&mut s.backend))),
@@ -192,6 +200,7 @@ impl Options {
             restarts: self.restarts,
             eval_every: self.eval_every,
             early_stop: self.early_stop,
+            shortest: self.shortest,
         }
     }
 

@@ -54,6 +54,7 @@ const FIELDS: &[(&str, Kind)] = &[
     ("/prompt_text", Kind::Text),
     ("/prompt_ids", Kind::Ids),
     ("/search_ids", Kind::Ids),
+    ("/prompt_tokens", Kind::Whole),
     ("/free_text", Kind::Text),
     ("/completion_text", Kind::Text),
     ("/completion_ids", Kind::Ids),

@@ -23,6 +23,7 @@ Examples:
   dlmi invert --template \"Here is a riddle: {} Answer:\" \" the king\"
   dlmi invert --targets targets.jsonl --max-seconds 60 --out list1
   dlmi invert --count 5 --max-seconds 60
+  dlmi invert --shortest --max-seconds 60
 
 Exit code: 0 exact (by --min-margin, all of --targets or --count), 1 not, 2 bad input, 3 no such device, model or disk space, 130 interrupted.")]
 pub struct Invert {
@@ -53,6 +54,10 @@ pub struct Invert {
     min_margin: Option<String>,
     #[arg(long, help = help("end"))]
     end: bool,
+    #[arg(long, value_name = "X", help = help("fluency"), allow_negative_numbers = true)]
+    fluency: Option<String>,
+    #[arg(long, help = help("shortest"))]
+    shortest: bool,
     #[arg(long, help = help("allow_target_tokens"))]
     allow_target_tokens: bool,
     #[arg(long, help = help("allow_special"))]
@@ -79,6 +84,9 @@ pub struct Invert {
     /// --json a line for each); --out keeps the results, and the same command goes on from there
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=10_000), conflicts_with_all = ["targets", "resume"])]
     pub count: Option<u32>,
+    /// Say whether the found prompt is exact in f16, bf16, with 8-bit weights, on the other CPU backend, and with a newline or a space typed behind it too
+    #[arg(long, conflicts_with_all = ["targets", "count"])]
+    pub robust: bool,
     /// Print the table of --targets as CSV
     #[arg(long, requires = "targets", conflicts_with = "json")]
     pub csv: bool,
@@ -94,9 +102,9 @@ impl Invert {
     pub(super) fn flags(&self, flags: &mut Flags) -> Result<()> {
         flags.text("method", &self.method).text("prompt_tokens", &self.prompt_tokens).text("steps", &self.steps);
         flags.text("max_seconds", &self.max_seconds).text("restarts", &self.restarts).text("samples", &self.samples);
-        flags.text("max_memory", &self.max_memory).text("min_margin", &self.min_margin);
+        flags.text("max_memory", &self.max_memory).text("min_margin", &self.min_margin).text("fluency", &self.fluency);
         flags.switch("allow_target_tokens", self.allow_target_tokens).switch("allow_special", self.allow_special);
-        flags.switch("ascii", self.ascii).switch("words", self.words).switch("end", self.end);
+        flags.switch("ascii", self.ascii).switch("words", self.words).switch("end", self.end).switch("shortest", self.shortest);
         flags.given.extend(self.forbid.as_deref().map(read_list).transpose()?.map(|list| ("forbid", list)));
         flags.os_text("prefix", &self.prefix)?;
         flags.os_text("suffix", &self.suffix)?;

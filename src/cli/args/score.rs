@@ -29,6 +29,9 @@ pub struct Score {
     /// The target's token ids, in place of TARGET
     #[arg(long, value_name = "ID,ID,...", value_delimiter = ',')]
     pub target_ids: Option<Vec<u32>>,
+    /// Say whether an exact prompt is exact in f16, bf16, with 8-bit weights, on the other CPU backend, and with a newline or a space typed behind it too
+    #[arg(long)]
+    pub robust: bool,
     /// What stands around the prompt.
     #[command(flatten)]
     pub around: Around,

@@ -24,6 +24,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, count: u32, policy: Policy) -> Resul
     let target = super::target(verb, &session)?;
     // What is wrong with one search is wrong with all.
     session.model.problem_of(target.clone(), session.settings())?;
+    session.settings().check()?;
     let choice = session.device()?;
     let Session { model, resolved } = session;
     let target = Labelled { id: "target".into(), target, k: None, bos: None, known_prompt_tokens: None };
@@ -106,7 +107,8 @@ impl Foreman for Prompts<'_> {
 
     fn step(&mut self, cell: &Cell, report: &Report) -> Result<()> {
         let (matched, m) = (report.best.map_or(0, |best| best.matched_prefix), cell.target_tokens());
-        self.show(Some(format!("seed {}: step {}, best {matched}/{m} tokens", cell.options.seed, report.step)));
+        let length = report.prompt_tokens.map_or(String::new(), |tokens| format!("N {tokens}, "));
+        self.show(Some(format!("seed {}: step {}, {length}best {matched}/{m} tokens", cell.options.seed, report.step)));
         Ok(())
     }
 

@@ -22,6 +22,7 @@ use crate::{Error, Result};
 pub(super) fn run(cli: &Cli, verb: &Invert, path: &Path, policy: Policy) -> Result<ExitCode> {
     let session = Session::open(cli, policy)?;
     let targets = session.targets(path)?;
+    session.settings().check()?;
     let choice = session.device()?;
     let Session { model, resolved } = session;
     let mut study = Study::of_targets(model, targets, &resolved)?;
@@ -101,7 +102,8 @@ impl Foreman for List<'_> {
 
     fn step(&mut self, cell: &Cell, report: &Report) -> Result<()> {
         let (matched, m) = (report.best.map_or(0, |best| best.matched_prefix), cell.target_tokens());
-        self.show(Some(format!("{}: step {}, best {matched}/{m} tokens", visible(&cell.target.id), report.step)));
+        let length = report.prompt_tokens.map_or(String::new(), |tokens| format!("N {tokens}, "));
+        self.show(Some(format!("{}: step {}, {length}best {matched}/{m} tokens", visible(&cell.target.id), report.step)));
         Ok(())
     }
 

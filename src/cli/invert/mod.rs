@@ -32,7 +32,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
     let Session { mut model, resolved } = session;
     let options = resolved.settings;
     let problem = model.problem_of(target, &options)?;
-    let budget = options.budget();
+    let (budget, max_memory) = (options.budget(), options.max_memory);
     let task = Task::new(&mut model, problem.clone(), options)?.with_presets(resolved.presets);
     let (folder, resume) = match &verb.out {
         Some(path) => Folder::open(path, task.identity(), verb.resume).map(|(folder, resume)| (Some(folder), resume))?,
@@ -42,8 +42,11 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
         tracing::warn!("going on from the last step that was saved; {dropped} lines of events.jsonl behind it are dropped");
     }
     let signal = watch_signals()?;
-    let mut watcher = Watcher::new(policy, problem, budget, folder, signal.clone());
-    let inversion = task.with_snapshot(resume).run(&mut watcher)?;
+    let mut watcher = Watcher::new(policy, problem.clone(), budget, folder, signal.clone());
+    let mut inversion = task.with_snapshot(resume).run(&mut watcher)?;
+    if verb.robust {
+        inversion.ask_robust(&mut model, &problem, max_memory);
+    }
     // What was found is printed even where it cannot be kept.
     let kept = watcher.folder.take().map_or(Ok(()), |folder| folder.result(&crate::cli::json(&inversion)));
     drop(watcher);
@@ -87,13 +90,18 @@ impl Watcher {
 impl Observer for Watcher {
     fn step(&mut self, report: &Report) -> Result<()> {
         let matched = report.best.map_or(0, |best| best.matched_prefix);
+        let length = report.prompt_tokens.map_or(String::new(), |tokens| format!("N {tokens}, "));
         let restarts = if report.restart > 0 { format!(", start {}", report.restart + 1) } else { String::new() };
         self.progress.update(&Status {
             step: report.step,
             steps: self.budget.steps,
             seconds: report.seconds,
             max_seconds: self.budget.seconds,
-            best: format!("best {matched}/{} tokens, objective {:.2}{restarts}", self.problem.target_tokens(), report.progress.objective),
+            best: format!(
+                "{length}best {matched}/{} tokens, objective {:.2}{restarts}",
+                self.problem.target_tokens(),
+                report.progress.objective
+            ),
             text: report.best.map(|best| self.problem.free_text(&best.free)),
             ..Status::default()
         });
@@ -125,7 +133,10 @@ fn readable(inversion: &Inversion, policy: Policy) -> String {
         format!("writes   \"{}\"", visible(&inversion.completion_text)),
         format!("target   \"{}\"", visible(&inversion.target_text)),
     ]);
-    let (seconds, m) = (inversion.seconds, inversion.target_ids.len());
+    // Where shorter ones were looked for, the run went on from it.
+    let (seconds, steps) =
+        inversion.seconds_to_exact.map_or((inversion.seconds, inversion.steps), |seconds| (seconds, inversion.best.step));
+    let m = inversion.target_ids.len();
     let notes = inversion.notes.iter().map(|note| format!("{}     {}", color(Paint::Notice, "note"), visible(note)));
     if inversion.exact {
         lines.push(format!(
@@ -134,12 +145,13 @@ fn readable(inversion: &Inversion, policy: Policy) -> String {
             color(Paint::Good, "exact"),
             inversion.min_margin.unwrap_or(0.0),
             inversion.prompt_ids.len(),
-            inversion.seconds_to_exact.unwrap_or(seconds),
-            inversion.steps,
+            seconds,
+            steps,
         ));
     } else {
         lines.push(format!("{} {}", color(Paint::Bad, "not exact"), how_far(inversion)));
     }
+    lines.extend(inversion.robust.map(|robust| format!("robust   {robust}")));
     lines.extend(notes);
     lines.extend((!inversion.solved).then(|| format!("try      {}", advice(inversion))));
     lines.join("\n")

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{LlamaConfig, WeightSource, layout};
 use crate::error::{Error, Result, quoted};
 use crate::source::chat::ChatFiles;
-use crate::source::checkpoint::{ModelFiles, Weights};
+use crate::source::checkpoint::{ModelFiles, Weights, round_to_q8};
 use crate::source::hub::Observer;
 use crate::source::tokenizer::Tokenizer;
 use crate::source::{self, Digests};
@@ -91,6 +91,19 @@ impl Checkpoint {
 impl WeightSource for Checkpoint {
     fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         Checkpoint::read(self, name, shape)
+    }
+}
+
+/// The weights of a checkpoint as a GGUF of type Q8_0 would hold them: all matrices rounded.
+pub struct Rounded<'a>(pub &'a mut Checkpoint);
+
+impl WeightSource for Rounded<'_> {
+    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let mut values = self.0.read(name, shape)?;
+        if let [_, row] = shape {
+            round_to_q8(&mut values, *row);
+        }
+        Ok(values)
     }
 }
 

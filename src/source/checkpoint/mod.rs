@@ -5,6 +5,7 @@
 //! before any tensor is read.
 
 mod gguf;
+mod q8;
 mod safetensors;
 mod shards;
 mod storage;
@@ -19,6 +20,7 @@ use std::path::Path;
 use storage::Source;
 use weights::{Entry, Tensors};
 
+pub use q8::round_to_q8;
 pub use weights::{HEAD, TensorInfo, Weights, is_rotary_buffer};
 
 /// Largest `config.json` that is read, in bytes: what is parsed takes many times the memory of its text.
