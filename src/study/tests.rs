@@ -76,8 +76,11 @@ fn an_id_is_of_what_decides_the_result() {
 /// What is known by this id stays known by it: a change here makes every finished study pending again.
 #[test]
 fn ids_are_what_they_were() {
-    let study = open(&format!("models = [\"{TINY}\"]\nmethods = [\"echo\"]\ntargets = {{ texts = [\" the\"] }}\nsteps = [1]\n")).unwrap();
-    assert_eq!(study.cells()[0].id, "f108b873d77f1d76e0b8d01f9685d261", "{}", study.cells()[0].options.to_json());
+    let text = format!("models = [\"{TINY}\"]\nmethods = [\"echo\", \"gcg\"]\ntargets = {{ texts = [\" the\"] }}\nsteps = [1]\n");
+    let study = open(&text).unwrap();
+    for (cell, id) in study.cells().iter().zip(["f108b873d77f1d76e0b8d01f9685d261", "0b3a40876bb16d8b03d4012b264aea35"]) {
+        assert_eq!(cell.id, id, "{}", cell.options.to_json());
+    }
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! Prompts that differ from the current one from some position on: the inner loop of every hard search.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::fluency::Reading;
 use super::{Plain, Subject, repeat};
 use crate::model::{Cache, Llama, cache::retain};
 use crate::objective::{Objective, hinge_at};
@@ -20,6 +23,10 @@ pub struct TargetScores {
     pub margins: Vec<f32>,
     /// What each adds to the objective, unweighted.
     pub losses: Vec<f32>,
+    /// Where it is asked for: the mean −ln p of the free tokens, given what stands before, in nats; of several examples what they have added
+    /// so far.
+    #[serde(default)]
+    pub nll: f32,
 }
 
 impl TargetScores {
@@ -27,6 +34,7 @@ impl TargetScores {
     pub fn extend(&mut self, next: Self) {
         self.margins.extend(next.margins);
         self.losses.extend(next.losses);
+        self.nll += next.nll;
     }
 }
 
@@ -36,6 +44,8 @@ pub struct Candidates<'a, B: TrackedBackend> {
     subject: &'a Subject<B>,
     problem: &'a Problem,
     objective: Objective,
+    /// Whether the likelihood of the free tokens is scored.
+    reads: bool,
     /// N free tokens.
     current: &'a [u32],
     /// (first free position at which it differs from the current prompt, its N free tokens) of every candidate still kept.
@@ -44,6 +54,8 @@ pub struct Candidates<'a, B: TrackedBackend> {
     example: usize,
     /// Its target positions scored so far.
     scored: usize,
+    /// What the likelihood of the free tokens in it goes by, until that is scored with its first positions.
+    reading: Option<Reading>,
     /// Those that score it.
     groups: Vec<Group<Plain<B>>>,
 }
@@ -58,7 +70,16 @@ struct Group<B: Kernels> {
     cache: Cache<B>,
 }
 
+/// What the likelihood of free tokens goes by, and those of every candidate.
+type Readings<'a> = (&'a Reading, &'a [(usize, &'a [u32])]);
+
 impl<B: TrackedBackend> Candidates<'_, B> {
+    /// Scores the likelihood of the free tokens too, if that is wanted.
+    #[must_use]
+    pub fn reading(self, wanted: bool) -> Self {
+        Self { reads: wanted, ..self }
+    }
+
     /// Scores the next `count` target positions of every candidate still kept, `[candidates][count]`.
     ///
     /// # Panics
@@ -70,6 +91,7 @@ impl<B: TrackedBackend> Candidates<'_, B> {
             let example = &self.problem.examples[self.example];
             if self.scored == 0 {
                 self.groups = self.subject.candidate_groups(self.current, &self.kept, example);
+                self.reading = self.reads.then(|| self.subject.reading(example, self.problem));
             }
             let part = left.min(example.target.ids.len() - self.scored);
             scores.iter_mut().zip(self.score_in(example, part)).for_each(|(scores, next)| scores.extend(next));
@@ -84,14 +106,15 @@ impl<B: TrackedBackend> Candidates<'_, B> {
 
     /// The next `count` target positions of one example.
     fn score_in(&mut self, example: &Example, count: usize) -> Vec<TargetScores> {
-        let (objective, scored) = (self.objective, self.scored);
-        let jobs = self.groups.iter_mut().map(|group| move || group.score(example, scored, count, objective));
+        let (objective, scored, reading) = (self.objective, self.scored, self.reading.take());
+        let readings = reading.as_ref().map(|reading| (reading, &*self.kept));
+        let jobs = self.groups.iter_mut().map(|group| move || group.score(example, scored, count, objective, readings));
         let (mut all, mut pushed) = (Vec::new(), 0);
         for (rows, scores) in Plain::<B>::side_by_side(jobs.collect(), usize::MAX) {
             pushed += rows;
             all.extend(scores);
         }
-        self.subject.charge(pushed, 0, all.len() * count);
+        self.subject.charge(pushed, 0, all.len() * (count + reading.map_or(0, |reading| reading.behind_others())));
         all.sort_unstable_by_key(|(number, _)| *number);
         all.into_iter().map(|(_, scores)| scores).collect()
     }
@@ -111,8 +134,16 @@ impl<B: TrackedBackend> Candidates<'_, B> {
 }
 
 impl<B: Kernels> Group<B> {
-    /// Rows pushed through the layers, and the scores of `count` target positions of each member, by number, `scored` of them behind it.
-    fn score(&mut self, example: &Example, scored: usize, count: usize, objective: Objective) -> (usize, Vec<(usize, TargetScores)>) {
+    /// Rows pushed through the layers, and the scores of `count` target positions of each member, by number, `scored` of them behind it;
+    /// before the first, the likelihood of its free tokens where it is asked for.
+    fn score(
+        &mut self,
+        example: &Example,
+        scored: usize,
+        count: usize,
+        objective: Objective,
+        readings: Option<Readings>,
+    ) -> (usize, Vec<(usize, TargetScores)>) {
         let (target, next) = (&example.target.ids, scored..scored + count);
         let fed = &target[next.start.saturating_sub(1)..next.end - 1];
         let mut ids = std::mem::take(&mut self.trunk);
@@ -123,10 +154,29 @@ impl<B: Kernels> Group<B> {
         self.cache.grow(example.len() + next.end - 1);
         let device = self.model.device();
         let rows = self.model.embed(ids_tensor(&[&ids], &device)).reshape([ids.len(), self.model.config().hidden_size]);
-        let hidden = self.model.hidden_cached(rows, &mut self.cache, count);
-        let scores = target_scores(&self.model, hidden, &target[next], self.members.len(), objective);
-        (ids.len(), self.members.iter().map(|(number, _)| *number).zip(scores).collect())
+        // All positions behind the head, whose hidden states predict the free tokens but the first.
+        let ahead = readings.map_or(0, |_| example.len() - example.head().len() - 1);
+        let hidden = self.model.hidden_cached(rows, &mut self.cache, ahead + count);
+        let numbers: Vec<usize> = self.members.iter().map(|(number, _)| *number).collect();
+        let of_targets = positions(hidden.clone(), numbers.len(), ahead..ahead + count);
+        let mut scores = target_scores(&self.model, of_targets, &target[next], numbers.len(), objective);
+        if let Some((reading, candidates)) = readings {
+            let free: Vec<&[u32]> = numbers.iter().map(|&number| candidates[number].1).collect();
+            let behind = reading.behind_others();
+            let of_free = (behind > 0).then(|| positions(hidden, free.len(), 0..behind));
+            scores.iter_mut().zip(reading.nlls(&self.model, of_free, &free)).for_each(|(scores, nll)| scores.nll = nll);
+        }
+        (ids.len(), numbers.into_iter().zip(scores).collect())
     }
+}
+
+/// Some of the positions of S samples, `[S·T, D]` → `[S·R, D]`.
+fn positions<B: Kernels>(hidden: Tensor<B, 2>, samples: usize, range: Range<usize>) -> Tensor<B, 2> {
+    let [rows, d] = hidden.dims();
+    if range.len() * samples == rows {
+        return hidden;
+    }
+    hidden.reshape([samples, rows / samples, d]).narrow(1, range.start, range.len()).reshape([samples * range.len(), d])
 }
 
 /// What normalised hidden states `[S·M, D]` make of the M tokens of `target`, `[S][M]`.
@@ -150,7 +200,7 @@ fn target_scores<B: Kernels>(
         }
     };
     let each = margins.chunks_exact(target.len()).zip(losses.chunks_exact(target.len()));
-    each.map(|(margins, losses)| TargetScores { margins: margins.to_vec(), losses: losses.to_vec() }).collect()
+    each.map(|(margins, losses)| TargetScores { margins: margins.to_vec(), losses: losses.to_vec(), nll: 0.0 }).collect()
 }
 
 impl<B: TrackedBackend> Subject<B> {
@@ -165,7 +215,18 @@ impl<B: TrackedBackend> Subject<B> {
     ) -> Candidates<'a, B> {
         let first_difference = |free: &[u32]| current.iter().zip(free).take_while(|(a, b)| a == b).count();
         let kept = candidates.iter().map(|free| (first_difference(free), &**free)).collect();
-        Candidates { subject: self, problem, objective, current, kept, example: 0, scored: 0, groups: Vec::new() }
+        Candidates {
+            subject: self,
+            problem,
+            objective,
+            reads: false,
+            current,
+            kept,
+            example: 0,
+            scored: 0,
+            reading: None,
+            groups: Vec::new(),
+        }
     }
 
     /// The scores of whole prompts of N free tokens each, in all examples: `[S][Σ M]`.
@@ -285,6 +346,32 @@ mod tests {
         }
     }
 
+    /// In one go, in parts that end anywhere, and with some dropped between them; behind a head and behind none.
+    fn free_tokens_read_as_in_whole_prompts<B: TrackedBackend>() {
+        let (subject, all) = (subject::<B>(), candidates());
+        for texts in [&["he is"][..], &["he is", "x", " to be"]] {
+            let problem = problem(&subject, texts);
+            let (m, objective) = (problem.target_tokens(), Objective::Hinge { margin: 0.3 });
+            let expected = subject.nll(&all, &problem);
+            let plain = subject.candidates(&CURRENT, &all, &problem, objective).score(m);
+            for first in 1..=m {
+                let mut scoring = subject.candidates(&CURRENT, &all, &problem, objective).reading(true);
+                let mut found = scoring.score(first);
+                assert!(found.iter().zip(&expected).all(|(found, whole)| found.nll > 0.0 && found.nll < whole + 1e-4), "a lower bound");
+                let keep: Vec<bool> = (0..all.len()).map(|i| i % 3 != 1).collect();
+                scoring.retain(&keep);
+                retain(&mut found, &keep);
+                if first < m {
+                    found.iter_mut().zip(scoring.score(m - first)).for_each(|(found, next)| found.extend(next));
+                }
+                let kept = expected.iter().zip(&plain).zip(&keep).filter(|(_, keep)| **keep).map(|(pair, _)| pair);
+                for (found, (nll, plain)) in found.iter().zip(kept) {
+                    assert!((found.nll - nll).abs() < 1e-4 && near(found, plain), "after {first}: {} {nll}", found.nll);
+                }
+            }
+        }
+    }
+
     /// Several examples are scored as each of them alone.
     fn examples_do_not_meet<B: TrackedBackend>() {
         let (subject, all) = (subject::<B>(), candidates());
@@ -301,5 +388,9 @@ mod tests {
         }
     }
 
-    each_tracked_cpu_backend!(behind_a_shared_trunk_they_are_worth_what_whole_prompts_are, examples_do_not_meet);
+    each_tracked_cpu_backend!(
+        free_tokens_read_as_in_whole_prompts,
+        behind_a_shared_trunk_they_are_worth_what_whole_prompts_are,
+        examples_do_not_meet
+    );
 }

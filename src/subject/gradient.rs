@@ -240,7 +240,7 @@ impl<B: TrackedBackend> Subject<B> {
     }
 
     /// Groups of samples of so many positions to be computed side by side, and how many of them at once.
-    fn groups(&self, count: usize, positions: usize) -> (Vec<Range<usize>>, usize) {
+    pub(super) fn groups(&self, count: usize, positions: usize) -> (Vec<Range<usize>>, usize) {
         let groups = Plain::<B>::groups(count * positions, SAMPLE_ROWS, self.max_rows).min(count);
         let samples = (0..groups).map(|group| group * count / groups..(group + 1) * count / groups);
         (samples.collect(), self.max_rows / (count.div_ceil(groups) * positions))
@@ -321,7 +321,7 @@ fn group_gradient<B: Kernels>(
 
 /// The gradient of hidden states, weighted, in the model's type, and what the gradient of the prompt must be divided by: those of a mean
 /// may be too small for half precision. A power of two changes nothing else.
-fn slope<B: Kernels>(hidden: Tensor<B, 2>, weight: f64, dtype: DType) -> (Tensor<B, 2>, f64) {
+pub(super) fn slope<B: Kernels>(hidden: Tensor<B, 2>, weight: f64, dtype: DType) -> (Tensor<B, 2>, f64) {
     let scale = weight.recip().log2().floor().exp2();
     ((hidden * (weight * scale)).cast(dtype), scale)
 }

@@ -2,6 +2,7 @@
 
 mod candidates;
 pub mod feeding;
+mod fluency;
 mod gradient;
 
 use std::any::Any;
@@ -23,6 +24,7 @@ use crate::tensor::{argmax_rows, host, ids_tensor};
 use crate::{Error, Result};
 
 pub use candidates::{Candidates, TargetScores};
+pub use fluency::Fluency;
 
 use gradient::{rows_kept, together, trace_numbers};
 
@@ -40,8 +42,8 @@ pub struct Cost {
 type Plain<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
 type Matrix<B> = Tensor<Plain<B>, 2>;
 
-/// Fixed tokens, and their keys and values.
-type Prefix<B> = (Vec<u32>, Cache<Plain<B>>);
+/// Fixed tokens, their keys and values, and the normalised hidden state of the last one, `[1, D]`.
+type Prefix<B> = (Vec<u32>, Cache<Plain<B>>, Matrix<B>);
 
 /// The frozen model with its tokenizer.
 pub struct Subject<B: TrackedBackend> {
@@ -148,16 +150,22 @@ impl<B: TrackedBackend> Subject<B> {
         if head.is_empty() {
             return Cache::new(self.plain.config().num_hidden_layers, 1);
         }
-        if let Some((_, cache)) = self.prefixes.borrow().iter().find(|(known, _)| known == head) {
+        if let Some((_, cache, _)) = self.prefixes.borrow().iter().find(|(known, ..)| known == head) {
             return cache.clone();
         }
         let mut cache = Cache::new(self.plain.config().num_hidden_layers, 1);
         self.charge(head.len(), 0, 0);
         cache.grow(head.len());
         let rows = self.embed(&[head]).reshape([head.len(), self.plain.config().hidden_size]);
-        self.plain.hidden_cached(rows, &mut cache, 1);
-        self.prefixes.borrow_mut().push((head.to_vec(), cache.clone()));
+        let last = self.plain.hidden_cached(rows, &mut cache, 1);
+        self.prefixes.borrow_mut().push((head.to_vec(), cache.clone(), last));
         cache
+    }
+
+    /// The normalised hidden state behind fixed tokens, `[1, D]`, where there are any.
+    fn behind(&self, head: &[u32]) -> Option<Matrix<B>> {
+        self.prefix(head);
+        self.prefixes.borrow().iter().find(|(known, ..)| known == head).map(|(.., last)| last.clone())
     }
 
     /// Embeddings of hard prompts of equal length, `[S, T, D]`.

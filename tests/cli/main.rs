@@ -8,6 +8,7 @@ mod corpus;
 mod events;
 mod exact;
 mod flags;
+mod fluency;
 mod gradients;
 mod hub;
 mod invert;

@@ -54,6 +54,8 @@ pub struct Invert {
     min_margin: Option<String>,
     #[arg(long, help = help("end"))]
     end: bool,
+    #[arg(long, value_name = "X", help = help("fluency"), allow_negative_numbers = true)]
+    fluency: Option<String>,
     #[arg(long, help = help("shortest"))]
     shortest: bool,
     #[arg(long, help = help("allow_target_tokens"))]
@@ -100,7 +102,7 @@ impl Invert {
     pub(super) fn flags(&self, flags: &mut Flags) -> Result<()> {
         flags.text("method", &self.method).text("prompt_tokens", &self.prompt_tokens).text("steps", &self.steps);
         flags.text("max_seconds", &self.max_seconds).text("restarts", &self.restarts).text("samples", &self.samples);
-        flags.text("max_memory", &self.max_memory).text("min_margin", &self.min_margin);
+        flags.text("max_memory", &self.max_memory).text("min_margin", &self.min_margin).text("fluency", &self.fluency);
         flags.switch("allow_target_tokens", self.allow_target_tokens).switch("allow_special", self.allow_special);
         flags.switch("ascii", self.ascii).switch("words", self.words).switch("end", self.end).switch("shortest", self.shortest);
         flags.given.extend(self.forbid.as_deref().map(read_list).transpose()?.map(|list| ("forbid", list)));

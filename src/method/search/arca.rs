@@ -5,7 +5,7 @@
 //! of lowest g·E_v are scored exactly, and the best is taken, be it worse than what stood there.
 //!
 //! Where it differs: it starts from random words, not from random tokens; tokens that do not survive decode → encode are passed over; the
-//! search vocabulary is the problem's. There is no perplexity term.
+//! search vocabulary is the problem's. Their perplexity term is `fluency`, which is off.
 
 use super::{Acceptance, Moves, Proposal, Schedule, Search, Start, Visit};
 use crate::objective::ObjectiveKind;
@@ -17,6 +17,7 @@ pub const ARCA: Search = Search {
     moves: Moves::Swap(1),
     objective: ObjectiveKind::CrossEntropy,
     margin: 0.3,
+    fluency: None,
     acceptance: Acceptance::Any,
     schedule: Schedule { batch: 32, growth: None },
     sets: None,

@@ -18,6 +18,7 @@ pub const AUTOPROMPT: Search = Search {
     moves: Moves::Swap(1),
     objective: ObjectiveKind::CrossEntropy,
     margin: 0.3,
+    fluency: None,
     acceptance: Acceptance::Better,
     schedule: Schedule { batch: 10, growth: None },
     sets: None,

@@ -19,6 +19,7 @@ pub const GCG: Search = Search {
     moves: Moves::Swap(1),
     objective: ObjectiveKind::CrossEntropy,
     margin: 0.3,
+    fluency: None,
     acceptance: Acceptance::Buffer { buffer_size: 0 },
     schedule: Schedule { batch: 512, growth: None },
     sets: None,

@@ -1,10 +1,8 @@
 //! Tokens in the order of g·E_v, what the gradient g of the objective promises of them: those that GCG draws from, and those that ARCA and
 //! AutoPrompt try one after another at one position.
 
-use burn::tensor::Tensor;
-use burn::tensor::backend::AutodiffBackend;
-
 use super::proposal::{Tokens, head_of};
+use super::slope::{Matrix, Slope};
 use super::step::TRIES;
 use super::{Clock, SearchMethod};
 use crate::noise::Draws;
@@ -12,7 +10,7 @@ use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::subject::Subject;
 use crate::subject::feeding::Fed;
-use crate::tensor::{host, norm};
+use crate::tensor::host;
 
 /// Which position a step looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,16 +21,14 @@ pub enum Visit {
     AtRandom,
 }
 
-type Row<B> = Tensor<<B as AutodiffBackend>::InnerBackend, 2>;
-
 impl SearchMethod {
     /// The `top` tokens of every position by the gradient at the prompt, and its length.
     pub(super) fn top<'a, B: TrackedBackend>(&self, top: usize, subject: &Subject<B>, problem: &'a Problem) -> (Tokens<'a>, Option<f32>) {
         let (free, allowed) = (&self.at.current.free, problem.prompt.allowed());
-        let (_, gradient) = subject.gradient(free, problem, self.search.objective());
-        let length = norm(gradient.clone());
+        let slope = self.search.slope(free, subject, problem);
+        let length = slope.norm();
         // g·E_x, which is taken off in every row, changes no order.
-        let scores = host(subject.predicted_change(free, gradient));
+        let scores = host(slope.predicted_change(free, subject));
         let heads = scores.chunks_exact(allowed.len()).map(|row| head_of(row, allowed, None, top)).collect();
         (Tokens::evenly(allowed, heads), Some(length))
     }
@@ -52,21 +48,28 @@ impl SearchMethod {
             Visit::InTurn => clock.step as usize % free.len(),
             Visit::AtRandom => draws.below(free.len()),
         };
-        let gradient = if averaged {
+        let slope = if averaged {
             let swaps = (0..size).map(|_| with(free, position, draws.below(subject.vocab_size()) as u32)).collect::<Vec<_>>();
-            self.mean_gradient(position, &swaps, subject, problem)
+            let fluency = self.search.fluency_slope(&swaps, subject, problem).map(|slope| slope.at(position));
+            Slope::of(self.mean_gradient(position, &swaps, subject, problem)).and(fluency)
         } else {
-            subject.gradient(free, problem, self.search.objective()).1.narrow(0, position, 1)
+            self.search.slope(free, subject, problem).at(position)
         };
-        let length = norm(gradient.clone());
-        let scores = host(subject.predicted_change(&free[position..=position], gradient));
+        let length = slope.norm();
+        let scores = host(slope.predicted_change(&free[position..=position], subject));
         let ranked = head_of(&scores, problem.prompt.allowed(), None, size * TRIES);
         let candidates = ranked.into_iter().map(|token| with(free, position, token));
         (candidates.filter(|candidate| problem.admits(candidate)).take(size).collect(), Some(length))
     }
 
     /// The mean over some prompts of the gradient with respect to the embedding at one position, `[1, D]`.
-    fn mean_gradient<B: TrackedBackend>(&self, position: usize, prompts: &[Vec<u32>], subject: &Subject<B>, problem: &Problem) -> Row<B> {
+    fn mean_gradient<B: TrackedBackend>(
+        &self,
+        position: usize,
+        prompts: &[Vec<u32>],
+        subject: &Subject<B>,
+        problem: &Problem,
+    ) -> Matrix<B> {
         let embedded = subject.embed(prompts);
         let [samples, n, d] = embedded.dims();
         let (_, gradient) = subject.value_and_gradient(embedded.reshape([samples * n, d]), problem, self.search.objective(), &Fed::Target);

@@ -16,6 +16,7 @@ mod proposal;
 pub mod random;
 mod schedule;
 mod sets;
+mod slope;
 pub mod snap;
 mod start;
 mod step;
@@ -29,7 +30,7 @@ use crate::Result;
 use crate::objective::{Objective, ObjectiveKind};
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
-use crate::setting::{Key, choice, key, real, switch, whole};
+use crate::setting::{Key, choice, key, optional_real, real, switch, whole};
 use crate::subject::{Subject, TargetScores};
 
 pub use acceptance::Acceptance;
@@ -59,6 +60,8 @@ pub struct Search {
     pub objective: ObjectiveKind,
     /// κ of a hinge, in logits.
     pub margin: f64,
+    /// What the mean −ln p of the free tokens, given what stands before, weighs beside the objective, per nat; none: nothing.
+    pub fluency: Option<f64>,
     /// What is taken.
     pub acceptance: Acceptance,
     /// Candidates of a step, and what follows long without a new best.
@@ -74,6 +77,9 @@ pub const KEYS: &[Key<Search>] = &[
     key("objective", "What is minimised", |search| Some(choice(&mut search.objective))),
     key("margin", "Logit gap at which a target position counts as solved", |search| {
         (search.objective == ObjectiveKind::Hinge).then(|| real(&mut search.margin, 0.0..=1e3))
+    }),
+    key("fluency", "What a nat of the free tokens' mean -ln p, given what stands before, adds to what is minimised, or `none`", |search| {
+        Some(optional_real(&mut search.fluency, 0.0..=1e3))
     }),
     key("start", "Where the search begins", |search| matches!(search.proposal, Proposal::Top { .. }).then(|| choice(&mut search.start))),
     key("top", "Ranks of a position that swaps are drawn from", |search| match &mut search.proposal {
@@ -123,6 +129,17 @@ impl Search {
         self.objective.with(self.margin)
     }
 
+    /// The weight of fluency, where it has one.
+    fn fluency(&self) -> Option<f64> {
+        self.fluency.filter(|weight| *weight > 0.0)
+    }
+
+    /// What a prompt is worth: the objective and, where it counts, its fluency; from the first target positions a lower bound.
+    fn value(&self, scores: &TargetScores, problem: &Problem) -> f32 {
+        let objective = value(self.objective(), scores, problem);
+        self.fluency().map_or(objective, |weight| objective + weight as f32 * scores.nll)
+    }
+
     /// Refuses settings that contradict each other, in a sentence's words.
     ///
     /// # Errors
@@ -165,7 +182,7 @@ struct Scored {
     /// N free tokens.
     free: Vec<u32>,
     scores: TargetScores,
-    /// The objective.
+    /// What is minimised.
     value: f32,
 }
 

@@ -2,14 +2,13 @@
 
 use rayon::prelude::*;
 
-use super::State;
 use super::linear::Visit;
+use super::{Search, State};
 use crate::noise::Draws;
-use crate::objective::Objective;
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::subject::Subject;
-use crate::tensor::{host, norm};
+use crate::tensor::host;
 
 /// Which tokens a candidate is given.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -92,8 +91,8 @@ struct Current {
 
 impl Ranking {
     /// Mixes the scores of the prompt `free` into the average. Its gradient is computed once, however many steps it stays unchanged.
-    pub fn mix<B: TrackedBackend>(&mut self, momentum: f32, free: &[u32], subject: &Subject<B>, problem: &Problem, objective: Objective) {
-        let current = self.current.get_or_insert_with(|| scores(free, subject, problem, objective));
+    pub fn mix<B: TrackedBackend>(&mut self, momentum: f32, free: &[u32], subject: &Subject<B>, problem: &Problem, search: &Search) {
+        let current = self.current.get_or_insert_with(|| scores(free, subject, problem, search));
         if self.average.is_empty() {
             self.average = current.scores.clone();
         } else {
@@ -135,12 +134,12 @@ impl Ranking {
 }
 
 /// The change that the gradient at a prompt predicts of every swap, over the squared distance: g·(E_v − E_x) / ‖E_v − E_x‖².
-fn scores<B: TrackedBackend>(free: &[u32], subject: &Subject<B>, problem: &Problem, objective: Objective) -> Current {
-    let (_, gradient) = subject.gradient(free, problem, objective);
-    let gradient_norm = norm(gradient.clone());
-    let distance = subject.squared_distance(free, gradient.dtype());
-    let scores = host(subject.predicted_change(free, gradient) / distance.clamp_min(1e-3));
-    Current { scores, gradient_norm }
+fn scores<B: TrackedBackend>(free: &[u32], subject: &Subject<B>, problem: &Problem, search: &Search) -> Current {
+    let slope = search.slope(free, subject, problem);
+    let gradient_norm = slope.norm();
+    let predicted = slope.predicted_change(free, subject);
+    let distance = subject.squared_distance(free, predicted.dtype());
+    Current { scores: host(predicted / distance.clamp_min(1e-3)), gradient_norm }
 }
 
 /// The `top` allowed tokens with the lowest scores, best first, without `own`.

@@ -10,6 +10,7 @@ pub const RANDOM: Search = Search {
     moves: Moves::Swap(1),
     objective: ObjectiveKind::Hinge,
     margin: 0.3,
+    fluency: None,
     acceptance: Acceptance::Better,
     schedule: Schedule { batch: 24, growth: None },
     sets: None,

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Scored, weights};
+use super::{Scored, Search, weights};
 use crate::objective::{Objective, hinge_at};
 use crate::problem::Problem;
 
@@ -30,7 +30,7 @@ const BEAM: usize = 48;
 struct Effect {
     position: usize,
     token: u32,
-    /// Of the [`levels`], `[Σ M]`.
+    /// Of the [`levels`], `[Σ M + 1]`.
     change: Vec<f32>,
     /// Moves since it was measured.
     age: u32,
@@ -46,24 +46,32 @@ pub(super) struct Aim<'a> {
     current: &'a Scored,
     /// Of each target position in the objective, `[Σ M]`.
     weights: Vec<f32>,
+    /// Of fluency.
+    fluency: f32,
 }
 
 impl<'a> Aim<'a> {
-    /// A lower objective than that of the current prompt.
-    pub fn new(objective: Objective, current: &'a Scored, problem: &Problem) -> Self {
-        Self { objective, current, weights: weights(objective, problem).collect() }
+    /// Something better than the current prompt.
+    pub fn new(search: &Search, current: &'a Scored, problem: &Problem) -> Self {
+        let objective = search.objective();
+        let fluency = search.fluency().unwrap_or(0.0) as f32;
+        Self { objective, current, weights: weights(objective, problem).collect(), fluency }
     }
 
-    /// The objective of a prompt with these levels.
+    /// What a prompt with these levels is worth.
     fn value(&self, levels: &[f32]) -> f32 {
         let loss = |level: f32| self.objective.margin().map_or(level.max(0.0), |margin| hinge_at(margin, level));
-        levels.iter().zip(&self.weights).map(|(&level, weight)| loss(level) * weight).sum()
+        let (targets, nll) = levels.split_at(self.weights.len());
+        let objective: f32 = targets.iter().zip(&self.weights).map(|(&level, weight)| loss(level) * weight).sum();
+        objective + self.fluency * nll[0].max(0.0)
     }
 }
 
-/// Of each target position what changes add up on: the margin, where its loss is a hinge of it; else the loss.
-fn levels(objective: Objective, scored: &Scored) -> &[f32] {
-    if objective.margin().is_some() { &scored.scores.margins } else { &scored.scores.losses }
+/// What changes add up on: of each target position the margin, where its loss is a hinge of it, else the loss; and the free tokens'
+/// mean −ln p.
+fn levels(objective: Objective, scored: &Scored) -> Vec<f32> {
+    let targets = if objective.margin().is_some() { &scored.scores.margins } else { &scored.scores.losses };
+    targets.iter().copied().chain([scored.scores.nll]).collect()
 }
 
 /// Some swaps, by their numbers in order, and the levels that they add up to.
@@ -88,7 +96,7 @@ impl Effects {
         let (Some(position), None) = (differences.next(), differences.next()) else { return };
         let token = candidate.free[position];
         let (new, old) = (levels(objective, candidate), levels(objective, current));
-        let change: Vec<f32> = new.iter().zip(old).map(|(new, old)| new - old).collect();
+        let change: Vec<f32> = new.iter().zip(&old).map(|(new, old)| new - old).collect();
         // Saved states have no other numbers.
         if change.iter().all(|change| change.is_finite()) {
             self.0.retain(|effect| (effect.position, effect.token) != (position, token));
@@ -108,7 +116,7 @@ impl Effects {
 
     /// The current prompt with the best sets of two to `largest` swaps, and the objective that they add up to, lowest first.
     pub fn sets(&self, largest: usize, aim: &Aim) -> Vec<(f32, Vec<u32>)> {
-        let levels = levels(aim.objective, aim.current).to_vec();
+        let levels = levels(aim.objective, aim.current);
         let mut beam = vec![Set { members: Vec::new(), value: aim.current.value, levels }];
         let mut found = Vec::new();
         for size in 1..=largest {
@@ -154,17 +162,30 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::method::search::snap::SNAP;
     use crate::problem::{PromptOptions, Target};
     use crate::subject::TargetScores;
     use crate::testing::tiny;
 
     const OBJECTIVE: Objective = Objective::Hinge { margin: 0.3 };
+    const FLUENCY: f32 = 0.7;
+
+    fn search() -> Search {
+        Search { fluency: Some(FLUENCY.into()), ..SNAP }
+    }
+
     const KEPT: u32 = 2;
 
-    fn scored(free: &[u32], margins: &[f32]) -> Scored {
+    /// The last level is the free tokens' −ln p.
+    fn scored(free: &[u32], levels: &[f32]) -> Scored {
+        let (margins, nll) = (levels[..3].to_vec(), levels[3]);
         let losses: Vec<f32> = margins.iter().map(|&margin| hinge_at(0.3, margin)).collect();
-        let value = losses.iter().sum();
-        Scored { free: free.to_vec(), scores: TargetScores { margins: margins.to_vec(), losses }, value }
+        let value = losses.iter().sum::<f32>() + FLUENCY * nll.max(0.0);
+        Scored { free: free.to_vec(), scores: TargetScores { margins, losses, nll }, value }
+    }
+
+    fn levels_of(scored: &Scored) -> Vec<f32> {
+        levels(OBJECTIVE, scored)
     }
 
     /// Four free tokens and a target of three.
@@ -178,13 +199,13 @@ mod tests {
     const FREE: [u32; 4] = [1, 2, 3, 4];
 
     /// Changes of swaps at these positions, each to another token.
-    fn measured(current: &Scored, changes: &[(usize, [f32; 3])]) -> Effects {
+    fn measured(current: &Scored, changes: &[(usize, [f32; 4])]) -> Effects {
         let mut effects = Effects::default();
         for (number, (position, change)) in changes.iter().enumerate() {
             let mut free = current.free.clone();
             free[*position] = 10 + number as u32;
-            let margins: Vec<f32> = current.scores.margins.iter().zip(change).map(|(margin, change)| margin + change).collect();
-            effects.measure(OBJECTIVE, current, &scored(&free, &margins));
+            let levels: Vec<f32> = levels_of(current).iter().zip(change).map(|(level, change)| level + change).collect();
+            effects.measure(OBJECTIVE, current, &scored(&free, &levels));
         }
         effects
     }
@@ -194,11 +215,12 @@ mod tests {
         #[test]
         fn the_best_sets_are_found(
             margins in proptest::array::uniform3(-3f32..1.0),
-            changes in proptest::collection::vec((0usize..4, proptest::array::uniform3(-2f32..2.0)), 1..6),
+            nll in 0f32..9.0,
+            changes in proptest::collection::vec((0usize..4, proptest::array::uniform4(-2f32..2.0)), 1..6),
         ) {
-            let (current, problem) = (scored(&FREE, &margins), problem());
+            let (current, problem) = (scored(&FREE, &[&margins[..], &[nll]].concat()), problem());
             let effects = measured(&current, &changes);
-            let found = effects.sets(3, &Aim::new(OBJECTIVE, &current, &problem));
+            let found = effects.sets(3, &Aim::new(&search(), &current, &problem));
             let mut best: Option<(f32, Vec<u32>)> = None;
             for mask in 0u32..1 << changes.len() {
                 let members: Vec<usize> = (0..changes.len()).filter(|i| mask >> i & 1 == 1).collect();
@@ -206,7 +228,7 @@ mod tests {
                 if !(2..=3).contains(&members.len()) || positions.len() < members.len() {
                     continue;
                 }
-                let (mut free, mut sum) = (FREE.to_vec(), margins.to_vec());
+                let (mut free, mut sum) = (FREE.to_vec(), levels_of(&current));
                 for &i in &members {
                     free[changes[i].0] = 10 + i as u32;
                     sum.iter_mut().zip(&changes[i].1).for_each(|(sum, change)| *sum += change);
@@ -221,7 +243,7 @@ mod tests {
             if let (Some((value, _)), Some((predicted, found))) = (best, found.first()) {
                 prop_assert!((predicted - value).abs() < 1e-4);
                 let sum = changes.iter().enumerate().filter(|(i, (position, _))| found[*position] == 10 + *i as u32);
-                let sum = sum.fold(margins.to_vec(), |sum, (_, (_, change))| sum.iter().zip(change).map(|(a, b)| a + b).collect());
+                let sum = sum.fold(levels_of(&current), |sum: Vec<f32>, (_, (_, change))| sum.iter().zip(change).map(|(a, b)| a + b).collect());
                 prop_assert!((scored(found, &sum).value - value).abs() < 1e-4);
             }
         }
@@ -229,9 +251,9 @@ mod tests {
 
     #[test]
     fn changes_are_of_single_swaps_and_do_not_outlive_their_position() {
-        let current = scored(&FREE, &[0.0, -1.0, 2.0]);
-        let mut effects = measured(&current, &[(0, [1.0; 3]), (2, [0.5; 3])]);
-        effects.measure(OBJECTIVE, &current, &scored(&[7, 7, 3, 4], &[0.0; 3]));
+        let current = scored(&FREE, &[0.0, -1.0, 2.0, 5.0]);
+        let mut effects = measured(&current, &[(0, [1.0; 4]), (2, [0.5; 4])]);
+        effects.measure(OBJECTIVE, &current, &scored(&[7, 7, 3, 4], &[0.0; 4]));
         effects.measure(OBJECTIVE, &current, &current);
         assert_eq!(effects.0.len(), 2);
         effects.moved(&FREE, &[9, 2, 3, 4], KEPT);

@@ -15,6 +15,7 @@ pub const SNAP: Search = Search {
     moves: Moves::Swap(1),
     objective: ObjectiveKind::Hinge,
     margin: 0.3,
+    fluency: None,
     acceptance: Acceptance::Annealed { acceptance_temperature: 0.2 },
     schedule: Schedule { batch: 24, growth: Some(Growth { patience: 60, batch_max: 96, restart_when_stalled: false }) },
     sets: Some(Sets { share: 0.5, largest: 4, kept: 6 }),

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use super::memory::Known;
 use super::proposal::{Proposal, Tokens};
 use super::sets::{Aim, Sets};
-use super::{Clock, Progress, RunState, Scored, SearchMethod, value, weights};
+use super::{Clock, Progress, RunState, Scored, SearchMethod, weights};
 use crate::interrupt;
 use crate::noise::{Draws, Purpose, Stream};
 use crate::ops::TrackedBackend;
@@ -59,10 +59,12 @@ impl SearchMethod {
         let others = (1..self.search.acceptance.starts()).map(|other| random_prompt(problem, clock, number + other));
         let starts: Vec<Vec<u32>> =
             std::iter::once(self.search.start.prompt(problem, clock, number)).chain(others).collect::<Result<_>>()?;
-        let objective = self.search.objective();
-        let scores = subject.target_scores(&starts, problem, objective);
-        let scored =
-            starts.into_iter().zip(scores).map(|(free, scores)| Scored { value: value(objective, &scores, problem), free, scores });
+        let mut scores = subject.target_scores(&starts, problem, self.search.objective());
+        if self.search.fluency().is_some() {
+            scores.iter_mut().zip(subject.nll(&starts, problem)).for_each(|(scores, nll)| scores.nll = nll);
+        }
+        let search = self.search;
+        let scored = starts.into_iter().zip(scores).map(|(free, scores)| Scored { value: search.value(&scores, problem), free, scores });
         let best = scored.min_by(|a, b| a.value.total_cmp(&b.value)).expect("a search has a start");
         self.begin(best, number);
         Ok(())
@@ -70,13 +72,11 @@ impl SearchMethod {
 
     /// Goes on from the best of some prompts, and from nothing else; one that leads to the targets comes before all others.
     pub(super) fn start_at<B: TrackedBackend>(&mut self, prompts: &[Vec<u32>], subject: &Subject<B>, problem: &Problem) {
-        let objective = self.search.objective();
-        let scores = subject.candidates(&prompts[0], prompts, problem, objective).score(problem.target_tokens());
-        let scored = prompts.iter().zip(scores).map(|(free, scores)| Scored {
-            value: value(objective, &scores, problem),
-            free: free.clone(),
-            scores,
-        });
+        let search = self.search;
+        let candidates = subject.candidates(&prompts[0], prompts, problem, search.objective());
+        let scores = candidates.reading(search.fluency().is_some()).score(problem.target_tokens());
+        let scored =
+            prompts.iter().zip(scores).map(|(free, scores)| Scored { value: search.value(&scores, problem), free: free.clone(), scores });
         let before = |a: &Scored, b: &Scored| b.leads(problem).cmp(&a.leads(problem)).then(a.value.total_cmp(&b.value));
         self.begin(scored.min_by(before).expect("a search has a start"), 0);
     }
@@ -99,7 +99,7 @@ impl SearchMethod {
         let (tokens, gradient_norm) = match self.search.proposal {
             Proposal::Uniform => (Tokens::any(allowed), None),
             Proposal::Gradient { top, momentum } => {
-                self.ranking.mix(momentum as f32, free, subject, problem, self.search.objective());
+                self.ranking.mix(momentum as f32, free, subject, problem, &self.search);
                 (self.ranking.heads(top, free, allowed), self.ranking.gradient_norm())
             }
             Proposal::Top { top } => self.top(top, subject, problem),
@@ -134,7 +134,7 @@ impl SearchMethod {
         if count == 0 {
             return Vec::new();
         }
-        let aim = Aim::new(self.search.objective(), &self.at.current, problem);
+        let aim = Aim::new(&self.search, &self.at.current, problem);
         let sets = self.effects.sets(largest, &aim).into_iter().take_while(|(value, _)| *value < bound).map(|(_, free)| free);
         let new = sets.filter(|free| !self.memory.holds(free) && problem.admits(free));
         new.take(count).collect()
@@ -161,15 +161,16 @@ impl SearchMethod {
     }
 
     /// Scores candidates along the target positions, in parts, and remembers what is known of them. One that reaches `bound` before the
-    /// last part, and does not lead to the targets, is dropped there: no position's loss is negative.
+    /// last part, and does not lead to the targets, is dropped there: no position's loss is negative, and no likelihood is more than 1.
     fn score<B: TrackedBackend>(&mut self, bound: f32, candidates: &[Vec<u32>], parts: &[usize], subject: &Subject<B>, problem: &Problem) {
         let (objective, solved) = (self.search.objective(), self.at.current.leads(problem));
-        let mut scoring = subject.candidates(&self.at.current.free, candidates, problem, objective);
+        let scoring = subject.candidates(&self.at.current.free, candidates, problem, objective);
+        let mut scoring = scoring.reading(self.search.fluency().is_some());
         let mut kept: Vec<Scored> = candidates.iter().map(|free| Scored { free: free.clone(), ..Scored::default() }).collect();
         for (number, &part) in parts.iter().enumerate() {
             for (candidate, next) in kept.iter_mut().zip(scoring.score(part)) {
                 candidate.scores.extend(next);
-                candidate.value = value(objective, &candidate.scores, problem);
+                candidate.value = self.search.value(&candidate.scores, problem);
             }
             if number + 1 == parts.len() {
                 break;
@@ -193,7 +194,9 @@ impl SearchMethod {
     /// another pass costs.
     pub(super) fn parts(&self, problem: &Problem) -> Vec<usize> {
         let (objective, current) = (self.search.objective(), &self.at.current);
-        let sums = current.scores.losses.iter().zip(weights(objective, problem)).scan(0.0, |sum, (loss, weight)| {
+        // Fluency is known from the beginning.
+        let fluency = self.search.fluency().map_or(0.0, |weight| weight as f32 * current.scores.nll);
+        let sums = current.scores.losses.iter().zip(weights(objective, problem)).scan(fluency, |sum, (loss, weight)| {
             *sum += loss * weight;
             Some(*sum)
         });

@@ -116,8 +116,9 @@ fn dropping_early_never_drops_the_best<B: TrackedBackend>() {
     let problem = problem(&subject, 5);
     for objective in [ObjectiveKind::Hinge, ObjectiveKind::CrossEntropy, ObjectiveKind::LogProbDifference] {
         let (mut rows, mut all) = (0, 0);
-        for (seed, moves) in [(1, Moves::Swap(1)), (2, Moves::Swap(2)), (3, Moves::Shift), (4, Moves::Exchange)] {
-            let search = Search { objective, moves, ..snap() };
+        let moves = [Moves::Swap(1), Moves::Swap(2), Moves::Shift, Moves::Exchange];
+        for (seed, (moves, fluency)) in (1..).zip(moves.into_iter().flat_map(|moves| [(moves, None), (moves, Some(0.8))])) {
+            let search = Search { objective, moves, fluency, ..snap() };
             let mut method = started(search, seed, &subject, &problem);
             let batch = neighbours(&mut method, seed, 10, &problem);
             let whole = method.best_below(f32::MAX, &batch, &[5], &subject, &problem).unwrap();
@@ -125,10 +126,11 @@ fn dropping_early_never_drops_the_best<B: TrackedBackend>() {
                 method.memory.clear();
                 let before = subject.cost();
                 let found = method.best_below(whole.value + above, &batch, &[1, 1, 1, 1, 1], &subject, &problem).unwrap();
-                assert_eq!(found.free, whole.free, "{objective:?} {moves:?}");
+                assert_eq!(found.free, whole.free, "{objective:?} {moves:?} {fluency:?}");
                 assert!((found.value - whole.value).abs() < 1e-4);
                 rows += subject.cost().head_rows - before.head_rows;
-                all += 5 * batch.len() as u64;
+                // Fluency takes another row for each free token, the first one's being shared.
+                all += fluency.map_or(0, |_| 3 * batch.len() as u64 + 1) + 5 * batch.len() as u64;
             }
         }
         assert!(rows < all, "{objective:?}: nothing was dropped");
@@ -167,6 +169,46 @@ fn finds_and_confirms<B: TrackedBackend>() {
         assert!(outcome.verdict.exact && outcome.best.valid);
         assert_eq!(outcome.verdict.confirmations[0].completion, problem.first().target.ids);
         assert!(outcome.run.cost.forward_tokens > 0 && outcome.run.cost.backward_tokens > 0);
+    }
+}
+
+/// After every step: what is minimised is the objective and the weighted fluency of the prompt at hand.
+fn fluency_is_minimised_too<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let problem = problem(&subject, 3);
+    let rivals = [GCG, ARCA, AUTOPROMPT, RANDOM].map(|rival| Search { schedule: Schedule { batch: 8, growth: None }, ..rival });
+    for search in std::iter::once(snap()).chain(rivals) {
+        let search = Search { fluency: Some(0.8), ..search };
+        let mut method = started(search, 3, &subject, &problem);
+        let first = method.at.current.scores.nll;
+        for step in 0..10 {
+            let progress = method.step(&subject, &problem, clock(3, step)).unwrap();
+            let free = [&method.at.current.free];
+            let scores = subject.target_scores(&free, &problem, search.objective()).remove(0);
+            let expected = value(search.objective(), &scores, &problem) + 0.8 * subject.nll(&free, &problem)[0];
+            assert!((progress.objective - expected).abs() < 1e-3, "{} {expected}", progress.objective);
+        }
+        assert!(first > 0.0 && method.at.best.value <= method.at.current.value + 1e-6);
+    }
+}
+
+/// The last free token stands before none, so what fluency promises of its swaps is all that they change in it, whatever the objective's
+/// own gradient says.
+fn what_fluency_promises_of_the_last_token_comes_true<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let problem = problem(&subject, 3);
+    let free = started(snap(), 3, &subject, &problem).at.current.free;
+    let row = |fluency: Option<f64>| {
+        let slope = Search { fluency, ..snap() }.slope(&free, &subject, &problem).at(free.len() - 1);
+        crate::tensor::host(slope.predicted_change(&free[free.len() - 1..], &subject))
+    };
+    let (with, without) = (row(Some(2.0)), row(None));
+    assert_eq!(row(Some(0.0)), without);
+    let own = subject.nll(&[&free], &problem)[0];
+    for token in [5u32, 60, 200] {
+        let swapped = [&free[..free.len() - 1], &[token]].concat();
+        let (promised, change) = (with[token as usize] - without[token as usize], subject.nll(&[swapped], &problem)[0] - own);
+        assert!((promised - 2.0 * change).abs() < 1e-3, "{promised} {change}");
     }
 }
 
@@ -343,6 +385,8 @@ each_tracked_cpu_backend!(
     dropping_early_never_drops_the_best,
     the_best_of_given_prompts_is_the_start,
     finds_and_confirms,
+    fluency_is_minimised_too,
+    what_fluency_promises_of_the_last_token_comes_true,
     a_stalled_search_restarts,
     the_control_only_improves,
     gcg_begins_and_goes_on_as_its_buffer_says,
@@ -357,9 +401,10 @@ fn a_search_has_the_settings_that_it_needs() {
     let of_gcg = ["start", "n_replace", "buffer_size"];
     let all: Vec<&str> = KEYS.iter().map(|key| key.name).filter(|name| !of_gcg.contains(name)).collect();
     assert_eq!(names(&SNAP), all);
-    assert_eq!(names(&RANDOM), ["objective", "margin", "batch"]);
-    assert_eq!(names(&GCG), ["objective", "start", "top", "n_replace", "buffer_size", "batch"]);
-    assert_eq!((names(&ARCA), names(&AUTOPROMPT)), (vec!["objective", "batch"], vec!["objective", "batch"]));
+    assert_eq!(names(&RANDOM), ["objective", "margin", "fluency", "batch"]);
+    assert_eq!(names(&GCG), ["objective", "fluency", "start", "top", "n_replace", "buffer_size", "batch"]);
+    let of_arca = vec!["objective", "fluency", "batch"];
+    assert_eq!((names(&ARCA), names(&AUTOPROMPT)), (of_arca.clone(), of_arca));
     let by_cross_entropy = Search { objective: ObjectiveKind::CrossEntropy, ..SNAP };
     assert_eq!(names(&by_cross_entropy), all.iter().copied().filter(|name| *name != "margin").collect::<Vec<_>>());
     let samples = ["7", "0.5", "true", "cross-entropy", "readable"];
