@@ -1,5 +1,7 @@
 //! Prompts that differ from the current one from some position on: the inner loop of every hard search.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -156,22 +158,25 @@ impl<B: Kernels> Group<B> {
         let ahead = readings.map_or(0, |_| example.len() - example.head().len() - 1);
         let hidden = self.model.hidden_cached(rows, &mut self.cache, ahead + count);
         let numbers: Vec<usize> = self.members.iter().map(|(number, _)| *number).collect();
-        let part = |hidden: Tensor<B, 2>, first: usize, count: usize, all: usize| match count == all {
-            true => hidden,
-            false => {
-                let ([rows, d], samples) = (hidden.dims(), numbers.len());
-                hidden.reshape([samples, rows / samples, d]).narrow(1, first, count).reshape([samples * count, d])
-            }
-        };
-        let of_targets = part(hidden.clone(), ahead, count, ahead + count);
+        let of_targets = positions(hidden.clone(), numbers.len(), ahead..ahead + count);
         let mut scores = target_scores(&self.model, of_targets, &target[next], numbers.len(), objective);
         if let Some((reading, candidates)) = readings {
-            let (free, behind): (Vec<&[u32]>, _) = (numbers.iter().map(|&number| candidates[number].1).collect(), reading.behind_others());
-            let of_free = (behind > 0).then(|| part(hidden, 0, behind, ahead + count));
+            let free: Vec<&[u32]> = numbers.iter().map(|&number| candidates[number].1).collect();
+            let behind = reading.behind_others();
+            let of_free = (behind > 0).then(|| positions(hidden, free.len(), 0..behind));
             scores.iter_mut().zip(reading.nlls(&self.model, of_free, &free)).for_each(|(scores, nll)| scores.nll = nll);
         }
         (ids.len(), numbers.into_iter().zip(scores).collect())
     }
+}
+
+/// Some of the positions of S samples, `[S·T, D]` → `[S·R, D]`.
+fn positions<B: Kernels>(hidden: Tensor<B, 2>, samples: usize, range: Range<usize>) -> Tensor<B, 2> {
+    let [rows, d] = hidden.dims();
+    if range.len() * samples == rows {
+        return hidden;
+    }
+    hidden.reshape([samples, rows / samples, d]).narrow(1, range.start, range.len()).reshape([samples * range.len(), d])
 }
 
 /// What normalised hidden states `[S·M, D]` make of the M tokens of `target`, `[S][M]`.
