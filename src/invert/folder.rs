@@ -17,6 +17,7 @@ use crate::error::quoted;
 use crate::files::replace;
 use crate::invert::{Scores, judge::Judged};
 use crate::method::State;
+use crate::settings::is_off;
 use crate::{Error, Result};
 
 const SCHEMA: &str = "dlmi.checkpoint/4";
@@ -204,9 +205,27 @@ fn first_difference<'a>(known: &'a Value, now: &'a Value) -> Option<(String, &'a
     now.keys().chain(known.keys()).find_map(|key| {
         let (was, is) = (known.get(key).unwrap_or(&Value::Null), now.get(key).unwrap_or(&Value::Null));
         match (was, is) {
-            _ if was == is => None,
+            // What is off may not have been there when the run was begun.
+            _ if was == is || (is_off(was) && is_off(is)) => None,
             (Value::Object(_), Value::Object(_)) => first_difference(was, is).map(|(name, was, is)| (format!("{key}.{name}"), was, is)),
             _ => Some((key.clone(), was, is)),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_off_may_be_new() {
+        let now = json!({ "seed": 1, "new": false, "list": "", "snap": { "batch": 3, "weight": null } });
+        assert_eq!(first_difference(&json!({ "seed": 1, "snap": { "batch": 3 } }), &now), None);
+        let known = json!({ "seed": 1, "snap": { "batch": 3, "weight": 0.5 } });
+        assert_eq!(first_difference(&known, &now), Some(("snap.weight".into(), &json!(0.5), &Value::Null)));
+        let now = json!({ "seed": 1, "new": true, "snap": { "batch": 3, "weight": 0.5 } });
+        assert_eq!(first_difference(&known, &now), Some(("new".into(), &Value::Null, &json!(true))));
+    }
 }

@@ -86,7 +86,12 @@ impl Options {
 pub(crate) fn drop_what_is_off(settings: &mut Value) {
     let Value::Object(map) = settings else { return };
     map.values_mut().for_each(drop_what_is_off);
-    map.retain(|_, value| !(value.is_null() || *value == json!(false) || *value == json!("")));
+    map.retain(|_, value| !is_off(value));
+}
+
+/// Whether a setting with this value is as if there were none of its name.
+pub(crate) fn is_off(value: &Value) -> bool {
+    value.is_null() || *value == json!(false) || *value == json!("")
 }
 
 /// The one whose name takes the fewest edits from `name`, with its section or without it.

@@ -11,7 +11,7 @@ mod names;
 mod presets;
 mod resolved;
 
-pub(crate) use access::drop_what_is_off;
+pub(crate) use access::{drop_what_is_off, is_off};
 pub use assignment::{Origin, written};
 pub use general::{KEYS, Options};
 pub use layers::{Layers, Sources, environment};

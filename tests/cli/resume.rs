@@ -125,7 +125,9 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
         fs::write(&path, torn).unwrap();
 
         let ran = run(dlmi(&arguments).arg("--resume"));
-        assert!(ran.err.starts_with("warning: going on from the last step that was saved; ") && ran.err.lines().count() == 1, "{ran:?}");
+        // On a busy machine there is a line of progress too.
+        let warnings: Vec<&str> = ran.err.lines().filter(|line| line.starts_with("warning: ")).collect();
+        assert!(matches!(warnings[..], [warning] if warning.contains("going on from the last step that was saved; ")), "{ran:?}");
         let resumed = Ran { err: String::new(), ..ran }.json();
         assert_eq!(left(&resumed, out), whole(method, steps), "{method}");
         goes_on(out, 2 * steps);
