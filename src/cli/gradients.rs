@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::args::{Cli, Gradients};
 use super::session::Session;
-use super::signals::watch_signals;
+use super::signals::{ended_by, watch_signals};
 use crate::Result;
 use crate::distribution::{KolmogorovSmirnov, Quartiles};
 use crate::gradients::{Both, Compared, Figures, Line, LineFile, Observer, Plan, Protocol, Summary, Tests, Unit, measure_all};
@@ -40,7 +40,7 @@ pub(super) fn run(cli: &Cli, verb: &Gradients, policy: Policy) -> Result<ExitCod
     }
     Ok(match signal.load(Ordering::Relaxed) {
         0 => ExitCode::SUCCESS,
-        number => ExitCode::from(128 + number as u8),
+        number => ended_by(number),
     })
 }
 

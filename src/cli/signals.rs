@@ -1,5 +1,6 @@
 //! Ctrl-C, SIGTERM, SIGHUP and SIGUSR1: once to end with what there is; Ctrl-C or SIGTERM twice to end at once.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
@@ -34,6 +35,11 @@ pub(super) fn watch_signals() -> Result<Arc<AtomicUsize>> {
         flag::register_usize(SIGHUP, number.clone(), SIGHUP as usize).map_err(cannot_watch)?;
     }
     Ok(number)
+}
+
+/// The exit code of a command that ended because a signal with this number came, as a shell has it.
+pub(super) fn ended_by(number: usize) -> ExitCode {
+    ExitCode::from(128 + number as u8)
 }
 
 /// Whether the program was started with a signal ignored.

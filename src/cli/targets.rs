@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::args::{Cli, Targets};
 use super::session::Session;
-use super::signals::watch_signals;
+use super::signals::{ended_by, watch_signals};
 use crate::error::quoted;
 use crate::problem::targets::{Labelled, Maker, Recipe, Wanted};
 use crate::subject::check_context;
@@ -49,7 +49,7 @@ fn make(maker: &Maker, wanted: &[Wanted], policy: Policy) -> Result<ExitCode> {
         let number = signal.load(Ordering::Relaxed);
         if number != 0 && done + 1 < wanted.len() as u64 {
             tracing::warn!("interrupted after {} of {} targets", done + 1, wanted.len());
-            return Ok(ExitCode::from(128 + number as u8));
+            return Ok(ended_by(number));
         }
     }
     Ok(ExitCode::SUCCESS)

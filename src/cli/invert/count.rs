@@ -12,7 +12,7 @@ use super::list::{Kept, is_solved};
 use crate::Result;
 use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
-use crate::cli::signals::watch_signals;
+use crate::cli::signals::{ended_by, watch_signals};
 use crate::invert::Report;
 use crate::problem::targets::Labelled;
 use crate::study::{Cell, End, Foreman, Queue, Store, Study, work};
@@ -53,7 +53,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, count: u32, policy: Policy) -> Resul
     }
     Ok(match signal.load(Ordering::Relaxed) {
         0 => ExitCode::from(u8::from(found < count as usize)),
-        number => ExitCode::from(128 + number as u8),
+        number => ended_by(number),
     })
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
-use crate::cli::signals::watch_signals;
+use crate::cli::signals::{ended_by, watch_signals};
 use crate::invert::Report;
 use crate::report::csv::{Csv, text};
 use crate::study::{Cell, End, Foreman, Queue, Store, Study, Tally, work};
@@ -40,7 +40,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, path: &Path, policy: Policy) -> Resu
     Ok(match signal.load(Ordering::Relaxed) {
         0 if lines.iter().all(|line| line.solved) => ExitCode::SUCCESS,
         0 => ExitCode::from(1),
-        number => ExitCode::from(128 + number as u8),
+        number => ended_by(number),
     })
 }
 

@@ -11,7 +11,7 @@ use crate::Result;
 use crate::budget::Budget;
 use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
-use crate::cli::signals::watch_signals;
+use crate::cli::signals::{ended_by, watch_signals};
 use crate::invert::folder::Folder;
 use crate::invert::judge::Judged;
 use crate::invert::record::Circumstances;
@@ -56,7 +56,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
     }
     kept?;
     Ok(match (inversion.stopped, inversion.solved) {
-        (Stopped::Signal, _) => ExitCode::from(128 + signal.load(Ordering::Relaxed) as u8),
+        (Stopped::Signal, _) => ended_by(signal.load(Ordering::Relaxed)),
         (_, true) => ExitCode::SUCCESS,
         (_, false) => ExitCode::from(1),
     })

@@ -11,7 +11,7 @@ use super::workers::Office;
 use super::{INCOMPLETE, open, place};
 use crate::Result;
 use crate::cli::args::{Cli, Compute};
-use crate::cli::signals::watch_signals;
+use crate::cli::signals::{ended_by, watch_signals};
 use crate::files::read_text;
 use crate::invert::Report;
 use crate::study::{Cell, Counts, End, Foreman, Queue, Store, Study, Tally, counts, work};
@@ -43,7 +43,7 @@ pub(super) fn run(cli: &Cli, verb: &Compute, policy: Policy) -> Result<ExitCode>
     let left = counts(cells.iter().map(|&cell| &study.cells()[cell]), &[store]).all;
     print_result(&summary(cli.global.json, &tally, &left, verb))?;
     Ok(match (signal.load(Ordering::Relaxed), left) {
-        (number @ 1.., _) => ExitCode::from(128 + number as u8),
+        (number @ 1.., _) => ended_by(number),
         (_, Counts { pending, running, .. }) if pending + running > 0 => ExitCode::from(INCOMPLETE),
         (_, Counts { failed: 1.., .. }) => ExitCode::from(1),
         _ => ExitCode::SUCCESS,
