@@ -13,6 +13,7 @@ import argparse
 import json
 import random
 import subprocess
+import tempfile
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -41,9 +42,11 @@ def sound(ids: list[int]) -> bool:
     return not special & set(ids) and encode(decode(ids)) == ids
 
 
-def continuation(sentence: str) -> list[int]:
-    command = [a.dlmi, "--model", a.model, "--json", "complete", sentence, "--tokens", "20"]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["completion_ids"]
+def continuations(sentences: Path) -> list[list[int]]:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [a.dlmi, "--model", a.model, "targets", "--from", sentences, "--tokens", "20", "--prompts-out", Path(folder) / "prompts.jsonl"]
+        made = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return [json.loads(line)["ids"] for line in made.splitlines()]
 
 
 def drawn(rng: random.Random) -> list[int]:
@@ -53,8 +56,7 @@ def drawn(rng: random.Random) -> list[int]:
             return ids
 
 
-written = [continuation(sentence) for sentence in (race / "sentences.txt").read_text(encoding="utf-8").splitlines()]
-written = [ids for ids in written if sound(ids) and sound(ids[:8])]
+written = [ids for ids in continuations(race / "sentences.txt") if sound(ids) and sound(ids[:8])]
 everyday = (race / "everyday.txt").read_text(encoding="utf-8").splitlines()
 authors = [sample for sample in json.loads(a.authors.read_text(encoding="utf-8"))["samples"] if int(sample["id"][-1]) < 3]
 rng = random.Random(0)

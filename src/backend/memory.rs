@@ -86,6 +86,18 @@ pub fn require(bytes: u64, what: &str) -> Result<()> {
     }
 }
 
+/// Refuses `bytes` that do not keep within so many MiB; `what` begins what they are needed for, "this model needs".
+///
+/// # Errors
+/// The limit is too low.
+pub fn keep_within(mib: u64, bytes: u64, what: &str) -> Result<()> {
+    let needed = bytes.div_ceil(1 << 20);
+    if mib < needed {
+        return Err(Error::option("max_memory", format!("{mib} MiB are too few, {what} {needed}; allow more")));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -114,11 +114,7 @@ impl Model {
     /// # Errors
     /// They need more.
     pub(super) fn check_memory(&self, dtype: Dtype, mib: Option<u64>) -> Result<()> {
-        let needed = self.bytes(dtype).div_ceil(1 << 20);
-        match mib.filter(|mib| *mib < needed) {
-            Some(mib) => Err(Error::option("max_memory", format!("{mib} MiB are too few, this model needs {needed}; allow more"))),
-            None => Ok(()),
-        }
+        mib.map_or(Ok(()), |mib| memory::keep_within(mib, self.bytes(dtype), "this model needs"))
     }
 
     /// The token that starts a text: the one that the model's preset names, else the BoS of its config.

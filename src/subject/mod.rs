@@ -94,10 +94,7 @@ impl<B: TrackedBackend> Subject<B> {
             return Ok(self);
         };
         let fixed = step + width * config.parameters();
-        let least = (fixed + rows * row).div_ceil(1 << 20) as u64;
-        if mib < least {
-            return Err(Error::option("max_memory", format!("{mib} MiB are too few, this model and prompt need {least}; allow more")));
-        }
+        memory::keep_within(mib, (fixed + rows * row) as u64, "this model and prompt need")?;
         self.max_rows = (((mib << 20) as usize - fixed) / row).max(1);
         Ok(self)
     }

@@ -101,9 +101,8 @@ impl Foreman for List<'_> {
     }
 
     fn step(&mut self, cell: &Cell, report: &Report) -> Result<()> {
-        let (matched, m) = (report.best.map_or(0, |best| best.matched_prefix), cell.target_tokens());
-        let length = report.prompt_tokens.map_or(String::new(), |tokens| format!("N {tokens}, "));
-        self.show(Some(format!("{}: step {}, {length}best {matched}/{m} tokens", visible(&cell.target.id), report.step)));
+        let so_far = super::so_far(report, cell.target_tokens());
+        self.show(Some(format!("{}: step {}, {so_far}", visible(&cell.target.id), report.step)));
         Ok(())
     }
 

@@ -71,6 +71,12 @@ fn target(verb: &Invert, session: &Session) -> Result<Target> {
     session.target(verb.target.clone(), verb.file.clone()).map(|(_, target)| target)
 }
 
+/// `best 3/20 tokens`, the N at work before it where that becomes smaller.
+fn so_far(report: &Report, m: usize) -> String {
+    let length = report.prompt_tokens.map_or(String::new(), |tokens| format!("N {tokens}, "));
+    format!("{length}best {}/{m} tokens", report.best.map_or(0, |best| best.matched_prefix))
+}
+
 /// Shows progress, keeps the run folder, listens for signals.
 struct Watcher {
     progress: Progress,
@@ -89,19 +95,14 @@ impl Watcher {
 
 impl Observer for Watcher {
     fn step(&mut self, report: &Report) -> Result<()> {
-        let matched = report.best.map_or(0, |best| best.matched_prefix);
-        let length = report.prompt_tokens.map_or(String::new(), |tokens| format!("N {tokens}, "));
+        let so_far = so_far(report, self.problem.target_tokens());
         let restarts = if report.restart > 0 { format!(", start {}", report.restart + 1) } else { String::new() };
         self.progress.update(&Status {
             step: report.step,
             steps: self.budget.steps,
             seconds: report.seconds,
             max_seconds: self.budget.seconds,
-            best: format!(
-                "{length}best {matched}/{} tokens, objective {:.2}{restarts}",
-                self.problem.target_tokens(),
-                report.progress.objective
-            ),
+            best: format!("{so_far}, objective {:.2}{restarts}", report.progress.objective),
             text: report.best.map(|best| self.problem.free_text(&best.free)),
             ..Status::default()
         });

@@ -140,6 +140,11 @@ impl Search {
         self.fluency().map_or(objective, |weight| objective + weight as f32 * scores.nll)
     }
 
+    /// A prompt of N free tokens with its scores.
+    fn scored(&self, free: Vec<u32>, scores: TargetScores, problem: &Problem) -> Scored {
+        Scored { value: self.value(&scores, problem), free, scores }
+    }
+
     /// Refuses settings that contradict each other, in a sentence's words.
     ///
     /// # Errors

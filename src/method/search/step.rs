@@ -63,8 +63,7 @@ impl SearchMethod {
         if self.search.fluency().is_some() {
             scores.iter_mut().zip(subject.nll(&starts, problem)).for_each(|(scores, nll)| scores.nll = nll);
         }
-        let search = self.search;
-        let scored = starts.into_iter().zip(scores).map(|(free, scores)| Scored { value: search.value(&scores, problem), free, scores });
+        let scored = starts.into_iter().zip(scores).map(|(free, scores)| self.search.scored(free, scores, problem));
         let best = scored.min_by(|a, b| a.value.total_cmp(&b.value)).expect("a search has a start");
         self.begin(best, number);
         Ok(())
@@ -72,13 +71,12 @@ impl SearchMethod {
 
     /// Goes on from the best of some prompts, and from nothing else; one that leads to the targets comes before all others.
     pub(super) fn start_at<B: TrackedBackend>(&mut self, prompts: &[Vec<u32>], subject: &Subject<B>, problem: &Problem) {
-        let search = self.search;
-        let candidates = subject.candidates(&prompts[0], prompts, problem, search.objective());
-        let scores = candidates.reading(search.fluency().is_some()).score(problem.target_tokens());
-        let scored =
-            prompts.iter().zip(scores).map(|(free, scores)| Scored { value: search.value(&scores, problem), free: free.clone(), scores });
+        let candidates = subject.candidates(&prompts[0], prompts, problem, self.search.objective());
+        let scores = candidates.reading(self.search.fluency().is_some()).score(problem.target_tokens());
+        let scored = prompts.iter().zip(scores).map(|(free, scores)| self.search.scored(free.clone(), scores, problem));
         let before = |a: &Scored, b: &Scored| b.leads(problem).cmp(&a.leads(problem)).then(a.value.total_cmp(&b.value));
-        self.begin(scored.min_by(before).expect("a search has a start"), 0);
+        let best = scored.min_by(before).expect("a search has a start");
+        self.begin(best, 0);
     }
 
     /// Forgets everything but this prompt, the start with this number.

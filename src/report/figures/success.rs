@@ -8,6 +8,7 @@ use super::super::groups::{Group, Series};
 use super::super::scale::Scale;
 use super::super::statistics::{Estimate, estimate, wilson};
 use super::super::svg::{Axis, Figure, Mark, Panel, Point};
+use super::temperature::last_at;
 use super::{csv, legend, numbers, words};
 
 /// Points of a line at most.
@@ -91,7 +92,7 @@ fn stages(group: &Group, series: &Series) -> Vec<Stage> {
 
 /// A run when it was last scored before it had cost more.
 fn at(cell: &Cell, cost: u64) -> Option<&Step> {
-    cell.trace.iter().take_while(|step| step.cost.positions() <= cost).last()
+    last_at(&cell.trace, |it| it.cost.positions() <= cost)
 }
 
 fn matched_at(cell: &Cell, cost: u64) -> f64 {

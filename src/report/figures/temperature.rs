@@ -53,13 +53,14 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
 /// Mean temperature of a method at each step that a run of it has scored.
 fn by_step(group: &Group, series: &Series) -> Vec<(f64, Estimate)> {
     let at = |step: u64| {
-        let runs = series.by_target(&group.targets, |cell| last_at(&cell.trace, step)?.temperature.map(|spread| spread.mean));
+        let runs =
+            series.by_target(&group.targets, |cell| last_at(&cell.trace, |it| it.step <= step)?.temperature.map(|spread| spread.mean));
         Some((step as f64, estimate(&runs)?))
     };
     series.steps().into_iter().filter_map(at).collect()
 }
 
-/// What a run was like after so many steps: at its last one where it has stopped before.
-fn last_at(trace: &[Step], step: u64) -> Option<&Step> {
-    trace[..trace.partition_point(|it| it.step <= step)].last()
+/// The last step of a run up to which `reached` holds: its last one where it has stopped before that ends.
+pub(super) fn last_at(trace: &[Step], reached: impl Fn(&Step) -> bool) -> Option<&Step> {
+    trace[..trace.partition_point(reached)].last()
 }
