@@ -15,7 +15,7 @@ use crate::Result;
 use crate::estimator::relaxation::{Matrix, Plain, vocabulary_mask};
 use crate::noise::{Draws, Purpose};
 use crate::objective::{Objective, ObjectiveKind};
-use crate::ops::{TrackedBackend, wide};
+use crate::ops::{Products, TrackedBackend, wide};
 use crate::optimiser::Adam;
 use crate::problem::Problem;
 use crate::setting::{Key, choice, key, positive, real};
@@ -112,7 +112,7 @@ impl<B: TrackedBackend> Method<B> for PezMethod<B> {
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, _: Clock) -> Result<Progress> {
         let rows = self.prompt().value.clone();
         self.at.free = self.nearest(rows, subject);
-        let (objective, gradient) = subject.gradient(&self.at.free, problem, self.settings.objective());
+        let (objective, gradient) = subject.gradient(&self.at.free, problem, self.settings.objective(), Products::Full);
         let gradient_norm = norm(gradient.clone());
         self.at.steps += 1;
         let (Pez { learning_rate, weight_decay, .. }, steps) = (self.settings, self.at.steps);

@@ -7,11 +7,13 @@ use burn::tensor::{IndexingUpdateOp, Int, Tensor, backend::Backend};
 use super::cache::KeysAndValues;
 use super::norm::LlamaRMSNorm;
 use super::rope::Rotation;
-use crate::ops::Kernels;
+use crate::ops::{Kernels, Products};
 
 /// What all layers of one pass share: R rows are computed, one for each new position, of S sequences of T positions in all. Sequences
 /// may share rows.
 pub struct Pass<B: Backend> {
+    /// How exact its products are.
+    pub products: Products,
     /// S.
     pub samples: usize,
     /// T.
@@ -84,8 +86,8 @@ fn select<B: Backend>(x: Tensor<B, 2>, rows: &Option<Tensor<B, 1, Int>>) -> Tens
 }
 
 /// x·W + b, `[R, in]` → `[R, out]`.
-pub(super) fn linear<B: Kernels>(layer: &Linear<B>, x: Tensor<B, 2>) -> Tensor<B, 2> {
-    let out = B::matmul(x, layer.weight.val());
+pub(super) fn linear<B: Kernels>(layer: &Linear<B>, products: Products, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let out = products.matmul(x, layer.weight.val());
     match &layer.bias {
         Some(bias) => out + bias.val().unsqueeze::<2>(),
         None => out,
@@ -93,8 +95,8 @@ pub(super) fn linear<B: Kernels>(layer: &Linear<B>, x: Tensor<B, 2>) -> Tensor<B
 }
 
 /// The gradient of x from that of [`linear`]'s result.
-pub(super) fn linear_backward<B: Kernels>(layer: &Linear<B>, output: Tensor<B, 2>) -> Tensor<B, 2> {
-    B::matmul(output, layer.weight.val().transpose())
+pub(super) fn linear_backward<B: Kernels>(layer: &Linear<B>, products: Products, output: Tensor<B, 2>) -> Tensor<B, 2> {
+    products.matmul(output, layer.weight.val().transpose())
 }
 
 /// `self_attn` of a decoder layer.
@@ -152,9 +154,9 @@ impl<B: Kernels> LlamaAttention<B> {
         queries: &Queries<B>,
         past: Option<&mut KeysAndValues<B>>,
     ) -> (Tensor<B, 2>, AttentionTrace<B>) {
-        let (mut q, q_before) = normalised(&self.q_norm, linear(&self.q_proj, queries.of(x.clone())));
-        let (mut k, k_before) = normalised(&self.k_norm, linear(&self.k_proj, x.clone()));
-        let mut v = linear(&self.v_proj, x);
+        let (mut q, q_before) = normalised(&self.q_norm, linear(&self.q_proj, pass.products, queries.of(x.clone())));
+        let (mut k, k_before) = normalised(&self.k_norm, linear(&self.k_proj, pass.products, x.clone()));
+        let mut v = linear(&self.v_proj, pass.products, x);
         if self.use_rope {
             q = queries.rotate.apply(q, self.head_dim);
             k = pass.rotate_k.apply(k, self.head_dim);
@@ -170,13 +172,13 @@ impl<B: Kernels> LlamaAttention<B> {
         let [k, v] = [k, v].map(|x| self.heads(select(x, &pass.keys), pass.samples, pass.len));
         let mixed = B::causal_attention(q.clone(), k.clone(), v.clone(), queries.mask.clone());
         let trace = AttentionTrace { seen: [q, k, v], before_norm: [q_before, k_before] };
-        (linear(&self.o_proj, select(mixed, &queries.to_rows)), trace)
+        (linear(&self.o_proj, pass.products, select(mixed, &queries.to_rows)), trace)
     }
 
     /// The gradient of `x` `[R, D]` from that of the result `[R', D]`, of a pass in which all sequences compute the same positions, made
     /// [for the backward pass](Pass::for_backward).
     pub fn backward(&self, output: Tensor<B, 2>, trace: AttentionTrace<B>, pass: &Pass<B>, queries: &Queries<B>) -> Tensor<B, 2> {
-        let mixed = linear_backward(&self.o_proj, output);
+        let mixed = linear_backward(&self.o_proj, pass.products, output);
         let AttentionTrace { seen: [q, k, v], before_norm: [q_before, k_before] } = trace;
         let [dq, dk, dv] = B::causal_attention_backward(q, k, v, queries.mask.clone(), mixed);
         // Cached positions need no gradient.
@@ -191,8 +193,8 @@ impl<B: Kernels> LlamaAttention<B> {
         }
         dq = normalised_backward(&self.q_norm, q_before, dq);
         dk = normalised_backward(&self.k_norm, k_before, dk);
-        let through_keys = linear_backward(&self.k_proj, dk) + linear_backward(&self.v_proj, dv);
-        queries.add_to(through_keys, linear_backward(&self.q_proj, dq))
+        let through_keys = linear_backward(&self.k_proj, pass.products, dk) + linear_backward(&self.v_proj, pass.products, dv);
+        queries.add_to(through_keys, linear_backward(&self.q_proj, pass.products, dq))
     }
 
     /// `[S·T, heads·head_dim]` → `[S, heads, T, head_dim]`.

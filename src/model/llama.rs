@@ -11,7 +11,7 @@ use super::norm::LlamaRMSNorm;
 use super::rope::{RotaryEmbedding, Rotation};
 use crate::Result;
 use crate::interrupt;
-use crate::ops::{Kernels, wide};
+use crate::ops::{Kernels, Products, wide};
 
 /// Where weights come from: a checkpoint, or an initialiser.
 pub trait WeightSource {
@@ -38,15 +38,15 @@ struct MlpTrace<B: Backend> {
 
 impl<B: Kernels> LlamaMLP<B> {
     /// `[rows, D]` → `[rows, D]`.
-    fn forward(&self, x: Tensor<B, 2>) -> (Tensor<B, 2>, MlpTrace<B>) {
-        let gate = linear(&self.gate_proj, x.clone());
-        let up = linear(&self.up_proj, x);
-        (linear(&self.down_proj, B::swiglu(gate.clone(), up.clone())), MlpTrace { gate, up })
+    fn forward(&self, products: Products, x: Tensor<B, 2>) -> (Tensor<B, 2>, MlpTrace<B>) {
+        let gate = linear(&self.gate_proj, products, x.clone());
+        let up = linear(&self.up_proj, products, x);
+        (linear(&self.down_proj, products, B::swiglu(gate.clone(), up.clone())), MlpTrace { gate, up })
     }
 
-    fn backward(&self, output: Tensor<B, 2>, trace: MlpTrace<B>) -> Tensor<B, 2> {
-        let (gate, up) = B::swiglu_backward(trace.gate, trace.up, linear_backward(&self.down_proj, output));
-        linear_backward(&self.gate_proj, gate) + linear_backward(&self.up_proj, up)
+    fn backward(&self, products: Products, output: Tensor<B, 2>, trace: MlpTrace<B>) -> Tensor<B, 2> {
+        let (gate, up) = B::swiglu_backward(trace.gate, trace.up, linear_backward(&self.down_proj, products, output));
+        linear_backward(&self.gate_proj, products, gate) + linear_backward(&self.up_proj, products, up)
     }
 }
 
@@ -84,13 +84,13 @@ impl<B: Kernels> LlamaDecoderLayer<B> {
     ) -> (Tensor<B, 2>, LayerTrace<B>) {
         let (mixed, attention) = self.self_attn.forward(self.input_layernorm.forward(x.clone()), pass, queries, past);
         let middle = queries.of(x.clone()) + mixed;
-        let (change, mlp) = self.mlp.forward(self.post_attention_layernorm.forward(middle.clone()));
+        let (change, mlp) = self.mlp.forward(pass.products, self.post_attention_layernorm.forward(middle.clone()));
         (middle.clone() + change, LayerTrace { input: x, attention, middle, mlp })
     }
 
     /// The gradient of the input `[R, D]` from that of the output `[R', D]`.
     fn backward(&self, output: Tensor<B, 2>, trace: LayerTrace<B>, pass: &Pass<B>, queries: &Queries<B>) -> Tensor<B, 2> {
-        let change = self.mlp.backward(output.clone(), trace.mlp);
+        let change = self.mlp.backward(pass.products, output.clone(), trace.mlp);
         let middle = output + self.post_attention_layernorm.backward(trace.middle, change);
         let mixed = self.self_attn.backward(middle.clone(), trace.attention, pass, queries);
         queries.add_to(self.input_layernorm.backward(trace.input, mixed), middle)
@@ -119,6 +119,8 @@ pub struct Llama<B: Backend> {
     #[module(skip)]
     rotary_emb: RotaryEmbedding,
     #[module(skip)]
+    products: Products,
+    #[module(skip)]
     config: LlamaConfig,
 }
 
@@ -134,6 +136,7 @@ impl<B: Backend> Llama<B> {
             norm: loader.norm(config, "model.norm", d)?,
             lm_head: (!config.tie_word_embeddings).then(|| loader.matrix("lm_head.weight", [v, d])).transpose()?,
             rotary_emb: RotaryEmbedding::new(config),
+            products: Products::Full,
             config: config.clone(),
         })
     }
@@ -236,6 +239,7 @@ impl<B: Kernels> Llama<B> {
         let wanted_positions: Vec<usize> = wanted.iter().map(|&row| positions[row]).collect();
         let heads = self.config.num_attention_heads;
         Pass {
+            products: self.products,
             samples,
             len,
             rotate_k: self.rotation(&positions, self.config.num_key_value_heads, dtype),
@@ -259,9 +263,20 @@ impl<B: Kernels> Llama<B> {
         }
     }
 
+    /// The same model, of the same weights, by such products.
+    #[must_use]
+    pub fn by(&self, products: Products) -> Self {
+        Self { products, ..self.clone() }
+    }
+
+    /// How far the target `[rows]` of each of these normalised hidden states `[rows, D]` is ahead; see [`Kernels::margins`].
+    pub fn margins(&self, hidden: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
+        self.products.margins(hidden, self.head(), targets)
+    }
+
     /// Logits of normalised hidden states: `[rows, D]` → `[rows, V]`.
     pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
-        B::matmul(hidden, self.head().transpose())
+        self.products.matmul(hidden, self.head().transpose())
     }
 
     fn rotation(&self, positions: &[usize], heads: usize, dtype: DType) -> Rotation<B> {

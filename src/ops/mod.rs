@@ -15,7 +15,7 @@ mod soft_prompt;
 
 pub use adam::{AdamStep, Moments, adam};
 pub use parallel::Parallel;
-pub use precision::wide;
+pub use precision::{Products, wide};
 pub(crate) use precision::{blocks, concat_columns, product};
 pub(crate) use reference::target_loss::margins_and_cross_entropies;
 pub use soft_prompt::{Gumbel, SoftEmbeddings, SoftPrompt};
@@ -86,6 +86,21 @@ pub trait Kernels: Backend + Parallel {
     /// x·W, `[R, K]`·`[K, N]`.
     fn matmul(x: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
         x.matmul(weight)
+    }
+
+    /// Whether [`Products::Rough`] are faster here than full ones.
+    fn has_rough_products() -> bool {
+        false
+    }
+
+    /// x·W as [`Products::Rough`].
+    fn rough_matmul(x: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        Self::matmul(x, weight)
+    }
+
+    /// [`Kernels::margins`] by [`Products::Rough`].
+    fn rough_margins(hidden: Tensor<Self, 2>, head: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
+        Self::margins(hidden, head, targets)
     }
 
     /// x / √(mean(x²) + ε) · weight for every row of `x` `[R, D]`; `weight` is `[D]`.

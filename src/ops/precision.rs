@@ -1,8 +1,35 @@
 //! Weights and activations may have half precision (f16, bf16). What is summed, exponentiated or optimised has f32.
 
-use burn::tensor::{DType, Tensor, backend::Backend};
+use burn::tensor::{DType, Int, Tensor, backend::Backend};
 
-use super::CHUNK;
+use super::{CHUNK, Kernels};
+
+/// How exact the products of a pass are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Products {
+    /// In the type of the weights.
+    Full,
+    /// With factors rounded to bf16 and sums in f32, where the device is faster so.
+    Rough,
+}
+
+impl Products {
+    /// x·W, `[R, K]`·`[K, N]`.
+    pub fn matmul<B: Kernels>(self, x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 2> {
+        match self {
+            Self::Full => B::matmul(x, weight),
+            Self::Rough => B::rough_matmul(x, weight),
+        }
+    }
+
+    /// See [`Kernels::margins`].
+    pub fn margins<B: Kernels>(self, hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
+        match self {
+            Self::Full => B::margins(hidden, head, targets),
+            Self::Rough => B::rough_margins(hidden, head, targets),
+        }
+    }
+}
 
 /// The type of softmax, losses and optimised variables for a model of type `dtype`: f32 where that has half precision, else the same.
 pub fn wide(dtype: DType) -> DType {

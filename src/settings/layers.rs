@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_setting_that_a_method_does_not_have_is_refused() {
-        let has = "which has objective, margin, fluency, batch";
+        let has = "which has objective, margin, fluency, rough, batch";
         let message = refusal(flags(&[("method", "random"), ("samples", "2")]));
         assert!(message.starts_with("`--samples` is not for random, ") && message.contains(has), "{message}");
         assert_eq!(refusal(flags(&[("method", "echo"), ("samples", "2")])), "`--samples` is not for echo, which has no settings");

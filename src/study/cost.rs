@@ -356,8 +356,8 @@ mod tests {
     use crate::testing::one_at_a_time;
 
     /// Of the rivals `arca` alone: what the others are asked depends on how many of their prompts are new and can be typed, and with this
-    /// tokenizer's bytes few can.
-    const METHODS: &str = r#"["dlmi", "dlmi-tf", "reinforce", "soda", "stgs", "rebar", "snap", "random", "arca"]"#;
+    /// tokenizer's bytes few can. `snap` without sets: at a random model's prompts there are not always as many as it would try.
+    const METHODS: &str = r#"["dlmi", "dlmi-tf", "reinforce", "soda", "stgs", "rebar", { name = "snap", sets = 0 }, "random", "arca"]"#;
 
     fn study() -> Study {
         let folder = tempfile::tempdir().unwrap();

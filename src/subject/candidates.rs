@@ -9,7 +9,7 @@ use super::fluency::Reading;
 use super::{Plain, Subject, repeat};
 use crate::model::{Cache, Llama, cache::retain};
 use crate::objective::{Objective, hinge_at};
-use crate::ops::{Kernels, Parallel, TrackedBackend, margins_and_cross_entropies};
+use crate::ops::{Kernels, Parallel, Products, TrackedBackend, margins_and_cross_entropies};
 use crate::problem::{Example, Problem};
 use crate::tensor::{host, ids_tensor};
 
@@ -44,6 +44,8 @@ pub struct Candidates<'a, B: TrackedBackend> {
     subject: &'a Subject<B>,
     problem: &'a Problem,
     objective: Objective,
+    /// How exact the products of their scores are.
+    products: Products,
     /// Whether the likelihood of the free tokens is scored.
     reads: bool,
     /// N free tokens.
@@ -74,6 +76,12 @@ struct Group<B: Kernels> {
 type Readings<'a> = (&'a Reading, &'a [(usize, &'a [u32])]);
 
 impl<B: TrackedBackend> Candidates<'_, B> {
+    /// Scores by such products.
+    #[must_use]
+    pub fn by(self, products: Products) -> Self {
+        Self { products, ..self }
+    }
+
     /// Scores the likelihood of the free tokens too, if that is wanted.
     #[must_use]
     pub fn reading(self, wanted: bool) -> Self {
@@ -90,7 +98,7 @@ impl<B: TrackedBackend> Candidates<'_, B> {
         while left > 0 && !scores.is_empty() {
             let example = &self.problem.examples[self.example];
             if self.scored == 0 {
-                self.groups = self.subject.candidate_groups(self.current, &self.kept, example);
+                self.groups = self.subject.candidate_groups(self.products, self.current, &self.kept, example);
                 self.reading = self.reads.then(|| self.subject.reading(example, self.problem));
             }
             let part = left.min(example.target.ids.len() - self.scored);
@@ -190,7 +198,7 @@ fn target_scores<B: Kernels>(
     let targets = repeat::<B>(target, samples, &model.device());
     let (margins, losses): (Vec<f32>, Vec<f32>) = match objective.margin() {
         Some(margin) => {
-            let margins = host(B::margins(hidden, model.head(), targets));
+            let margins = host(model.margins(hidden, targets));
             let losses = margins.iter().map(|&m| hinge_at(margin, m)).collect();
             (margins, losses)
         }
@@ -219,6 +227,7 @@ impl<B: TrackedBackend> Subject<B> {
             subject: self,
             problem,
             objective,
+            products: Products::Full,
             reads: false,
             current,
             kept,
@@ -242,9 +251,15 @@ impl<B: TrackedBackend> Subject<B> {
     }
 
     /// Groups of about the same number of rows: candidates are dealt out by the position of their first difference.
-    fn candidate_groups(&self, current: &[u32], candidates: &[(usize, &[u32])], example: &Example) -> Vec<Group<Plain<B>>> {
+    fn candidate_groups(
+        &self,
+        products: Products,
+        current: &[u32],
+        candidates: &[(usize, &[u32])],
+        example: &Example,
+    ) -> Vec<Group<Plain<B>>> {
         let (head, prompt) = (example.head().len(), example.search_ids(current));
-        let prefix = self.prefix(example.head());
+        let (prefix, model) = (self.prefix(example.head()), self.plain.by(products));
         let mut order: Vec<(usize, (usize, &[u32]))> = candidates.iter().copied().enumerate().collect();
         order.sort_by_key(|(_, (start, _))| *start);
         let rows: usize = candidates.iter().map(|(start, _)| example.len() - (head + start) + example.target.ids.len() / 2).sum();
@@ -254,7 +269,7 @@ impl<B: TrackedBackend> Subject<B> {
             let starts: Vec<usize> = members.iter().map(|(_, (start, _))| head + start).collect();
             let trunk = prompt[head..starts.iter().copied().max().unwrap_or(head)].to_vec();
             let own = |(number, (start, free)): (usize, (usize, &[u32]))| (number, [&free[start..], example.tail()].concat());
-            Group { model: self.plain.clone(), members: members.into_iter().map(own).collect(), trunk, cache: prefix.fork(&starts) }
+            Group { model: model.clone(), members: members.into_iter().map(own).collect(), trunk, cache: prefix.fork(&starts) }
         };
         (0..count).map(group).collect()
     }
@@ -388,7 +403,23 @@ mod tests {
         }
     }
 
+    /// Where they are others at all.
+    fn rough_scores_are_nearly_the_full_ones<B: TrackedBackend>() {
+        let (subject, all) = (subject::<B>(), candidates());
+        let problem = problem(&subject, &["he is", " to be"]);
+        for objective in OBJECTIVES {
+            let [full, rough] = [Products::Full, Products::Rough]
+                .map(|products| subject.candidates(&CURRENT, &all, &problem, objective).by(products).score(problem.target_tokens()));
+            for (full, rough) in full.iter().zip(&rough) {
+                let difference = largest_difference(&full.margins, &rough.margins);
+                assert!(difference < 0.1, "{difference}");
+                assert!(Plain::<B>::has_rough_products() || difference == 0.0);
+            }
+        }
+    }
+
     each_tracked_cpu_backend!(
+        rough_scores_are_nearly_the_full_ones,
         free_tokens_read_as_in_whole_prompts,
         behind_a_shared_trunk_they_are_worth_what_whole_prompts_are,
         examples_do_not_meet

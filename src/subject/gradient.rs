@@ -8,7 +8,7 @@ use burn::tensor::{DType, Tensor};
 use super::{Plain, Subject, assemble, repeat, with_fed};
 use crate::model::{Cache, Llama, LlamaConfig};
 use crate::objective::Objective;
-use crate::ops::{Kernels, Parallel, TargetLoss, TrackedBackend};
+use crate::ops::{Kernels, Parallel, Products, TargetLoss, TrackedBackend};
 use crate::problem::{Example, Problem};
 use crate::subject::feeding::{Fed, Feedback, Feeding, Output, free_running};
 use crate::tensor::{host, ids_tensor};
@@ -72,16 +72,11 @@ impl<B: TrackedBackend> Subject<B> {
         fed: &Fed<Plain<B>>,
     ) -> (f64, Tensor<Plain<B>, 2>) {
         let n = problem.prompt.tokens();
-        let each = problem.examples.iter().map(|example| {
+        mean_over_examples(problem, |example| {
             let (parts, gradient) = self.of_example(free.clone(), n, example, objective, fed);
             let weight = objective.weight(example.target.ids.len()) / (free.dims()[0] / n) as f64;
-            (parts.iter().map(|losses| losses.iter().sum::<f64>() * weight).sum::<f64>(), gradient)
-        });
-        let (value, gradient) = each.reduce(|a, b| (a.0 + b.0, a.1 + b.1)).expect("a problem has an example");
-        match problem.examples.len() {
-            1 => (value, gradient),
-            many => (value / many as f64, gradient / many as f64),
-        }
+            (parts.iter().map(|losses| losses.iter().sum::<f64>() * weight).sum(), gradient)
+        })
     }
 
     /// The same gradient, and the objective of each sample in place of their mean, `[S]`.
@@ -118,6 +113,7 @@ impl<B: TrackedBackend> Subject<B> {
         for example in &problem.examples {
             let m = example.target.ids.len();
             let passed = self.forced_gradient(
+                Products::Full,
                 free.clone(),
                 problem.prompt.tokens(),
                 example,
@@ -142,20 +138,24 @@ impl<B: TrackedBackend> Subject<B> {
         fed: &Fed<Plain<B>>,
     ) -> (Vec<Vec<f64>>, Tensor<Plain<B>, 2>) {
         match fed {
-            Fed::Target => self.forced_gradient(free, n, example, objective, std::slice::from_ref(&example.target.ids), false).summed(),
+            Fed::Target => {
+                self.forced_gradient(Products::Full, free, n, example, objective, std::slice::from_ref(&example.target.ids), false).summed()
+            }
             // The gradient does not pass through a token: that of a pass which is fed what the model wrote is the same.
             Fed::Own(Output::Argmax) => {
                 let prompts = self.relaxed_prompts(free.clone(), n, example);
                 let written = self.free(prompts, example.target.ids.len());
-                self.forced_gradient(free, n, example, objective, &written, false).summed()
+                self.forced_gradient(Products::Full, free, n, example, objective, &written, false).summed()
             }
             Fed::Own(output) => self.fed_back_gradient(free, n, example, objective, output),
         }
     }
 
     /// Fed these tokens, one sequence for all samples or one for each: the model's own backward pass, groups of samples side by side.
+    #[allow(clippy::too_many_arguments)]
     fn forced_gradient(
         &self,
+        products: Products,
         free: Tensor<Plain<B>, 2>,
         n: usize,
         example: &Example,
@@ -166,8 +166,9 @@ impl<B: TrackedBackend> Subject<B> {
         let Samples { count, positions, weight, prefix } = self.samples(free.dims()[0] / n, example, objective);
         self.charge(count * positions, count * positions, count * example.target.ids.len() * if margins { 2 } else { 1 });
         let ((groups, at_once), d) = (self.groups(count, positions), free.dims()[1]);
+        let model = self.plain.by(products);
         let jobs = groups.into_iter().map(|samples| {
-            let (model, prefix, free) = (self.plain.clone(), prefix.clone(), free.clone().narrow(0, samples.start * n, samples.len() * n));
+            let (model, prefix, free) = (model.clone(), prefix.clone(), free.clone().narrow(0, samples.start * n, samples.len() * n));
             let fed = if fed.len() == 1 { fed } else { &fed[samples.clone()] };
             move || group_gradient(&model, &prefix, free.reshape([samples.len(), n, d]), example, objective, weight, fed, margins)
         });
@@ -257,10 +258,26 @@ impl<B: TrackedBackend> Subject<B> {
         }
     }
 
-    /// The objective at one hard prompt under teacher forcing, and its gradient with respect to the embeddings of the free part, `[N, D]`.
-    pub fn gradient(&self, free: &[u32], problem: &Problem, objective: Objective) -> (f64, Tensor<Plain<B>, 2>) {
-        let d = self.plain.config().hidden_size;
-        self.value_and_gradient(self.embed(&[free]).reshape([free.len(), d]), problem, objective, &Fed::Target)
+    /// The objective at one hard prompt under teacher forcing, and its gradient with respect to the embeddings of the free part, `[N, D]`,
+    /// by such products.
+    pub fn gradient(&self, free: &[u32], problem: &Problem, objective: Objective, products: Products) -> (f64, Tensor<Plain<B>, 2>) {
+        let embedded = self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]);
+        mean_over_examples(problem, |example| {
+            let target = &example.target.ids;
+            let fed = std::slice::from_ref(target);
+            let passed = self.forced_gradient(products, embedded.clone(), free.len(), example, objective, fed, false);
+            (passed.losses.iter().sum::<f64>() * objective.weight(target.len()), passed.gradient)
+        })
+    }
+}
+
+/// The mean of the values and gradients of a problem's examples.
+fn mean_over_examples<B: Kernels>(problem: &Problem, of: impl Fn(&Example) -> (f64, Tensor<B, 2>)) -> (f64, Tensor<B, 2>) {
+    let sum = problem.examples.iter().map(of).reduce(|a, b| (a.0 + b.0, a.1 + b.1));
+    let (value, gradient) = sum.expect("a problem has an example");
+    match problem.examples.len() {
+        1 => (value, gradient),
+        many => (value / many as f64, gradient / many as f64),
     }
 }
 
@@ -311,7 +328,7 @@ fn group_gradient<B: Kernels>(
     let positions = input.dims()[1];
     let (hidden, trace) = model.trace(input, prefix, target.len());
     let targets = repeat::<B>(target, samples, &model.device());
-    let margins = if margins { host(B::margins(hidden.clone(), model.head(), targets.clone())) } else { Vec::new() };
+    let margins = if margins { host(model.margins(hidden.clone(), targets.clone())) } else { Vec::new() };
     let TargetLoss { losses, hidden } = B::target_loss(hidden, model.head(), targets, objective);
     let (slope, scale) = slope(hidden, weight, model.dtype());
     let gradient = model.backward(slope, trace).reshape([samples, positions, d]);

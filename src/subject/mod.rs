@@ -189,7 +189,7 @@ impl<B: TrackedBackend> Subject<B> {
     pub fn margins(&self, prompts: &[impl AsRef<[u32]>], target: &[u32]) -> Vec<Vec<f32>> {
         let hidden = self.target_states(self.embed(prompts), target);
         let targets = repeat::<Plain<B>>(target, prompts.len(), &self.device());
-        let margins = host(Plain::<B>::margins(hidden, self.plain.head(), targets));
+        let margins = host(self.plain.margins(hidden, targets));
         margins.chunks_exact(target.len()).map(<[f32]>::to_vec).collect()
     }
 

@@ -21,4 +21,5 @@ pub const ARCA: Search = Search {
     acceptance: Acceptance::Any,
     schedule: Schedule { batch: 32, growth: None },
     sets: None,
+    rough: false,
 };

@@ -22,4 +22,5 @@ pub const AUTOPROMPT: Search = Search {
     acceptance: Acceptance::Better,
     schedule: Schedule { batch: 10, growth: None },
     sets: None,
+    rough: false,
 };

@@ -23,4 +23,5 @@ pub const GCG: Search = Search {
     acceptance: Acceptance::Buffer { buffer_size: 0 },
     schedule: Schedule { batch: 512, growth: None },
     sets: None,
+    rough: false,
 };

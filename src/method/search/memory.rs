@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::Scored;
+use crate::ops::Products;
 
 /// Candidates remembered before a step at most.
 const MAX_ENTRIES: usize = 4096;
@@ -14,14 +15,20 @@ const MAX_ENTRIES: usize = 4096;
 pub(super) enum Known {
     /// Everything.
     Whole(Scored),
+    /// The same by rough products.
+    Rough(Scored),
     /// It was dropped on the way: its objective is at least this.
     AtLeast(f32),
 }
 
 impl Known {
     /// Of a candidate scored to the end.
-    pub fn whole(candidate: Scored) -> Self {
-        if candidate.value.is_finite() { Self::Whole(candidate) } else { Self::at_least(candidate.value) }
+    pub fn whole(candidate: Scored, products: Products) -> Self {
+        match products {
+            _ if !candidate.value.is_finite() => Self::at_least(candidate.value),
+            Products::Full => Self::Whole(candidate),
+            Products::Rough => Self::Rough(candidate),
+        }
     }
 
     /// Of a dropped one. What is no number is as bad as can be: saved states have no other numbers.
@@ -80,10 +87,11 @@ impl Memory {
         self.0.get(free).is_none_or(|known| known.is_open(bound))
     }
 
-    /// A candidate of which everything is known.
-    pub fn whole(&self, free: &[u32]) -> Option<&Scored> {
+    /// A candidate of which everything is known, and by which products.
+    pub fn whole(&self, free: &[u32]) -> Option<(&Scored, Products)> {
         match self.0.get(free)? {
-            Known::Whole(scored) => Some(scored),
+            Known::Whole(scored) => Some((scored, Products::Full)),
+            Known::Rough(scored) => Some((scored, Products::Rough)),
             Known::AtLeast(_) => None,
         }
     }

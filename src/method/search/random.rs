@@ -14,4 +14,5 @@ pub const RANDOM: Search = Search {
     acceptance: Acceptance::Better,
     schedule: Schedule { batch: 24, growth: None },
     sets: None,
+    rough: false,
 };

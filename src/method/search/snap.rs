@@ -19,4 +19,5 @@ pub const SNAP: Search = Search {
     acceptance: Acceptance::Annealed { acceptance_temperature: 0.2 },
     schedule: Schedule { batch: 24, growth: Some(Growth { patience: 60, batch_max: 96, restart_when_stalled: false }) },
     sets: Some(Sets { share: 0.5, largest: 4, kept: 6 }),
+    rough: true,
 };

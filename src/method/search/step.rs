@@ -8,7 +8,7 @@ use super::sets::{Aim, Sets};
 use super::{Clock, Progress, RunState, Scored, SearchMethod, weights};
 use crate::interrupt;
 use crate::noise::{Draws, Purpose, Stream};
-use crate::ops::TrackedBackend;
+use crate::ops::{Products, TrackedBackend};
 use crate::problem::Problem;
 use crate::subject::Subject;
 use crate::{Error, Result};
@@ -150,20 +150,36 @@ impl SearchMethod {
     ) -> Option<Scored> {
         self.memory.make_room();
         let open: Vec<Vec<u32>> = batch.iter().filter(|free| self.memory.is_open(free, bound)).cloned().collect();
-        self.score(bound, &open, parts, subject, problem);
+        let products = self.search.products::<B::InnerBackend>();
+        self.score(bound, &open, parts, products, subject, problem);
         let solved = self.at.current.leads(problem);
         let leads = |candidate: &Scored| !solved && candidate.leads(problem);
-        let known = batch.iter().filter_map(|free| self.memory.whole(free));
-        let taken = known.filter(|candidate| leads(candidate) || candidate.value < bound);
-        taken.min_by(|a, b| leads(b).cmp(&leads(a)).then(a.value.total_cmp(&b.value))).cloned()
+        loop {
+            let known = batch.iter().filter_map(|free| self.memory.whole(free));
+            let taken = known.filter(|(candidate, _)| leads(candidate) || candidate.value < bound);
+            let (best, products) = taken.min_by(|(a, _), (b, _)| leads(b).cmp(&leads(a)).then(a.value.total_cmp(&b.value)))?;
+            if products == Products::Full || !best.nearly_leads(problem) {
+                return Some(best.clone());
+            }
+            let best = best.free.clone();
+            self.score(f32::INFINITY, &[best], &[problem.target_tokens()], Products::Full, subject, problem);
+        }
     }
 
     /// Scores candidates along the target positions, in parts, and remembers what is known of them. One that reaches `bound` before the
     /// last part, and does not lead to the targets, is dropped there: no position's loss is negative, and no likelihood is more than 1.
-    fn score<B: TrackedBackend>(&mut self, bound: f32, candidates: &[Vec<u32>], parts: &[usize], subject: &Subject<B>, problem: &Problem) {
+    fn score<B: TrackedBackend>(
+        &mut self,
+        bound: f32,
+        candidates: &[Vec<u32>],
+        parts: &[usize],
+        products: Products,
+        subject: &Subject<B>,
+        problem: &Problem,
+    ) {
         let (objective, solved) = (self.search.objective(), self.at.current.leads(problem));
         let scoring = subject.candidates(&self.at.current.free, candidates, problem, objective);
-        let mut scoring = scoring.reading(self.search.fluency().is_some());
+        let mut scoring = scoring.by(products).reading(self.search.fluency().is_some());
         let mut kept: Vec<Scored> = candidates.iter().map(|free| Scored { free: free.clone(), ..Scored::default() }).collect();
         for (number, &part) in parts.iter().enumerate() {
             for (candidate, next) in kept.iter_mut().zip(scoring.score(part)) {
@@ -183,7 +199,7 @@ impl SearchMethod {
             if self.search.sets.is_some() {
                 self.effects.measure(objective, &self.at.current, &candidate);
             }
-            self.memory.insert(candidate.free.clone(), Known::whole(candidate));
+            self.memory.insert(candidate.free.clone(), Known::whole(candidate, products));
         }
     }
 

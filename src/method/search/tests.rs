@@ -22,7 +22,7 @@ use crate::testing::{each_tracked_cpu_backend, largest_difference, tiny};
 
 fn snap() -> Search {
     let growth = Some(Growth { patience: 5, batch_max: 16, restart_when_stalled: false });
-    Search { proposal: Proposal::Gradient { top: 64, momentum: 0.6 }, schedule: Schedule { batch: 8, growth }, ..SNAP }
+    Search { proposal: Proposal::Gradient { top: 64, momentum: 0.6 }, schedule: Schedule { batch: 8, growth }, rough: false, ..SNAP }
 }
 
 fn subject<B: TrackedBackend>() -> Subject<B> {
@@ -83,6 +83,23 @@ fn what_is_held_can_be_typed<B: TrackedBackend>() {
             assert!((progress.objective - value(search.objective(), &scores, &problem)).abs() < 1e-3);
         }
     }
+}
+
+/// The margins of a prompt that may lead to the target are exact, those of others nearly so.
+fn what_nearly_leads_is_scored_in_full<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let problem = problem(&subject, 1);
+    let mut method = started(Search { rough: true, ..snap() }, 3, &subject, &problem);
+    let mut near = 0;
+    for step in 0..30 {
+        method.step(&subject, &problem, clock(3, step)).unwrap();
+        let current = &method.at.current;
+        let margins = subject.all_margins(&[&current.free], &problem).remove(0);
+        let difference = largest_difference(&current.scores.margins, &margins);
+        assert!(difference < if current.nearly_leads(&problem) { 1e-4 } else { 0.1 }, "{difference}");
+        near += u32::from(current.nearly_leads(&problem));
+    }
+    assert!((1..30).contains(&near), "{near} of 30 prompts nearly lead to the target");
 }
 
 /// Scores behind a shared trunk, and dropped half-way, are those of whole prompts.
@@ -381,6 +398,7 @@ fn several_examples_share_a_prompt<B: TrackedBackend>() {
 }
 
 each_tracked_cpu_backend!(
+    what_nearly_leads_is_scored_in_full,
     what_is_held_can_be_typed,
     sharing_and_dropping_change_nothing,
     dropping_early_never_drops_the_best,
@@ -402,13 +420,13 @@ fn a_search_has_the_settings_that_it_needs() {
     let of_gcg = ["start", "n_replace", "buffer_size"];
     let all: Vec<&str> = KEYS.iter().map(|key| key.name).filter(|name| !of_gcg.contains(name)).collect();
     assert_eq!(names(&SNAP), all);
-    assert_eq!(names(&RANDOM), ["objective", "margin", "fluency", "batch"]);
-    assert_eq!(names(&GCG), ["objective", "fluency", "start", "top", "n_replace", "buffer_size", "batch"]);
-    let of_arca = vec!["objective", "fluency", "batch"];
+    assert_eq!(names(&RANDOM), ["objective", "margin", "fluency", "rough", "batch"]);
+    assert_eq!(names(&GCG), ["objective", "fluency", "start", "top", "n_replace", "buffer_size", "rough", "batch"]);
+    let of_arca = vec!["objective", "fluency", "rough", "batch"];
     assert_eq!((names(&ARCA), names(&AUTOPROMPT)), (of_arca.clone(), of_arca));
     let by_cross_entropy = Search { objective: ObjectiveKind::CrossEntropy, ..SNAP };
     assert_eq!(names(&by_cross_entropy), all.iter().copied().filter(|name| *name != "margin").collect::<Vec<_>>());
-    let samples = ["7", "0.5", "true", "cross-entropy", "readable"];
+    let samples = ["7", "0.5", "true", "false", "cross-entropy", "readable"];
     for key in KEYS {
         let search = if key.applies(&SNAP) { SNAP } else { GCG };
         let changes = |text: &&&str| {

@@ -13,8 +13,10 @@ use rayon::prelude::*;
 
 use super::few_rows::few_rows;
 use super::panel::{Block, DEPTH, Line, WIDTH};
+use super::rough::{self, PairLine, Pairs};
 use super::strip::{Factors, Sums, add_products};
 use super::{Dense, tensor};
+use crate::ops::Products;
 
 /// Multiplications below which one thread is faster.
 const SMALL: usize = 1 << 18;
@@ -47,7 +49,7 @@ impl Weight {
 
 /// `[R, K]`·`[K, N]` → `[R, N]`; the right side may be a view of any strides. The same bytes with any number of threads. From [`FEW`]
 /// rows on, every sum is formed in the order of K: a row's product does not depend on the others.
-pub fn matmul(x: Tensor<Flex, 2>, w: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
+pub fn matmul(products: Products, x: Tensor<Flex, 2>, w: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
     let ([r, k], [rows, n]) = (x.dims(), w.dims());
     assert_eq!(k, rows, "a product of [{r}, {k}] and [{rows}, {n}]");
     let (x, w) = (Dense::of(&x), Weight::of(w));
@@ -57,15 +59,25 @@ pub fn matmul(x: Tensor<Flex, 2>, w: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
     if r < FEW {
         return few_rows(&x, w.block([k, n]), r);
     }
+    let left = match products {
+        Products::Rough if rough::are_available() => Left::Rough(Pairs::of(&x, k)),
+        _ => Left::Full(&x),
+    };
     let panels = n.div_ceil(WIDTH);
     let tiles = if r * k * n < SMALL { 1 } else { rayon::current_num_threads().min(panels) };
     let edge = |tile: usize| (tile * panels / tiles * WIDTH).min(n);
     let mut out = Vec::with_capacity(r * n);
     let target = Out(out.as_mut_ptr());
-    (0..tiles).into_par_iter().for_each(|tile| multiply(&x, r, w.block([k, n]), edge(tile)..edge(tile + 1), &target));
+    (0..tiles).into_par_iter().for_each(|tile| multiply(&left, r, w.block([k, n]), edge(tile)..edge(tile + 1), &target));
     // SAFETY: every column belongs to a task, which wrote it.
     unsafe { out.set_len(r * n) };
     tensor(out, [r, n])
+}
+
+/// The left side of a product, `[R, K]`.
+enum Left<'a> {
+    Full(&'a [f32]),
+    Rough(Pairs),
 }
 
 /// Where the result goes: each task writes its own columns.
@@ -75,9 +87,10 @@ struct Out(*mut f32);
 unsafe impl Sync for Out {}
 
 /// Some columns of the product, panel by panel, on this thread.
-fn multiply(x: &[f32], r: usize, w: Block, columns: Range<usize>, out: &Out) {
+fn multiply(x: &Left, r: usize, w: Block, columns: Range<usize>, out: &Out) {
     let (k, n) = (w.depth, w.width);
     let mut panel = vec![Line::ZERO; DEPTH.min(k)];
+    let mut pairs = vec![PairLine::ZERO; if matches!(x, Left::Rough(_)) { panel.len().div_ceil(2) } else { 0 }];
     let part = |row: usize, column: usize| w.part(row..(row + DEPTH).min(k), column..(column + WIDTH).min(columns.end));
     for first in columns.clone().step_by(WIDTH) {
         let width = WIDTH.min(columns.end - first);
@@ -93,7 +106,10 @@ fn multiply(x: &[f32], r: usize, w: Block, columns: Range<usize>, out: &Out) {
             block.fill(panel);
             let (row, column) = if depth + DEPTH < k { (depth + DEPTH, first) } else { (0, first + WIDTH) };
             let next = (column < columns.end).then(|| part(row, column));
-            add_products(Factors { values: &x[depth..], row: k, step: 1 }, panel, width, &mut sums, next);
+            match x {
+                Left::Full(x) => add_products(Factors { values: &x[depth..], row: k, step: 1 }, panel, width, &mut sums, next),
+                Left::Rough(x) => rough::add_products(x, depth, panel, &mut pairs, &mut sums, next),
+            }
         }
         for (row, sums) in ragged.chunks_exact(WIDTH).enumerate() {
             // SAFETY: as above.

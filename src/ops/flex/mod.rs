@@ -10,6 +10,7 @@ mod layer;
 mod matmul;
 mod panel;
 mod parallel;
+mod rough;
 mod strip;
 mod vector;
 mod vocabulary;
@@ -19,7 +20,7 @@ use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType, Int, Shape, Tensor, TensorPrimitive};
 use rayon::prelude::*;
 
-use super::{AdamStep, Kernels, Moments, Parallel, SoftEmbeddings, SoftPrompt, TargetLoss, reference};
+use super::{AdamStep, Kernels, Moments, Parallel, Products, SoftEmbeddings, SoftPrompt, TargetLoss, reference};
 use crate::objective::Objective;
 
 /// Elements that one task handles at least, so that small tensors do not pay for threads.
@@ -70,8 +71,19 @@ impl Kernels for Flex {
 
     fn margins(hidden: Tensor<Self, 2>, head: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
         match hidden.dtype() {
-            DType::F32 => vocabulary::margins(hidden, head, targets),
+            DType::F32 => vocabulary::margins(Products::Full, hidden, head, targets),
             _ => reference::target_loss::margins(hidden, head, targets),
+        }
+    }
+
+    fn has_rough_products() -> bool {
+        rough::are_available()
+    }
+
+    fn rough_margins(hidden: Tensor<Self, 2>, head: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
+        match hidden.dtype() {
+            DType::F32 => vocabulary::margins(Products::Rough, hidden, head, targets),
+            _ => Self::margins(hidden, head, targets),
         }
     }
 
@@ -89,8 +101,15 @@ impl Kernels for Flex {
 
     fn matmul(x: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
         match x.dtype() {
-            DType::F32 => matmul::matmul(x, weight),
+            DType::F32 => matmul::matmul(Products::Full, x, weight),
             _ => x.matmul(weight),
+        }
+    }
+
+    fn rough_matmul(x: Tensor<Self, 2>, weight: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        match x.dtype() {
+            DType::F32 => matmul::matmul(Products::Rough, x, weight),
+            _ => Self::matmul(x, weight),
         }
     }
 

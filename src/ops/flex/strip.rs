@@ -22,7 +22,6 @@ pub struct Sums<'a> {
     first: *mut f32,
     stride: usize,
     rows: usize,
-    /// Whether there is something to add to: what was never written counts as 0.
     begun: bool,
     life: PhantomData<&'a mut [f32]>,
 }
@@ -42,14 +41,29 @@ impl<'a> Sums<'a> {
         Self { first, stride, rows, begun: false, life: PhantomData }
     }
 
-    /// Vectors of a row from a column on.
+    /// How many there are.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether there is something to add to: what was never written counts as 0.
+    pub fn are_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// All of them are written now.
+    pub fn begin(&mut self) {
+        self.begun = true;
+    }
+
+    /// A row from a column on.
     ///
     /// # Safety
     /// There must be such a row.
     #[inline(always)]
-    unsafe fn vectors<S: Simd>(&self, row: usize, column: usize) -> *mut S::f32s {
+    pub unsafe fn at(&self, row: usize, column: usize) -> *mut f32 {
         // SAFETY: see above.
-        unsafe { self.first.add(row * self.stride + column).cast() }
+        unsafe { self.first.add(row * self.stride + column) }
     }
 }
 
@@ -81,7 +95,7 @@ pub fn add_products_on<S: Simd>(simd: S, x: Factors<'_>, panel: &[Line], width: 
             _ => unreachable!("fewer than a strip"),
         }
     }
-    sums.begun = true;
+    sums.begin();
 }
 
 /// A few rows of a product, from row `first`.
@@ -123,7 +137,7 @@ impl Strip<'_> {
                 for (row, tile) in tile.iter_mut().enumerate() {
                     for (column, tile) in tile.iter_mut().enumerate() {
                         // SAFETY: see `add`.
-                        *tile = unsafe { sums.vectors::<S>(self.first + row, first).add(column).read_unaligned() };
+                        *tile = unsafe { sums.at(self.first + row, first).cast::<S::f32s>().add(column).read_unaligned() };
                     }
                 }
             }
@@ -140,7 +154,7 @@ impl Strip<'_> {
             for (row, tile) in tile.iter().enumerate() {
                 for (column, tile) in tile.iter().enumerate() {
                     // SAFETY: see `add`.
-                    unsafe { sums.vectors::<S>(self.first + row, first).add(column).write_unaligned(*tile) };
+                    unsafe { sums.at(self.first + row, first).cast::<S::f32s>().add(column).write_unaligned(*tile) };
                 }
             }
         }

@@ -105,6 +105,31 @@ fn products_are_the_same_bytes_with_any_number_of_threads() {
     }
 }
 
+/// As they are where rough products are full ones.
+fn rounded(x: Tensor<Flex, 2>) -> Tensor<Flex, 2> {
+    let round = |x: f32| if Flex::has_rough_products() { half::bf16::from_f32(x).to_f32() } else { x };
+    tensor(host(x.clone()).into_iter().map(round).collect(), x.dims())
+}
+
+/// Odd depths, ragged columns, and every number of rows behind the last whole strip.
+#[test]
+fn rough_products_are_those_of_rounded_factors() {
+    for (r, k, n) in [(4, 576, 70), (5, 1, 3), (6, 5, 64), (7, 300, 700), (20, 513, 130), (23, 515, 200), (40, 1536, 576)] {
+        for transposed in [false, true] {
+            let x = random(1, [r, k]);
+            let w = if transposed { random(2, [n, k]).transpose() } else { random(2, [k, n]) };
+            let product = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| host(Flex::rough_matmul(x.clone(), w.clone())))
+            };
+            let one = product(1);
+            let difference = largest_difference(&one, &host(rounded(x.clone()).matmul(rounded(w.clone()))));
+            assert!(difference < 1e-3, "{r} {k} {n}: {difference}");
+            assert!([2, 3].into_iter().all(|threads| product(threads) == one), "{r} {k} {n}");
+        }
+    }
+}
+
 /// A row's product, to the bit, among others or in other company.
 #[test]
 fn products_do_not_depend_on_other_rows() {
@@ -188,7 +213,13 @@ fn objectives_agree_with_their_definitions() {
         close_to(2e-5, ours.losses, theirs.losses);
         close_to(2e-5, ours.hidden, theirs.hidden);
     }
-    close_to(2e-5, Flex::margins(hidden.clone(), head.clone(), targets.clone()), target_loss::margins(hidden, head, targets));
+    close_to(
+        2e-5,
+        Flex::margins(hidden.clone(), head.clone(), targets.clone()),
+        target_loss::margins(hidden.clone(), head.clone(), targets.clone()),
+    );
+    let rough = Flex::rough_margins(hidden.clone(), head.clone(), targets.clone());
+    close_to(2e-5, rough, target_loss::margins(rounded(hidden), rounded(head), targets));
 }
 
 #[test]

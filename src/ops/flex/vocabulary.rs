@@ -12,7 +12,7 @@ use super::vector::{dot, exp, largest, ln, sum};
 use super::{Dense, tensor};
 use crate::noise::{Rescale, Stream};
 use crate::objective::Objective;
-use crate::ops::{Gumbel, SoftEmbeddings, SoftPrompt, TargetLoss};
+use crate::ops::{Gumbel, Products, SoftEmbeddings, SoftPrompt, TargetLoss};
 use crate::tensor::host;
 
 type Matrix = Tensor<Flex, 2>;
@@ -147,7 +147,7 @@ pub fn soft_embedding(prompt: &SoftPrompt<Flex>) -> SoftEmbeddings<Flex> {
         p.par_chunks_mut(at.len()).zip(&mut running).enumerate().for_each(|(row, (p, running))| {
             weigh(&inputs, row, &at, p, running);
         });
-        let product = matmul(tensor(p, [rows, at.len()]), columns(&prompt.embedding, &at));
+        let product = matmul(Products::Full, tensor(p, [rows, at.len()]), columns(&prompt.embedding, &at));
         accumulate(&mut sums, &running, product);
     }
     for (sums, running) in sums.chunks_exact_mut(d).zip(&running) {
@@ -174,7 +174,7 @@ pub fn soft_embedding_backward(prompt: &SoftPrompt<Flex>, result: SoftEmbeddings
     let (mut dz, mut dtau) = (vec![0.0f32; n * v], vec![0.0f32; n]);
     for (first, count) in prompt.chunks() {
         let rows = first * n..(first + count) * n;
-        let dp = Dense::of(&matmul(output.clone().narrow(0, rows.start, rows.len()), prompt.embedding.clone().transpose()));
+        let dp = Dense::of(&matmul(Products::Full, output.clone().narrow(0, rows.start, rows.len()), prompt.embedding.clone().transpose()));
         dz.par_chunks_mut(v).zip(&mut dtau).enumerate().for_each(|(position, (dz, dtau))| {
             let (mut y, mut ds) = (vec![0.0f32; v], vec![0.0f32; v]);
             for (row, dp) in rows.clone().zip(dp.chunks_exact(v)).skip(position).step_by(n) {
@@ -253,6 +253,7 @@ fn row_entropy_on<S: Simd>(_: S, inputs: &Inputs, row: usize) -> f32 {
 /// Applies `take` to the state of every row of hidden states `[R, D]`, the columns of a block and the row's logits there. What it
 /// leaves of the logits, `[R, columns]`, goes to `then`.
 fn each_block<T: Send>(
+    products: Products,
     hidden: &Matrix,
     head: &Matrix,
     rows: &mut [T],
@@ -261,7 +262,7 @@ fn each_block<T: Send>(
 ) {
     for at in blocks(head.dims()[0]) {
         let shape = [rows.len(), at.len()];
-        let mut logits = host(matmul(hidden.clone(), columns(head, &at).transpose()));
+        let mut logits = host(matmul(products, hidden.clone(), columns(head, &at).transpose()));
         logits.par_chunks_mut(at.len()).zip(&mut *rows).for_each(|(logits, row)| take(row, &at, logits));
         then(rows, &at, tensor(logits, shape));
     }
@@ -277,7 +278,7 @@ struct RunnerUp {
 }
 
 /// The row's margin and runner-up, one for each of the targets.
-fn runners_up(hidden: &Matrix, head: &Matrix, targets: Tensor<Flex, 1, Int>) -> Vec<RunnerUp> {
+fn runners_up(products: Products, hidden: &Matrix, head: &Matrix, targets: Tensor<Flex, 1, Int>) -> Vec<RunnerUp> {
     let row = |target| RunnerUp { target, at_target: f32::NAN, best: f32::NEG_INFINITY, id: 0 };
     let mut rows: Vec<RunnerUp> = ids(targets).into_iter().map(row).collect();
     let take = |row: &mut RunnerUp, at: &Range<usize>, logits: &mut [f32]| {
@@ -290,7 +291,7 @@ fn runners_up(hidden: &Matrix, head: &Matrix, targets: Tensor<Flex, 1, Int>) -> 
             row.id = at.start + logits.iter().position(|x| *x == top).expect("it was found there");
         }
     };
-    each_block(hidden, head, &mut rows, take, |_, _, _| ());
+    each_block(products, hidden, head, &mut rows, take, |_, _, _| ());
     rows
 }
 
@@ -299,8 +300,8 @@ fn ids(targets: Tensor<Flex, 1, Int>) -> Vec<usize> {
 }
 
 /// See [`crate::ops::Kernels::margins`].
-pub fn margins(hidden: Matrix, head: Matrix, targets: Tensor<Flex, 1, Int>) -> Tensor<Flex, 1> {
-    let rows = runners_up(&hidden, &head, targets);
+pub fn margins(products: Products, hidden: Matrix, head: Matrix, targets: Tensor<Flex, 1, Int>) -> Tensor<Flex, 1> {
+    let rows = runners_up(products, &hidden, &head, targets);
     tensor(rows.iter().map(|row| row.at_target - row.best).collect(), [rows.len()])
 }
 
@@ -329,9 +330,9 @@ fn cross_entropy(hidden: Matrix, head: Matrix, targets: Tensor<Flex, 1, Int>) ->
         }
         run(&mut row.running, logits);
     };
-    each_block(&hidden, &head, &mut rows, take, |rows, at, weights| {
+    each_block(Products::Full, &hidden, &head, &mut rows, take, |rows, at, weights| {
         let running: Vec<Running> = rows.iter().map(|row| row.running).collect();
-        accumulate(&mut sums, &running, matmul(weights, columns(&head, at)));
+        accumulate(&mut sums, &running, matmul(Products::Full, weights, columns(&head, at)));
     });
     for (sums, row) in sums.chunks_exact_mut(d).zip(&rows) {
         sums.iter_mut().for_each(|sum| *sum /= row.running.sum);
@@ -343,7 +344,7 @@ fn cross_entropy(hidden: Matrix, head: Matrix, targets: Tensor<Flex, 1, Int>) ->
 /// max(0, κ − margin); its gradient is head_runner − head_y where it is not 0.
 fn hinge(margin: f32, hidden: Matrix, head: Matrix, targets: Tensor<Flex, 1, Int>) -> TargetLoss<Flex> {
     let [r, d] = hidden.dims();
-    let rows = runners_up(&hidden, &head, targets);
+    let rows = runners_up(Products::Full, &hidden, &head, targets);
     let head = Dense::of(&head);
     let mut losses = Vec::with_capacity(r);
     let mut gradient = vec![0.0f32; r * d];
