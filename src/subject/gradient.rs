@@ -71,12 +71,29 @@ impl<B: TrackedBackend> Subject<B> {
         objective: Objective,
         fed: &Fed<Plain<B>>,
     ) -> (f64, Tensor<Plain<B>, 2>) {
+        self.value_and_gradient_by(Products::Full, free, problem, objective, fed)
+    }
+
+    /// The same by such products, but for distributions that are fed back.
+    fn value_and_gradient_by(
+        &self,
+        products: Products,
+        free: Tensor<Plain<B>, 2>,
+        problem: &Problem,
+        objective: Objective,
+        fed: &Fed<Plain<B>>,
+    ) -> (f64, Tensor<Plain<B>, 2>) {
         let n = problem.prompt.tokens();
-        mean_over_examples(problem, |example| {
-            let (parts, gradient) = self.of_example(free.clone(), n, example, objective, fed);
+        let each = problem.examples.iter().map(|example| {
+            let (parts, gradient) = self.of_example(products, free.clone(), n, example, objective, fed);
             let weight = objective.weight(example.target.ids.len()) / (free.dims()[0] / n) as f64;
-            (parts.iter().map(|losses| losses.iter().sum::<f64>() * weight).sum(), gradient)
-        })
+            (parts.iter().map(|losses| losses.iter().sum::<f64>() * weight).sum::<f64>(), gradient)
+        });
+        let (value, gradient) = each.reduce(|a, b| (a.0 + b.0, a.1 + b.1)).expect("a problem has an example");
+        match problem.examples.len() {
+            1 => (value, gradient),
+            many => (value / many as f64, gradient / many as f64),
+        }
     }
 
     /// The same gradient, and the objective of each sample in place of their mean, `[S]`.
@@ -90,7 +107,7 @@ impl<B: TrackedBackend> Subject<B> {
         let (n, examples) = (problem.prompt.tokens(), problem.examples.len() as f64);
         let (mut values, mut gradient) = (vec![0.0; free.dims()[0] / n], Tensor::zeros_like(&free));
         for example in &problem.examples {
-            let (parts, of_example) = self.of_example(free.clone(), n, example, objective, fed);
+            let (parts, of_example) = self.of_example(Products::Full, free.clone(), n, example, objective, fed);
             let (m, losses) = (example.target.ids.len(), parts.concat());
             for (value, losses) in values.iter_mut().zip(losses.chunks_exact(m)) {
                 *value += losses.iter().sum::<f64>() * objective.weight(m) / examples;
@@ -131,6 +148,7 @@ impl<B: TrackedBackend> Subject<B> {
     /// The losses of all samples' target positions, in the parts in which they are summed, and the gradient of one example's objective.
     fn of_example(
         &self,
+        products: Products,
         free: Tensor<Plain<B>, 2>,
         n: usize,
         example: &Example,
@@ -139,13 +157,13 @@ impl<B: TrackedBackend> Subject<B> {
     ) -> (Vec<Vec<f64>>, Tensor<Plain<B>, 2>) {
         match fed {
             Fed::Target => {
-                self.forced_gradient(Products::Full, free, n, example, objective, std::slice::from_ref(&example.target.ids), false).summed()
+                self.forced_gradient(products, free, n, example, objective, std::slice::from_ref(&example.target.ids), false).summed()
             }
             // The gradient does not pass through a token: that of a pass which is fed what the model wrote is the same.
             Fed::Own(Output::Argmax) => {
                 let prompts = self.relaxed_prompts(free.clone(), n, example);
                 let written = self.free(prompts, example.target.ids.len());
-                self.forced_gradient(Products::Full, free, n, example, objective, &written, false).summed()
+                self.forced_gradient(products, free, n, example, objective, &written, false).summed()
             }
             Fed::Own(output) => self.fed_back_gradient(free, n, example, objective, output),
         }
@@ -262,22 +280,7 @@ impl<B: TrackedBackend> Subject<B> {
     /// by such products.
     pub fn gradient(&self, free: &[u32], problem: &Problem, objective: Objective, products: Products) -> (f64, Tensor<Plain<B>, 2>) {
         let embedded = self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]);
-        mean_over_examples(problem, |example| {
-            let target = &example.target.ids;
-            let fed = std::slice::from_ref(target);
-            let passed = self.forced_gradient(products, embedded.clone(), free.len(), example, objective, fed, false);
-            (passed.losses.iter().sum::<f64>() * objective.weight(target.len()), passed.gradient)
-        })
-    }
-}
-
-/// The mean of the values and gradients of a problem's examples.
-fn mean_over_examples<B: Kernels>(problem: &Problem, of: impl Fn(&Example) -> (f64, Tensor<B, 2>)) -> (f64, Tensor<B, 2>) {
-    let sum = problem.examples.iter().map(of).reduce(|a, b| (a.0 + b.0, a.1 + b.1));
-    let (value, gradient) = sum.expect("a problem has an example");
-    match problem.examples.len() {
-        1 => (value, gradient),
-        many => (value / many as f64, gradient / many as f64),
+        self.value_and_gradient_by(products, embedded, problem, objective, &Fed::Target)
     }
 }
 
