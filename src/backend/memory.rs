@@ -7,6 +7,9 @@ use burn::tensor::backend::Backend;
 
 use crate::{Error, Result};
 
+/// What helps where memory is short.
+pub(super) const ADVICE: &str = "free some, or use a smaller model or fewer prompt tokens";
+
 /// Bytes of memory that are left, as far as the system says so: of the machine, of the program's control groups, of its address space.
 pub fn available() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -77,11 +80,9 @@ pub fn is_on_cpu<B: Backend>(device: &B::Device) -> bool {
 /// [`Error::Memory`].
 pub fn require(bytes: u64, what: &str) -> Result<()> {
     match available() {
-        Some(left) if left < bytes => Err(Error::Memory(format!(
-            "{what} needs {} MiB of memory, and {} are left: free some, or use a smaller model or fewer prompt tokens",
-            bytes.div_ceil(1 << 20),
-            left >> 20
-        ))),
+        Some(left) if left < bytes => {
+            Err(Error::Memory(format!("{what} needs {} MiB of memory, and {} are left: {ADVICE}", bytes.div_ceil(1 << 20), left >> 20)))
+        }
         _ => Ok(()),
     }
 }

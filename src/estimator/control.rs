@@ -9,6 +9,7 @@ use burn::tensor::{Int, Tensor};
 use super::reinforce::{leave_one_out, score};
 use super::relaxation::{Matrix, Plain};
 use super::{Noise, Relaxation};
+use crate::interrupt;
 use crate::ops::{Gumbel, Kernels, SoftEmbeddings, SoftPrompt, TrackedBackend, product, stack};
 use crate::tensor::ids_tensor;
 
@@ -120,6 +121,7 @@ impl<'a, B: TrackedBackend> Draw<'a, B> {
 
     /// z or z̃ of some samples, `[count·N, V]`, as the logits of a soft prompt without noise, and its slope, see [`Self::conditioned`].
     fn relaxed(&self, side: Side, samples: Range<usize>) -> (SoftPrompt<Plain<B>>, Option<Matrix<B>>) {
+        interrupt::check();
         let (logits, slope) = match side {
             Side::Free => (stack(self.log_theta.clone(), samples.len()) + self.gumbel(&self.noise.prompt(None), samples), None),
             Side::Conditioned => {

@@ -205,6 +205,32 @@ fn ten_megabytes_are_refused_in_little_memory() {
     }
 }
 
+/// From where the program starts at all to where it has enough, limit by limit: the answer, or one sentence and exit code 3.
+#[cfg(target_os = "linux")]
+#[test]
+fn no_memory_left_is_one_sentence_wherever_it_ends() {
+    let under = |limit: usize, arguments: &[&str]| {
+        let line = format!("ulimit -v {limit} && exec '{}' \"$@\"", env!("CARGO_BIN_EXE_dlmi"));
+        let mut command = Command::new("bash");
+        let command = command.env("HF_HUB_OFFLINE", "1").env("RAYON_NUM_THREADS", "2").args(["-c", &line, "bash"]).args(arguments);
+        // The loader's words, where there is not even room for the program, need not be UTF-8's.
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let work = ["--backend", "flex", "complete", "ROMEO:"];
+    let least = (20_000..).step_by(4_000).find(|&limit| under(limit, &["--version"]).0 == Some(0)).unwrap();
+    let mut refused = 0;
+    for limit in (least..).step_by(1_000) {
+        let (code, err) = under(limit, &work);
+        match code {
+            Some(0) => break,
+            _ => assert_eq!((code, err.lines().count()), (Some(3), 1), "{limit} KiB: {err}"),
+        }
+        refused += usize::from(err.contains("out of memory"));
+    }
+    assert!(refused > 0);
+}
+
 /// Nothing is read without end, and nothing is waited for without a word.
 #[cfg(unix)]
 #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::run::Board;
 use super::{PLACE, open, place};
-use crate::backend::{Choice, Inventory};
+use crate::backend::{Choice, Inventory, allocator};
 use crate::cli::args::{Cli, Compute};
 use crate::cli::signals::ignore_signals;
 use crate::study::{Cell, End, Foreman, Queue, Store, Study, cell, work as compute};
@@ -235,6 +235,7 @@ fn apart(_: &mut Command) {}
 #[inline]
 pub(super) fn work(cli: &Cli, verb: &Compute, policy: Policy) -> Result<ExitCode> {
     ignore_signals()?;
+    allocator::die_when_refused();
     let mut study = open(cli, &verb.file, policy)?;
     let (backend, device) = place(cli)?;
     let choice = study.device(backend, device)?;
