@@ -198,10 +198,8 @@ fn ten_megabytes_are_refused_in_little_memory() {
     fs::write(&text, "word ".repeat(2_000_000)).unwrap();
     fs::write(&list, format!("{}\n", json!({ "text": "word ".repeat(2_000_000) }))).unwrap();
     for (option, file) in [("--file", &text), ("--targets", &list)] {
-        let line = format!("ulimit -v 1000000 && exec '{}' --model '{TINY}' --backend flex invert \"$@\"", env!("CARGO_BIN_EXE_dlmi"));
-        let mut command = Command::new("bash");
-        let command = command.env("HF_HUB_OFFLINE", "1").env("RAYON_NUM_THREADS", "2").args(["-c", &line, "bash", option]).arg(file);
-        refuses(command, 2, &["the target has 10000000 bytes", "256 tokens", "3328"]);
+        let mut command = limited("-v 1000000", ["--model", TINY, "--backend", "flex", "invert", option]);
+        refuses(command.env("RAYON_NUM_THREADS", "2").arg(file), 2, &["the target has 10000000 bytes", "256 tokens", "3328"]);
     }
 }
 
@@ -210,11 +208,8 @@ fn ten_megabytes_are_refused_in_little_memory() {
 #[test]
 fn no_memory_left_is_one_sentence_wherever_it_ends() {
     let under = |limit: usize, arguments: &[&str]| {
-        let line = format!("ulimit -v {limit} && exec '{}' \"$@\"", env!("CARGO_BIN_EXE_dlmi"));
-        let mut command = Command::new("bash");
-        let command = command.env("HF_HUB_OFFLINE", "1").env("RAYON_NUM_THREADS", "2").args(["-c", &line, "bash"]).args(arguments);
         // The loader's words, where there is not even room for the program, need not be UTF-8's.
-        let output = command.output().unwrap();
+        let output = limited(&format!("-v {limit}"), arguments).env("RAYON_NUM_THREADS", "2").output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let work = ["--backend", "flex", "complete", "ROMEO:"];

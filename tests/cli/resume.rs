@@ -270,9 +270,7 @@ fn a_full_disk_costs_nothing_that_was_saved() {
     let folder = folder();
     let out = folder.path();
     let arguments = slow("dlmi", 80, out);
-    let line = format!("ulimit -f 16 && exec '{}' \"$@\"", env!("CARGO_BIN_EXE_dlmi"));
-    let mut command = assert_cmd::Command::new("bash");
-    let sentence = refusal(command.env("HF_HUB_OFFLINE", "1").args(["-c", &line, "bash"]).args(&arguments), 3);
+    let sentence = refusal(&mut limited("-f 16", &arguments), 3);
     assert!(sentence.starts_with(&format!("cannot write `{}", out.display())), "{sentence}");
     assert!(events(out).len() < 160, "it came to its end");
     let ran = run(dlmi(&arguments).arg("--resume"));

@@ -311,9 +311,7 @@ fn a_cell_that_is_too_large_costs_itself_only() {
     fs::write(&file, text).unwrap();
     for workers in ["1", "2"] {
         let out = out(&folder, workers);
-        let line = format!("ulimit -v 400000 && exec '{}' study run \"$@\"", env!("CARGO_BIN_EXE_dlmi"));
-        let mut command = assert_cmd::Command::new("bash");
-        let ran = run(command.args(["-c", &line, "bash", &file, "--out", &out, "--json", "--workers", workers]));
+        let ran = run(&mut limited("-v 400000", ["study", "run", &file, "--out", &out, "--json", "--workers", workers]));
         assert_eq!(ran.code, Some(1), "{ran:?}");
         assert_eq!(counted(&file, &out), [15, 3, 0, 0]);
         assert!(ran.err.contains("a step on this prompt needs ") && ran.err.contains("MiB of memory"), "{}", ran.err);

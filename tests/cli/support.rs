@@ -23,8 +23,20 @@ pub const CPU_BACKENDS: &[&str] = if cfg!(feature = "ndarray") { &["flex", "ndar
 
 /// The program, in an environment that says nothing about it and without a network.
 pub fn dlmi<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
-    let mut command = Command::from_std(child(arguments));
-    // Nothing here takes long: this only ends a test that would hang.
+    bounded(child(arguments))
+}
+
+/// The same under a limit of the shell's: `-v` and KiB of address space, `-f` and the size of a file.
+#[cfg(unix)]
+pub fn limited<A: AsRef<OsStr>>(limit: &str, arguments: impl IntoIterator<Item = A>) -> Command {
+    let mut command = in_isolation("bash");
+    command.args(["-c", &format!("ulimit {limit} && exec \"$@\""), "bash", env!("CARGO_BIN_EXE_dlmi")]).args(arguments);
+    bounded(command)
+}
+
+/// Nothing here takes long: this only ends a test that would hang.
+fn bounded(command: std::process::Command) -> Command {
+    let mut command = Command::from_std(command);
     command.timeout(Duration::from_secs(300));
     command
 }
@@ -38,7 +50,14 @@ pub fn tiny<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command 
 
 /// As [`dlmi`], to be started and left to itself.
 pub fn child<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> std::process::Command {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_dlmi"));
+    let mut command = in_isolation(env!("CARGO_BIN_EXE_dlmi"));
+    command.args(arguments);
+    command
+}
+
+/// A program in an environment that says nothing about dlmi and without a network.
+fn in_isolation(program: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(program);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"DLMI_")) {
         command.env_remove(name);
     }
@@ -52,7 +71,7 @@ pub fn child<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> std::pr
         .env("XDG_CACHE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"))
         .env("HF_HUB_OFFLINE", "1")
         .env("TERM", "xterm");
-    command.stdin(Stdio::null()).args(arguments);
+    command.stdin(Stdio::null());
     command
 }
 
