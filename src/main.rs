@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use dlmi::backend::allocator::{self, Allocator};
+use dlmi::cli::allocator::{self, Allocator};
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;

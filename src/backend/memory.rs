@@ -8,7 +8,7 @@ use burn::tensor::backend::Backend;
 use crate::{Error, Result};
 
 /// What helps where memory is short.
-pub(super) const ADVICE: &str = "free some, or use a smaller model or fewer prompt tokens";
+pub(crate) const ADVICE: &str = "free some, or use a smaller model or fewer prompt tokens";
 
 /// Bytes of memory that are left, as far as the system says so: of the machine, of the program's control groups, of its address space.
 pub fn available() -> Option<u64> {

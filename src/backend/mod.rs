@@ -5,7 +5,6 @@
 //! must multiply two matrices rightly in a child process ([`self_test`]) before this process relies on it.
 //! [`dispatch`] is the only place that names concrete backends.
 
-pub mod allocator;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub mod doctor;

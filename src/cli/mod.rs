@@ -1,5 +1,6 @@
 //! The command line: one thin file for each verb.
 
+pub mod allocator;
 pub mod args;
 mod bench;
 mod complete;

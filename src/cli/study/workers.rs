@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use super::run::Board;
 use super::{PLACE, open, place};
-use crate::backend::{Choice, Inventory, allocator};
+use crate::backend::{Choice, Inventory};
+use crate::cli::allocator;
 use crate::cli::args::{Cli, Compute};
 use crate::cli::signals::ignore_signals;
 use crate::study::{Cell, End, Foreman, Queue, Store, Study, cell, work as compute};

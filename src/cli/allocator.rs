@@ -4,10 +4,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::memory::ADVICE;
+use crate::backend::memory::ADVICE;
 
 /// The system's allocator; a request that it refuses ends the process with one line and exit code 3, where Rust would abort it. Sizes that
-/// are known are compared with what is left before they are asked for ([`super::memory::require`]): this is for all the small ones.
+/// are known are compared with what is left before they are asked for ([`crate::backend::memory::require`]): this is for all the small ones.
 pub struct Allocator;
 
 /// Whether the process is to die of a request that is refused.
