@@ -124,7 +124,8 @@ fn canonical(value: &Value) -> String {
     }
 }
 
-/// All cells of a grid in their order.
+/// All cells of a grid in their order: blocks of one target, N, budget, model and seed, in which all methods come one after another. So in
+/// any beginning methods are compared on the same problems, and the blocks are balanced over the other axes.
 pub(super) fn list(grid: &Grid, models: &[Model]) -> Result<Vec<Cell>> {
     let targets: Vec<Vec<Labelled>> = models.iter().map(|model| targets(grid, model)).collect::<Result<_>>()?;
     let groups = groups(&targets[0]);
@@ -134,14 +135,17 @@ pub(super) fn list(grid: &Grid, models: &[Model]) -> Result<Vec<Cell>> {
     let counts: Vec<usize> = members.iter().map(Vec::len).collect();
     let (ns, budgets) = (points(&grid.prompt_tokens), points(&grid.budgets));
     let resolved = resolve_all(grid, models, &ns, &budgets)?;
-    let sizes = [grid.methods.len(), ns.len(), budgets.len(), models.len()];
-    let cells = balanced_groups(&counts, &sizes).into_iter().map(|(group, member, point)| {
-        let [method, n, budget, model] = point[..] else { unreachable!("one value for each size") };
+    let block = |(group, member, point): (usize, usize, Vec<usize>)| {
+        let [n, budget, model] = point[..] else { unreachable!("one value for each size") };
         let [target, seed] = members[group][member][..] else { unreachable!("a target and a seed") };
-        let (target, resolved) = (targets[model][groups[group][target]].clone(), &resolved[model][method][n][budget]);
-        Cell::new(model, models[model].identity(), target, &grid.methods[method].label, resolved, seeds[seed])
-    });
-    Ok(cells.collect())
+        let target = &targets[model][groups[group][target]];
+        let cell = |(method, given): (usize, &Method)| {
+            let resolved = &resolved[model][method][n][budget];
+            Cell::new(model, models[model].identity(), target.clone(), &given.label, resolved, seeds[seed])
+        };
+        grid.methods.iter().enumerate().map(cell).collect::<Vec<_>>()
+    };
+    Ok(balanced_groups(&counts, &[ns.len(), budgets.len(), models.len()]).into_iter().flat_map(block).collect())
 }
 
 /// The values of an axis; an axis without values has one point, which leaves the setting as it is.

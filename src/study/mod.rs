@@ -93,7 +93,7 @@ impl Study {
         Self { cells: (0..count).map(cell).collect(), models: vec![model] }
     }
 
-    /// All cells. Any beginning of the list is balanced over targets, methods and N.
+    /// All cells. All methods of a target, N, budget and seed stand together, and any beginning of the list is balanced over k and N.
     pub fn cells(&self) -> &[Cell] {
         &self.cells
     }

@@ -38,15 +38,23 @@ fn refused(text: &str, parts: &[&str]) {
 }
 
 #[test]
-fn any_beginning_is_balanced_over_k_methods_and_n() {
+fn any_beginning_compares_the_methods_on_the_same_problems_and_is_balanced_over_k_and_n() {
     let study = open(&grid("prompt_tokens = [2, 5]\nsteps = [4, 8]\nseeds = [1, 2]\n")).unwrap();
     let cells = study.cells();
     assert_eq!(cells.len(), 6 * 3 * 2 * 2 * 2);
     assert_eq!(cells.iter().map(|cell| &cell.id).collect::<HashSet<_>>().len(), cells.len());
-    for axis in 1..5 {
+    let without_method = |cell: &Cell| {
+        let [model, k, _, rest @ ..] = cell.axes();
+        (model, k, rest, cell.target.id.clone())
+    };
+    for block in cells.chunks(3) {
+        assert!(block.iter().all(|cell| without_method(cell) == without_method(&block[0])));
+        assert_eq!(block.iter().map(|cell| &cell.method).collect::<HashSet<_>>().len(), 3);
+    }
+    for axis in [1, 3, 4, 6] {
         let mut counts: BTreeMap<String, usize> = cells.iter().map(|cell| (cell.axes()[axis].to_string(), 0)).collect();
-        for cell in cells {
-            *counts.get_mut(&cell.axes()[axis].to_string()).unwrap() += 1;
+        for block in cells.chunks(3) {
+            *counts.get_mut(&block[0].axes()[axis].to_string()).unwrap() += 1;
             assert!(counts.values().max().unwrap() - counts.values().min().unwrap() <= 1, "axis {axis}: {counts:?}");
         }
     }

@@ -16,7 +16,8 @@ Examples:
   dlmi study cells configs/study/smoke.toml --cost --speed-up 30
   dlmi study cells configs/study/figure2.toml --cost --stand-in SmolLM2-135M-Instruct.Q4_1.gguf
 
-The model's files are read, its weights are not loaded. Any beginning of the list is balanced over k, methods and N.")]
+The model's files are read, its weights are not loaded. Any beginning of the list is balanced over k and N, and has
+all methods on the same targets.")]
     Cells(Cells),
     /// Compute the cells that are not done
     #[command(after_help = "\
