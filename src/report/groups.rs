@@ -150,7 +150,8 @@ pub fn slug(model: &str, prompt_tokens: u64, budget: &str) -> String {
     format!("{}-n{prompt_tokens}-{}", letters.to_ascii_lowercase(), budget.replace(' ', "-"))
 }
 
-/// All groups, by model, N and budget. The floor of a model and N stands in all of theirs: random prompts have no budget.
+/// All groups, by model, N and budget, each with the floor of its own budget. One of another is a floor too, random prompts have none, but
+/// two of them have prompts in common.
 pub fn groups<'a>(data: &'a Data) -> Vec<Group<'a>> {
     let models = model_names(data);
     let styles = styles(data);
@@ -162,7 +163,10 @@ pub fn groups<'a>(data: &'a Data) -> Vec<Group<'a>> {
         sorted.entry((model, n, cell.place.budget)).or_default().push(cell);
     }
     let one = |((model, n, budget), cells): ((&str, u64, Budget), Vec<&'a Cell>)| {
-        let floor = floor.iter().copied().filter(|cell| place(cell) == (model, n)).collect();
+        let mut floor: Vec<&Cell> = floor.iter().copied().filter(|cell| place(cell) == (model, n)).collect();
+        if floor.iter().any(|cell| cell.place.budget == budget) {
+            floor.retain(|cell| cell.place.budget == budget);
+        }
         group(model, n, budget, cells, floor, &styles)
     };
     sorted.into_iter().map(one).collect()

@@ -86,7 +86,7 @@ fn its_numbers_are_those_of_the_records() {
     let relaxed = |row: &&BTreeMap<String, String>| row["method"] == "reinforce" && row["score"].starts_with("relaxed");
     assert_eq!(found.iter().filter(relaxed).count(), 0, "REINFORCE has no relaxed prompt");
     let page = fs::read_to_string(out.join("index.html")).unwrap();
-    assert!(page.contains("There is no floor"), "a study without a floor says so");
+    assert!(page.contains("stand beside no floor"), "a study without a floor says so");
     let asks = ["http:", "https:", "src=", "@import", "url("].into_iter().filter(|part| page.contains(part)).collect::<Vec<_>>();
     assert!(asks.is_empty() && page.contains("default-src 'none'"), "a page that asks for nothing: {asks:?}");
 }
@@ -135,9 +135,35 @@ fn it_reads_folders_and_science_and_draws_a_floor() {
     let out = folder.path().join("report");
     assert_eq!(ran.out.trim_end(), out.join("index.html").display().to_string());
     let page = fs::read_to_string(out.join("index.html")).unwrap();
-    assert!(!page.contains("There is no floor") && page.contains("class=\"floor band\""));
+    assert!(!page.contains("no floor") && page.contains("class=\"floor band\""));
     let names: Vec<String> = files(&out).into_keys().filter(|name| name.starts_with("lcs-") && name.ends_with(".svg")).collect();
     assert_eq!(names, ["lcs-model-4be62e1e-n5-12.svg"], "a floor has no budget of its own");
+}
+
+/// The random prompts of a long floor begin with those of a short one: they are not two runs.
+#[test]
+fn the_floor_is_that_of_its_own_budget_and_no_run_counts_twice_by_another_setting() {
+    let (folder, mut records) = (folder(), records());
+    for record in records.iter_mut().filter(|record| record["cell"]["method"] == "snap") {
+        record["cell"]["method"] = "floor".into();
+    }
+    let floor = |record: &&Value| record["cell"]["method"] == "floor";
+    let again = |steps: u64, record: &Value| {
+        let mut record = record.clone();
+        record["cell"]["id"] = format!("{steps}{}", &record["cell"]["id"].as_str().unwrap()[4..]).into();
+        record["cell"]["steps"] = steps.into();
+        record
+    };
+    let longer: Vec<Value> = records.iter().filter(floor).map(|record| again(2048, record)).collect();
+    let (_, out) = reported(&folder, "report", &[records.clone(), longer].concat());
+    let rows = csv(&out.join("scores-bard-n5-12.csv"));
+    assert_eq!(rows.iter().find(|row| row["method"] == "floor").unwrap()["runs"], "6");
+
+    let steps = records[0]["cell"]["steps"].as_u64().unwrap();
+    records.push(again(steps, &records[0]));
+    let file = folder.path().join("twice.jsonl");
+    fs::write(&file, lines(&records)).unwrap();
+    refuses(dlmi(["report"]).arg(&file), 2, &["by different settings", "labels of their own", "`study merge`"]);
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
     }
     let floor = match group.floor {
         Some(_) => "The grey line and band are the floor: prompts that nobody searched for.",
-        None => "No floor is drawn: the study has no cells labelled <code>floor</code>.",
+        None => "No floor is drawn: there are no cells labelled <code>floor</code> on these targets.",
     };
     Some(Figure {
         name: format!("lcs-{}", group.slug()),
