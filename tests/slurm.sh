@@ -94,7 +94,7 @@ SlurmctldPidFile=$dir/ctld.pid
 SlurmdPidFile=$dir/%n.pid
 SlurmctldLogFile=$dir/ctld.log
 SlurmdLogFile=$dir/%n.log
-NodeName=n[1-4] NodeHostname=$host NodeAddr=127.0.0.1 Port=[17001-17004] CPUs=1 State=UNKNOWN
+NodeName=n[1-4] NodeHostname=$host NodeAddr=127.0.0.1 Port=[17001-17004] CPUs=1 RealMemory=4000 State=UNKNOWN
 PartitionName=p Nodes=ALL Default=YES MaxTime=10 State=UP
 END
   mkdir "$dir/state"

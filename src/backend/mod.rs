@@ -63,7 +63,8 @@ impl BackendName {
         }
     }
 
-    fn on_cpu(self) -> bool {
+    /// Whether it computes on the CPU.
+    pub fn on_cpu(self) -> bool {
         matches!(self, Self::Flex | Self::Ndarray)
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn run(cli: &Cli, verb: &Gradients, policy: Policy) -> Result<ExitCod
         Some(path) => LineFile::open(path, &plan).map(|(file, lines)| (Some(file), lines))?,
         None => (None, Vec::new()),
     };
-    let due: Vec<Unit> = plan.units.iter().filter(|unit| lines.iter().all(|line| line.unit != unit.id)).cloned().collect();
+    let due = plan.due(&lines);
     let signal = watch_signals()?;
     let mut watcher = Watcher::new(policy, &plan, due.len(), file, lines, signal.clone());
     if !due.is_empty() {
@@ -87,7 +87,7 @@ impl Watcher {
 }
 
 impl Observer for Watcher {
-    fn step(&mut self, unit: &Unit, steps: u64) {
+    fn step(&mut self, unit: &Unit, steps: u64) -> Result<()> {
         self.steps[0] += 1;
         self.progress.update(&Status {
             step: self.steps[0],
@@ -96,6 +96,11 @@ impl Observer for Watcher {
             text: Some(format!("{unit}: step {steps}/{}", self.of_a_run)),
             ..Status::default()
         });
+        Ok(())
+    }
+
+    fn has(&self, unit: &Unit, step: u64) -> bool {
+        self.lines.iter().any(|line| line.unit == unit.id && line.step == step)
     }
 
     fn line(&mut self, line: Line) -> Result<()> {
@@ -105,6 +110,10 @@ impl Observer for Watcher {
         }
         self.lines.push(line);
         Ok(())
+    }
+
+    fn signal(&self) -> Arc<AtomicUsize> {
+        self.signal.clone()
     }
 
     fn interrupted(&self) -> bool {

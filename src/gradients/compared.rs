@@ -53,7 +53,7 @@ impl Compared {
     }
 
     /// The method whose section of the settings its row is.
-    fn method(self) -> &'static str {
+    pub fn method(self) -> &'static str {
         match self {
             Self::Reinforce => "reinforce",
             Self::GsTau1 | Self::GsTau100 => "gbda",

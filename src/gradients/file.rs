@@ -1,6 +1,6 @@
 //! The file of the lines: what a run left there, and what it adds.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,8 +21,8 @@ pub struct LineFile {
 }
 
 impl LineFile {
-    /// Opens or makes the file, and says which of the plan's lines it holds: those of runs that were measured to their end. What is left
-    /// of others (a torn last line, the beginning of a run) is dropped; lines of runs that are not the plan's stay.
+    /// Opens or makes the file, and says which of the plan's lines it holds. A torn last line is dropped; lines of runs that are not the
+    /// plan's stay.
     ///
     /// # Errors
     /// It holds something else, or one of these runs by other settings; another process writes it; the disk.
@@ -30,23 +30,18 @@ impl LineFile {
         let this = Self { path: path.to_owned(), file: locked(path)? };
         let text = read_text(path, LARGEST_FILE)?;
         let whole = text.rfind('\n').map_or("", |at| &text[..=at]);
-        let lines: Vec<(&str, Line)> = (1..).zip(whole.lines()).map(|(n, line)| Ok((line, this.read(n, line)?))).collect::<Result<_>>()?;
-        let units: HashMap<&str, &Unit> = plan.units.iter().map(|unit| (unit.id.as_str(), unit)).collect();
-        let complete = complete(&lines, plan.points().len());
-        for (_, line) in &lines {
+        let lines: Vec<Line> = (1..).zip(whole.lines()).map(|(n, line)| this.read(n, line)).collect::<Result<_>>()?;
+        for line in &lines {
             this.check(line, plan)?;
         }
-        let stays = |line: &Line| !units.contains_key(line.unit.as_str()) || complete.contains(line.unit.as_str());
-        let kept: String = lines.iter().filter(|(_, line)| stays(line)).map(|(text, _)| format!("{text}\n")).collect();
-        let this = if kept == text {
+        let this = if whole == text {
             this
         } else {
-            replace(path, kept.as_bytes())?;
+            replace(path, whole.as_bytes())?;
             Self { file: locked(path)?, ..this }
         };
-        let ours = |line: &Line| units.contains_key(line.unit.as_str()) && complete.contains(line.unit.as_str());
-        let ours = lines.iter().filter(|(_, line)| ours(line)).map(|(_, line)| line.clone()).collect();
-        Ok((this, ours))
+        let units: HashSet<&str> = plan.units.iter().map(|unit| unit.id.as_str()).collect();
+        Ok((this, lines.into_iter().filter(|line| units.contains(line.unit.as_str())).collect()))
     }
 
     /// Adds a line.
@@ -77,15 +72,6 @@ impl LineFile {
             }
         }
     }
-}
-
-/// Units with so many lines.
-fn complete<'a>(lines: &'a [(&str, Line)], points: usize) -> HashSet<&'a str> {
-    let mut counts: HashMap<&str, usize> = HashMap::new();
-    for (_, line) in lines {
-        *counts.entry(line.unit.as_str()).or_default() += 1;
-    }
-    counts.into_iter().filter(|(_, count)| *count == points).map(|(unit, _)| unit).collect()
 }
 
 /// A file to be added to, that no other process holds.

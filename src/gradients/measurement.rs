@@ -6,13 +6,14 @@ use super::plan::Protocol;
 use super::running::Running;
 use crate::estimator::reinforce::{BETA, Baseline};
 use crate::estimator::{Estimator, EstimatorKind, Noise, Reinforce, Relaxation, Temperature};
+use crate::interrupt;
 use crate::metrics::Spread;
 use crate::noise::Clock;
 use crate::ops::TrackedBackend;
 use crate::tensor::host;
 
 /// Prompts of a gradient of the unbiased reference: each is compared with the 15 others.
-pub(super) const REFERENCE_PROMPTS: u32 = 16;
+pub const REFERENCE_PROMPTS: u32 = 16;
 
 /// What a measurement found. Maxima and means are over the N·V entries.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -160,6 +161,7 @@ fn gather<B: TrackedBackend>(
 ) -> (Running, f64) {
     let (mut gradients, mut objective) = (Running::new(at.z.shape().num_elements()), 0.0);
     for number in 0..count {
+        interrupt::check();
         let estimate = estimator.estimate(at, &noise(number));
         gradients.add(&host(estimate.dz));
         objective += estimate.loss / f64::from(count);

@@ -16,11 +16,11 @@ mod summary;
 
 pub use compared::{Compared, SHARED};
 pub use file::LineFile;
-pub use line::Line;
-pub use measurement::{Bias, Extent, Measurement};
+pub use line::{Line, SCHEMA};
+pub use measurement::{Bias, Extent, Measurement, REFERENCE_PROMPTS};
 pub use plan::{Plan, Protocol, Unit};
-pub use run::{Observer, measure_all};
-pub use summary::{Both, Figures, Summary, Tests};
+pub use run::{Observer, measure_all, measure_run};
+pub use summary::{Both, Figures, SCHEMA as SUMMARY_SCHEMA, Summary, Tests};
 
 #[cfg(test)]
 mod tests;

@@ -5,9 +5,9 @@ use std::fmt;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::Compared;
 use super::line::SCHEMA;
 use super::measurement::REFERENCE_PROMPTS;
+use super::{Compared, Line};
 use crate::invert::Model;
 use crate::method::registry::MethodSettings;
 use crate::method::relaxed::TableRow;
@@ -49,7 +49,7 @@ impl Protocol {
     }
 
     /// Gradients of the reference.
-    pub(super) fn reference_gradients(&self) -> u32 {
+    pub fn reference_gradients(&self) -> u32 {
         self.reference_samples.div_ceil(REFERENCE_PROMPTS).max(2)
     }
 
@@ -135,9 +135,17 @@ impl Plan {
         self.protocol.points(self.steps)
     }
 
+    /// The runs of which these lines lack a measurement.
+    pub fn due(&self, lines: &[Line]) -> Vec<Unit> {
+        let points = self.points();
+        let has = |unit: &Unit, step| lines.iter().any(|line| line.unit == unit.id && line.step == step);
+        self.units.iter().filter(|unit| !points.iter().all(|&step| has(unit, step))).cloned().collect()
+    }
+
     pub(super) fn problem(&self, model: &Model, target: &Labelled) -> Result<Problem> {
         model.problem_of(target.target.clone(), &self.options).map_err(|error| match error {
             Error::Input(message) => Error::input(format!("target {}: {message}", target.id)),
+            Error::Option { option, message } => Error::Option { option, message: format!("target {}: {message}", target.id) },
             other => other,
         })
     }
@@ -155,8 +163,8 @@ impl Plan {
             "steps": self.steps, "every": every, "bias_every": bias_every, "draws": draws,
             "reference_gradients": self.protocol.reference_gradients(),
         });
-        let Options { forbid, ascii, words, end, .. } = &self.options;
-        let mut asked = json!({ "forbid": forbid, "ascii": ascii, "words": words, "end": end });
+        let Options { forbid, ascii, words, end, chat, system, .. } = &self.options;
+        let mut asked = json!({ "forbid": forbid, "ascii": ascii, "words": words, "end": end, "chat": chat, "system": system });
         drop_what_is_off(&mut asked);
         content.as_object_mut().expect("an object").append(asked.as_object_mut().expect("an object"));
         Sha256::digest(content.to_string()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()

@@ -1,5 +1,7 @@
 //! The runs, one after another on one device, measured as they go.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::line::SCHEMA;
@@ -7,9 +9,11 @@ use super::measurement::{Clocks, REFERENCE_PROMPTS, measure};
 use super::{Line, Measurement, Plan, Unit};
 use crate::Result;
 use crate::backend::{self, Choice, Job};
+use crate::interrupt::{self, Interrupt};
 use crate::invert::Model;
 use crate::method::relaxed::RelaxedMethod;
 use crate::method::{Clock, Method};
+use crate::model::Llama;
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::subject::Subject;
@@ -17,13 +21,21 @@ use crate::subject::Subject;
 /// Is told how it goes.
 pub trait Observer {
     /// After every step of a run: how many it has made.
-    fn step(&mut self, unit: &Unit, steps: u64);
+    fn step(&mut self, unit: &Unit, steps: u64) -> Result<()>;
+
+    /// Whether the measurement before this step is there already: it is not made again.
+    fn has(&self, unit: &Unit, step: u64) -> bool;
 
     /// After every measurement.
     fn line(&mut self, line: Line) -> Result<()>;
 
+    /// Not 0 once to stop. A long step or measurement is left then.
+    fn signal(&self) -> Arc<AtomicUsize>;
+
     /// Whether to stop now.
-    fn interrupted(&self) -> bool;
+    fn interrupted(&self) -> bool {
+        self.signal().load(Ordering::Relaxed) != 0
+    }
 }
 
 /// Makes these runs and measures them.
@@ -50,36 +62,62 @@ impl Job for Runs<'_> {
 
     fn run<B: TrackedBackend>(self, device: B::Device) -> Result<()> {
         let Self { model, plan, units, observer } = self;
-        let subject = Subject::<B>::new(model.load(&device, plan.options.dtype)?, model.tokenizer().clone());
+        let plain = model.load(&device, plan.options.dtype)?;
         for unit in units {
-            let problem = plan.problem(model, &unit.target)?;
-            along(&subject, &problem, plan, unit, observer)?;
+            measure_run::<B>(&plain, model, plan, unit, observer)?;
         }
         Ok(())
     }
 }
 
-/// One run up to its last measurement, unless it is interrupted.
-fn along<B: TrackedBackend>(subject: &Subject<B>, problem: &Problem, plan: &Plan, unit: &Unit, observer: &mut dyn Observer) -> Result<()> {
+/// Makes a run up to its last measurement. Whether it came there: else it was interrupted.
+///
+/// # Errors
+/// The run does not fit into memory; those of the observer.
+pub fn measure_run<B: TrackedBackend>(
+    plain: &Llama<B::InnerBackend>,
+    model: &Model,
+    plan: &Plan,
+    unit: &Unit,
+    observer: &mut dyn Observer,
+) -> Result<bool> {
+    let (problem, row) = (plan.problem(model, &unit.target)?, &unit.row);
+    let subject = Subject::<B>::new(plain.clone(), model.tokenizer().clone());
+    let subject = subject.within(plan.options.max_memory, &problem, row.samples, row.feeding)?;
+    subject.prepare(&problem);
+    along(&subject, &problem, plan, unit, observer)
+}
+
+fn along<B: TrackedBackend>(
+    subject: &Subject<B>,
+    problem: &Problem,
+    plan: &Plan,
+    unit: &Unit,
+    observer: &mut dyn Observer,
+) -> Result<bool> {
     let clock = |step: u64| Clock { seed: unit.seed, restart: 0, step: step as u32 };
+    let interrupt = Interrupt { signal: Some(observer.signal()), deadline: None };
     let mut method = RelaxedMethod::<B>::new(unit.row);
     method.start(subject, problem, clock(0))?;
     let mut steps = 0;
     for point in plan.points() {
-        while steps < point && !observer.interrupted() {
-            method.step(subject, problem, clock(steps))?;
+        while steps < point {
+            let step = || method.step(subject, problem, clock(steps));
+            if observer.interrupted() || interrupt::within(interrupt.clone(), step).transpose()?.is_none() {
+                return Ok(false);
+            }
             steps += 1;
-            observer.step(unit, steps);
+            observer.step(unit, steps)?;
         }
-        if observer.interrupted() {
-            break;
+        if observer.has(unit, point) {
+            continue;
         }
-        let began = Instant::now();
-        let clocks = Clocks { seed: unit.seed, step: point as u32 };
-        let measured = measure(method.estimator()?, &method.relaxation(subject, problem), &plan.protocol, clocks);
+        let (began, clocks) = (Instant::now(), Clocks { seed: unit.seed, step: point as u32 });
+        let measurement = || Ok(measure(method.estimator()?, &method.relaxation(subject, problem), &plan.protocol, clocks));
+        let Some(measured) = interrupt::within(interrupt.clone(), measurement).transpose()? else { return Ok(false) };
         observer.line(line(plan, unit, problem, subject.vocab_size(), point, measured, began.elapsed().as_secs_f64()))?;
     }
-    Ok(())
+    Ok(true)
 }
 
 fn line(plan: &Plan, unit: &Unit, problem: &Problem, vocab_size: usize, step: u64, measurement: Measurement, seconds: f64) -> Line {

@@ -172,22 +172,24 @@ fn written(path: &Path, lines: &[Line], rest: &str) {
 }
 
 #[test]
-fn what_was_measured_to_its_end_is_kept() {
+fn what_was_measured_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("lines.jsonl");
     let all = planned(options(), &[Compared::Rebar, Compared::Stgs]).unwrap();
     let plan = planned(options(), &[Compared::Rebar]).unwrap();
-    // A run that is whole, one of an estimator that the plan leaves out, the beginning of one, and a torn line.
+    // A run that is whole, one of an estimator that the plan leaves out, the beginning of one, and a torn line of it.
     let [whole, foreign, begun] = [0, 1, 2].map(|i| lines(&all, &all.units[i]));
     written(&path, &[&whole[..], &foreign, &begun[..2]].concat(), &begun[2].to_json()[..40]);
     let (mut file, found) = LineFile::open(&path, &plan).unwrap();
-    assert_eq!(format!("{found:?}"), format!("{whole:?}"));
+    assert_eq!(format!("{found:?}"), format!("{:?}", [&whole[..], &begun[..2]].concat()));
+    let due = |lines: &[Line]| plan.due(lines).into_iter().map(|unit| unit.id).collect::<Vec<_>>();
+    assert_eq!(due(&found), [1, 2, 3].map(|i| plan.units[i].id.clone()));
     let held = LineFile::open(&path, &plan).unwrap_err().to_string();
     assert!(held.contains("another process"), "{held}");
-    file.add(&begun[0]).unwrap();
+    file.add(&begun[2]).unwrap();
     drop(file);
     let text = std::fs::read_to_string(&path).unwrap();
-    let expected: String = [&whole[..], &foreign, &begun[..1]].concat().iter().map(|line| format!("{}\n", line.to_json())).collect();
+    let expected: String = [&whole[..], &foreign, &begun[..3]].concat().iter().map(|line| format!("{}\n", line.to_json())).collect();
     assert_eq!(text, expected);
     assert!(text.contains(r#""mean":null"#) && text.contains(r#""squared":-1e-9"#), "{text}");
 }

@@ -1,6 +1,6 @@
 //! What a report is made of: the records of a study, and those of `dlmi gradients`, each known by its schema.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::groups::FLOOR;
 use crate::error::quoted;
 use crate::files::read_text;
+use crate::gradients::{SCHEMA as GRADIENTS, SUMMARY_SCHEMA as GRADIENTS_SUMMARY};
 use crate::metrics::Spread;
 use crate::study::cell;
 use crate::subject::Cost;
@@ -17,10 +18,6 @@ use crate::{Error, Result};
 
 /// Larger than any file of records, in bytes.
 const LARGEST_FILE: u64 = 2 << 30;
-/// The schema of a line of `dlmi gradients`.
-const GRADIENTS: &str = "dlmi.gradients/1";
-/// What follows those lines on standard output.
-const GRADIENTS_SUMMARY: &str = "dlmi.gradients.summary/1";
 
 /// All records, each once.
 #[derive(Debug, Default)]
@@ -29,6 +26,8 @@ pub struct Data {
     pub cells: Vec<Cell>,
     /// Measurements of gradients.
     pub gradients: Vec<Gradient>,
+    /// Runs that were to be measured, and failed.
+    pub unmeasured: usize,
 }
 
 /// A cell of a study: where it stands on the axes, and what it came to.
@@ -69,7 +68,7 @@ pub struct Place {
 }
 
 /// What a run was given, in steps or in positions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 pub struct Budget {
     /// Steps of each start.
     pub steps: Option<u64>,
@@ -265,6 +264,7 @@ impl Cell {
 pub fn read(paths: &[PathBuf]) -> Result<Data> {
     let mut data = Data::default();
     let mut places: HashMap<String, usize> = HashMap::new();
+    let mut measured: HashSet<(String, u64)> = HashSet::new();
     for path in paths {
         for file in files(path)? {
             let name = quoted(&file.display().to_string());
@@ -272,16 +272,38 @@ pub fn read(paths: &[PathBuf]) -> Result<Data> {
                 let broken = |what: String| Error::input(format!("{name}, line {number}: {what}"));
                 match parse(line).map_err(broken)? {
                     Record::Cell(cell) => add(&mut data.cells, &mut places, *cell),
-                    Record::Gradient(gradient) => data.gradients.push(gradient),
+                    Record::Gradients(lines) => {
+                        data.gradients.extend(lines.into_iter().filter(|line| measured.insert((line.unit.clone(), line.step))));
+                    }
+                    Record::Unmeasured => data.unmeasured += 1,
                     Record::Other => (),
                 }
             }
         }
     }
-    match data.cells.is_empty() && data.gradients.is_empty() {
+    distinct(&data.cells)?;
+    match data.cells.is_empty() && data.gradients.is_empty() && data.unmeasured == 0 {
         false => Ok(data),
         true => Err(Error::input("there is no record yet; `study run` and `gradients` make them")),
     }
+}
+
+/// Refuses two cells that would count as two seeds of one method, and are of one seed by two settings.
+fn distinct(cells: &[Cell]) -> Result<()> {
+    let mut seen: HashMap<_, &str> = HashMap::new();
+    for Cell { place, .. } in cells {
+        let axes = (&place.model_digest, &place.method, place.prompt_tokens, place.budget, &place.target_ids, place.seed);
+        if let Some(other) = seen.insert(axes, &place.id) {
+            let Place { id, method, prompt_tokens, budget, target, seed, .. } = place;
+            return Err(Error::input(format!(
+                "the cells {other} and {id} are both {}, N {prompt_tokens}, {budget}, seed {seed}, target {}, by different settings; give the \
+                 methods labels of their own, or, where the study's file has changed, report what `study merge` makes of the folder",
+                quoted(method),
+                quoted(target)
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The files of records that a path stands for.
@@ -306,16 +328,21 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
 
 enum Record {
     Cell(Box<Cell>),
-    Gradient(Gradient),
+    Gradients(Vec<Gradient>),
+    Unmeasured,
     Other,
 }
 
 fn parse(line: &str) -> Result<Record, String> {
-    let value: Value = serde_json::from_str(line).map_err(|error| format!("it is not JSON: {error}"))?;
+    let mut value: Value = serde_json::from_str(line).map_err(|error| format!("it is not JSON: {error}"))?;
     let schema = value["schema"].as_str().unwrap_or_default().to_owned();
     match schema.as_str() {
+        cell::SCHEMA if value["cell"]["gradients"].is_object() => match value["failed"].is_string() {
+            true => Ok(Record::Unmeasured),
+            false => Ok(Record::Gradients(typed(value["gradients"].take())?)),
+        },
         cell::SCHEMA => Ok(Record::Cell(Box::new(parse_cell(value)?))),
-        GRADIENTS => Ok(Record::Gradient(typed(value)?)),
+        GRADIENTS => Ok(Record::Gradients(vec![typed(value)?])),
         GRADIENTS_SUMMARY => Ok(Record::Other),
         other => {
             Err(format!("schema {} is unknown; a report reads {} (study merge) and {GRADIENTS} (gradients)", quoted(other), cell::SCHEMA))

@@ -70,13 +70,16 @@ impl Report<'_> {
     /// What a reader must know before the numbers.
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
+        if self.data.unmeasured > 0 {
+            notes.push(format!("Runs of estimators that failed and could not be measured: {}.", self.data.unmeasured));
+        }
         if self.groups.is_empty() {
             return notes;
         }
         if self.groups.iter().any(|group| group.floor.is_none()) {
             notes.push(
-                "There is no floor: what a prompt gets that nobody searched for is unknown here. Cells labelled <code>floor</code> \
-                        would be drawn as one."
+                "Some scores stand beside no floor: what a prompt gets there that nobody searched for is unknown. Cells labelled \
+                 <code>floor</code> on the same targets would be drawn as one."
                     .to_owned(),
             );
         }
@@ -86,7 +89,8 @@ impl Report<'_> {
         }
         if self.groups.iter().any(|group| group.all_series().any(|series| series.repeated > 0)) {
             notes.push(
-                "SODA draws nothing random before it first draws Z again: its runs of several seeds are the same, and count once."
+                "Some methods drew nothing random here, as SODA before it first draws Z again: their runs of several seeds are the same, \
+                 and count once."
                     .to_owned(),
             );
         }

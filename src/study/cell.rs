@@ -9,8 +9,10 @@ use sha2::{Digest, Sha256};
 use super::grid::{Given, Grid, Method, Targets};
 use super::order::{balanced, balanced_groups};
 use crate::error::quoted;
+use crate::gradients::{Compared, Plan, Protocol};
 use crate::invert::Model;
 use crate::invert::record::ModelIdentity;
+use crate::method::registry::MethodSettings;
 use crate::problem::Target;
 use crate::problem::targets::{Labelled, read_targets};
 use crate::settings::{Options, Resolved, drop_what_is_off};
@@ -21,8 +23,8 @@ use crate::{Error, Result};
 pub const SCHEMA: &str = "dlmi.cell/1";
 /// Hexadecimal digits of an id.
 const ID_LENGTH: usize = 32;
-/// Settings that say where a cell is computed, or that its target and model stand for.
-const NO_SCIENCE: [&str; 2] = ["model", "device"];
+/// Settings that say where a cell is computed and in how much memory, or that its model stands for.
+const NO_SCIENCE: [&str; 3] = ["model", "device", "max_memory"];
 
 /// One inversion.
 #[derive(Debug, Clone)]
@@ -40,6 +42,8 @@ pub struct Cell {
     pub options: Options,
     /// The presets that they come from.
     pub(super) presets: Vec<String>,
+    /// In place of an inversion: a run of an estimator, and when it is measured.
+    pub(super) measured: Option<(Compared, Protocol)>,
 }
 
 /// Names of the axes, in the order of [`Cell::axes`].
@@ -49,9 +53,39 @@ impl Cell {
     pub(super) fn new(model: usize, identity: ModelIdentity, target: Labelled, method: &str, resolved: &Resolved, seed: u32) -> Self {
         let options = Options { seed, ..resolved.settings.clone() };
         let (method, presets) = (method.to_owned(), resolved.presets.clone());
-        let mut cell = Self { id: String::new(), model, identity, target, method, options, presets };
+        let mut cell = Self { id: String::new(), model, identity, target, method, options, presets, measured: None };
         cell.id = cell.hash();
         cell
+    }
+
+    /// A run of an estimator in place of the inversion.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    fn measured(self, estimator: Compared, protocol: Protocol, model: &Model) -> Result<Self> {
+        let mut cell = Self { measured: Some((estimator, protocol)), ..self };
+        let plan = cell.plan(model)?.expect("it is measured");
+        cell.id.clone_from(&plan.units[0].id);
+        Ok(cell)
+    }
+
+    /// What is measured, one run, where it is no inversion.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub(super) fn plan(&self, model: &Model) -> Result<Option<Plan>> {
+        let plan = |(estimator, protocol)| {
+            Plan::new(model, self.options.clone(), protocol, &[estimator], std::slice::from_ref(&self.target), &[self.options.seed])
+        };
+        self.measured.map(plan).transpose()
+    }
+
+    /// The settings of its method or estimator.
+    pub(super) fn method_settings(&self) -> MethodSettings {
+        match self.measured {
+            None => self.options.method_settings().clone(),
+            Some((estimator, _)) => MethodSettings::Relaxed(estimator.row(&self.options).expect("it was checked when the cell was made")),
+        }
     }
 
     fn hash(&self) -> String {
@@ -95,6 +129,10 @@ impl Cell {
         let map = summary.as_object_mut().expect("an object");
         map.extend(AXES.iter().zip(self.axes()).map(|(name, value)| ((*name).to_owned(), value)));
         map.insert("target_ids".into(), self.target.target.ids.clone().into());
+        if let Some((_, Protocol { every, bias_every, draws, reference_samples })) = self.measured {
+            let protocol = json!({ "every": every, "bias_every": bias_every, "draws": draws, "reference_samples": reference_samples });
+            map.insert("gradients".into(), protocol);
+        }
         summary
     }
 }
@@ -141,11 +179,17 @@ pub(super) fn list(grid: &Grid, models: &[Model]) -> Result<Vec<Cell>> {
         let target = &targets[model][groups[group][target]];
         let cell = |(method, given): (usize, &Method)| {
             let resolved = &resolved[model][method][n][budget];
-            Cell::new(model, models[model].identity(), target.clone(), &given.label, resolved, seeds[seed])
+            let cell = Cell::new(model, models[model].identity(), target.clone(), &given.label, resolved, seeds[seed]);
+            match given.estimator {
+                None => Ok(cell),
+                Some(estimator) => {
+                    cell.measured(estimator, grid.protocol, &models[model]).map_err(|error| grid.wrong(format!("{}: {error}", given.label)))
+                }
+            }
         };
         grid.methods.iter().enumerate().map(cell).collect::<Vec<_>>()
     };
-    Ok(balanced_groups(&counts, &[ns.len(), budgets.len(), models.len()]).into_iter().flat_map(block).collect())
+    balanced_groups(&counts, &[ns.len(), budgets.len(), models.len()]).into_iter().flat_map(block).collect()
 }
 
 /// The values of an axis; an axis without values has one point, which leaves the setting as it is.
@@ -189,6 +233,9 @@ fn targets(grid: &Grid, model: &Model) -> Result<Vec<Labelled>> {
         Ok(Labelled { id, target, k: None, bos: None, known_prompt_tokens: None })
     };
     match &grid.targets {
+        Targets::File(path) if !path.exists() => {
+            Err(grid.wrong(format!("its targets are to be in `{}`, which is not there; `dlmi targets` draws some", path.display())))
+        }
         Targets::File(path) => read_targets(path, model.tokenizer(), model.config().vocab_size),
         Targets::Texts(texts) => (1..).zip(texts).map(|(n, text)| labelled(format!("text{n}"), text)).collect(),
         Targets::Bundled => {

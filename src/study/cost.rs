@@ -13,6 +13,7 @@ use crate::Result;
 use crate::backend::{self, Choice, DeviceInfo, Job};
 use crate::bench::{head, layers};
 use crate::estimator::EstimatorKind;
+use crate::gradients::{Compared, Protocol, REFERENCE_PROMPTS};
 use crate::method::registry::MethodSettings;
 use crate::method::relaxed::TableRow;
 use crate::method::search::{Proposal, Search};
@@ -112,7 +113,7 @@ pub fn work(cell: &Cell, config: &LlamaConfig) -> f64 {
 
 fn of_step(cell: &Cell) -> Work {
     let (n, m) = sizes(cell);
-    match cell.options.method_settings() {
+    match &cell.method_settings() {
         MethodSettings::Relaxed(row) => relaxed(row, n, m),
         MethodSettings::Search(search) => candidates(search, n, m),
         MethodSettings::Pez(_) => Work::forced(1.0, n, m) * 2.0 + Work { rows: n, ..Work::default() },
@@ -127,6 +128,9 @@ fn of_step(cell: &Cell) -> Work {
 
 /// The steps with a look at the hard prompt after each, the scores, and what is measured at the end.
 fn of_cell(cell: &Cell) -> Work {
+    if let Some((_, protocol)) = cell.measured {
+        return of_measured(cell, protocol);
+    }
     let ((n, m), options) = (sizes(cell), &cell.options);
     let steps = total_steps(cell);
     let hard = Work::forced(1.0, n, m) + Work::free(1.0, n, m);
@@ -139,6 +143,17 @@ fn of_cell(cell: &Cell) -> Work {
         MethodSettings::Pez(_) | MethodSettings::Floor => (Work::forced(1.0, n, m), hard),
     };
     of_step(cell) * steps + look * steps + scores * (steps / options.eval_every as f64) + hard * 3.0
+}
+
+/// The steps up to the last measurement, and the gradients of all of them: the estimator's own, and those of two references.
+fn of_measured(cell: &Cell, protocol: Protocol) -> Work {
+    let ((n, m), points) = (sizes(cell), protocol.points(cell.options.steps.unwrap_or(0)));
+    let reinforce = Compared::Reinforce.row(&cell.options).expect("REINFORCE goes with every feeding");
+    let reference = TableRow { samples: REFERENCE_PROMPTS as usize, ..reinforce };
+    let draws = f64::from(protocol.draws);
+    let references = relaxed(&reinforce, n, m) * draws + relaxed(&reference, n, m) * f64::from(protocol.reference_gradients());
+    let biases = points.iter().filter(|&&step| protocol.bias_is_due(step)).count();
+    of_step(cell) * (points.last().copied().unwrap_or(0) as f64 + draws * points.len() as f64) + references * biases as f64
 }
 
 /// N and M.
@@ -231,15 +246,15 @@ impl Rates {
         let (mut sums, mut finished) = (HashMap::<Kind, (f64, f64)>::new(), 0);
         for (place, cell) in study.cells().iter().enumerate().filter(|(_, cell)| store.is_done(&cell.id)) {
             let record = store.record(&cell.id)?.unwrap_or_default();
-            let (inversion, number) = (&record["inversion"], |value: &Value| value.as_f64());
+            // What a measured run came to stands in the record itself.
+            let (found, number) = (record.get("inversion").unwrap_or(&record), |value: &Value| value.as_f64());
             let threads = if device.is_gpu() { Some(1.0) } else { number(&record["provenance"]["threads"]) };
-            let (Some(seconds), Some(threads), Some(steps)) = (number(&inversion["seconds"]), threads, number(&inversion["steps"])) else {
-                continue;
-            };
-            if inversion["backend"] != device.backend.as_str() {
+            let (Some(seconds), Some(threads)) = (number(&found["seconds"]), threads) else { continue };
+            if found["backend"] != device.backend.as_str() {
                 continue;
             }
-            let (sum, finished_here) = (sums.entry(kind(cell)).or_default(), steps / total_steps(cell));
+            let (sum, finished_here) =
+                (sums.entry(kind(cell)).or_default(), number(&found["steps"]).map_or(1.0, |steps| steps / total_steps(cell)));
             *sum = (sum.0 + seconds * threads, sum.1 + study.work(place) * finished_here);
             finished += 1;
         }
@@ -331,7 +346,7 @@ impl Job for Measurement<'_> {
 }
 
 fn step_seconds<B: TrackedBackend>(subject: &Subject<B>, problem: &Problem, cell: &Cell, clock: fn() -> f64) -> Result<f64> {
-    let mut method = cell.options.method_settings().build::<B>();
+    let mut method = cell.method_settings().build::<B>();
     let at = |step| Clock { seed: cell.options.seed, restart: 0, step };
     subject.prepare(problem);
     method.start(subject, problem, at(0))?;

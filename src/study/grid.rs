@@ -7,14 +7,18 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::files::read_text;
-use crate::setting::Written;
+use crate::gradients::{Compared, Protocol};
+use crate::setting::{self, Kind, Written};
 use crate::settings::{Layers, Origin, Setting, Sources, nearest, preset_names, written};
 use crate::{Error, Result};
 
 /// Larger than any study, in bytes.
 const LARGEST_FILE: u64 = 4 << 20;
 /// The keys of the file.
-const KEYS: [&str; 9] = ["models", "presets", "methods", "prompt_tokens", "steps", "positions", "seeds", "targets", "settings"];
+const KEYS: [&str; 11] =
+    ["models", "presets", "methods", "estimators", "gradients", "prompt_tokens", "steps", "positions", "seeds", "targets", "settings"];
+/// The keys of `[gradients]`.
+const GRADIENTS_KEYS: [&str; 4] = ["every", "bias_every", "draws", "reference_samples"];
 /// The keys of `[targets]`.
 const TARGET_KEYS: [&str; 3] = ["file", "texts", "bundled"];
 
@@ -26,8 +30,10 @@ pub struct Grid {
     pub models: Vec<String>,
     /// Presets under everything else.
     presets: Vec<String>,
-    /// Methods, each with settings of its own.
+    /// Methods, each with settings of its own; or estimators, whose runs are measured.
     pub methods: Vec<Method>,
+    /// When the runs of estimators are measured.
+    pub protocol: Protocol,
     /// N.
     pub prompt_tokens: Vec<Given>,
     /// Budgets, in steps or in positions.
@@ -56,6 +62,8 @@ pub struct Method {
     /// What tables and figures call it.
     pub label: String,
     settings: Vec<Given>,
+    /// The estimator that it stands for, where gradients are measured.
+    pub(super) estimator: Option<Compared>,
 }
 
 /// Where the targets of a study are.
@@ -95,7 +103,19 @@ impl Grid {
             path: path.to_owned(),
             models: texts("models", "bard")?,
             presets: value("presets").map_or(Ok(vec!["paper".to_owned()]), |value| reader.presets(value))?,
-            methods: reader.methods(required("methods", "name one or more, `methods = [\"dlmi\", \"gbda\"]`")?)?,
+            methods: match value("estimators") {
+                Some(estimators) if value("methods").is_some() => {
+                    return Err(reader.wrong(estimators.span(), "`estimators` stands for `methods`: give one of them"));
+                }
+                Some(estimators) => reader.estimators(estimators)?,
+                None => reader.methods(required("methods", "name one or more, `methods = [\"dlmi\", \"gbda\"]`")?)?,
+            },
+            protocol: match value("gradients") {
+                Some(gradients) if value("estimators").is_none() => {
+                    return Err(reader.wrong(gradients.span(), "`[gradients]` belongs to `estimators`, and this study has `methods`"));
+                }
+                given => given.map_or(Ok(Protocol::default()), |gradients| reader.protocol(gradients))?,
+            },
             prompt_tokens: axis("prompt_tokens", "prompt_tokens")?,
             budgets: reader.budgets(value("steps"), value("positions"))?,
             seeds: axis("seeds", "seed")?,
@@ -126,7 +146,7 @@ impl Grid {
     pub(super) fn layers(&self, model: &str, method: &Method, axes: &[&Given]) -> Result<Layers> {
         let presets = self.presets.clone();
         let mut layers = Layers::read(Sources { presets, ..Sources::default() })?;
-        layers.add("model", Written::new(model, crate::setting::Kind::Text), Origin::File(self.path.clone(), 1))?;
+        layers.add("model", Written::new(model, Kind::Text), Origin::File(self.path.clone(), 1))?;
         for given in self.settings.iter().chain([&method.name]).chain(&method.settings).chain(axes.iter().copied()) {
             let place = || Origin::File(self.path.clone(), given.line);
             if given.name == "max_positions" {
@@ -226,14 +246,53 @@ impl Reader<'_> {
     fn method(&self, value: &Entry) -> Result<Method> {
         let DeValue::Table(table) = value.get_ref() else {
             let name = self.string("methods", value)?;
-            return Ok(Method { name: self.given("method", value), label: name, settings: Vec::new() });
+            return Ok(Method { name: self.given("method", value), label: name, settings: Vec::new(), estimator: None });
         };
         let Some(named) = table.get("name") else {
             return Err(self.wrong(value.span(), "a method needs a name, `{ name = \"gbda\", tau = 0.1 }`"));
         };
         let name = self.string("name", named)?;
         let label = table.get("label").map_or(Ok(name.clone()), |label| self.string("label", label))?;
-        Ok(Method { name: self.given("method", named), label, settings: self.settings(value, Some(&name))? })
+        Ok(Method { name: self.given("method", named), label, settings: self.settings(value, Some(&name))?, estimator: None })
+    }
+
+    /// `["reinforce", "gs-tau1"]`: each goes by the method whose section of the settings is its own.
+    fn estimators(&self, value: &Entry) -> Result<Vec<Method>> {
+        let estimator = |entry: &Entry| {
+            let label = self.string("estimators", entry)?;
+            let known = Compared::all().into_iter().map(Compared::label).collect::<Vec<_>>();
+            let Some(estimator) = setting::named::<Compared>(&label) else {
+                return Err(self.wrong(entry.span(), format!("there is no estimator `{label}`; they are {}", known.join(", "))));
+            };
+            let name = Given { value: Written::new(estimator.method(), Kind::Text), ..self.given("method", entry) };
+            Ok(Method { name, label, settings: Vec::new(), estimator: Some(estimator) })
+        };
+        self.list("estimators", value)?.iter().map(estimator).collect()
+    }
+
+    /// `[gradients]`: when runs are measured, and by how much.
+    fn protocol(&self, value: &Entry) -> Result<Protocol> {
+        let DeValue::Table(table) = value.get_ref() else {
+            return Err(self.wrong(value.span(), "`[gradients]` must be a table, `every = 25` on a line of its own"));
+        };
+        self.only(table, &GRADIENTS_KEYS, "`[gradients]`")?;
+        let mut protocol = Protocol::default();
+        for (key, value) in table {
+            let key = key.get_ref().as_ref();
+            let number = match value.get_ref() {
+                DeValue::Integer(number) => u32::from_str_radix(number.as_str(), number.radix()).ok(),
+                _ => None,
+            };
+            let number =
+                number.ok_or_else(|| self.wrong(value.span(), format!("`{key}` must be a whole number from 0 to {}", u32::MAX)))?;
+            match key {
+                "every" => protocol.every = number.into(),
+                "bias_every" => protocol.bias_every = number.into(),
+                "draws" => protocol.draws = number,
+                _ => protocol.reference_samples = number,
+            }
+        }
+        Ok(protocol)
     }
 
     /// Settings of every cell, or of those of a method: then `tau` is that of its section.

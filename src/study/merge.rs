@@ -3,10 +3,11 @@
 use serde_json::Value;
 
 use super::{Cell, Store};
-use crate::{Error, Result};
+use crate::backend::BackendName;
+use crate::{Error, Result, setting};
 
 /// What a clock, a path or a machine decides, `.` between a key and one within it.
-const NOT_SCIENCE: [&str; 12] = [
+const NOT_SCIENCE: [&str; 16] = [
     "provenance",
     "cell.model",
     "inversion.model.spec",
@@ -14,11 +15,15 @@ const NOT_SCIENCE: [&str; 12] = [
     "inversion.device",
     "inversion.settings.backend",
     "inversion.settings.device",
+    "inversion.settings.max_memory",
     "inversion.settings.model",
     "inversion.load_seconds",
     "inversion.seconds",
     "inversion.seconds_to_exact",
     "trace.seconds",
+    "backend",
+    "seconds",
+    "gradients.seconds",
 ];
 
 /// The record of every cell that is over, and how many are not. With `science`, without what a clock, a path or a machine decides.
@@ -64,7 +69,10 @@ fn agree(cell: &Cell, known: &Value, other: &Value) -> Result<()> {
     if named(known) == named(other) {
         return Ok(());
     }
-    let on_gpu = |record: &Value| ["cuda", "wgpu"].iter().any(|name| record["inversion"]["backend"] == *name);
+    let on_gpu = |record: &Value| {
+        let backend = record.get("inversion").unwrap_or(record)["backend"].as_str().unwrap_or_default();
+        setting::named::<BackendName>(backend).is_some_and(|name| !name.on_cpu())
+    };
     if on_gpu(known) || on_gpu(other) {
         tracing::warn!("two different results of cell {} ({cell}), one of a GPU; the first one is taken", cell.id);
         return Ok(());

@@ -110,6 +110,13 @@ impl Study {
         cost::step(cell, self.models[cell.model].config())
     }
 
+    /// Bytes of main memory that a worker should have: for the weights of the largest model in f32, as much again for what is computed, and a
+    /// GiB. On a GPU's machine they are those of the copy that confirms.
+    pub fn memory(&self) -> u64 {
+        let weights = |model: &Model| 4 * model.config().parameters() as u64;
+        2 * self.models.iter().map(weights).max().unwrap_or(0) + (1 << 30)
+    }
+
     /// The places of these cells, in the order of the list.
     ///
     /// # Errors

@@ -67,6 +67,8 @@ pub struct Tally {
     pub exact: u64,
     /// Failed in this run.
     pub failed: u64,
+    /// Those that have a score.
+    scored: u64,
     hard_free: f64,
 }
 
@@ -77,16 +79,17 @@ impl Tally {
             End::Done { exact, hard_free, .. } => {
                 self.done += 1;
                 self.exact += u64::from(*exact);
-                self.hard_free += hard_free;
+                self.scored += u64::from(hard_free.is_some());
+                self.hard_free += hard_free.unwrap_or(0.0);
             }
             End::Failed { .. } => self.failed += 1,
             _ => (),
         }
     }
 
-    /// Mean of what users get (`hard_free` of the last step), where a cell is finished.
+    /// Mean of what users get (`hard_free` of the last step), where an inversion is finished.
     pub fn score(&self) -> Option<f64> {
-        (self.done > 0).then(|| self.hard_free / self.done as f64)
+        (self.scored > 0).then(|| self.hard_free / self.scored as f64)
     }
 
     /// `3 exact, hard_free 0.41, 1 failed`.
@@ -101,7 +104,7 @@ impl Tally {
 mod tests {
     use super::*;
 
-    const DONE: End = End::Done { exact: true, hard_free: 0.5, seconds: 1.0 };
+    const DONE: End = End::Done { exact: true, hard_free: Some(0.5), seconds: 1.0 };
 
     #[test]
     fn what_is_computed_elsewhere_comes_again_after_the_others() {

@@ -112,10 +112,11 @@ impl Store {
     ///
     /// # Errors
     /// The disk.
-    pub fn finish(&self, _claim: &Claim, cell: &Cell, inversion: Value, trace: Value) -> Result<()> {
-        let record = json!({
-            "schema": SCHEMA, "cell": cell.summary(), "inversion": inversion, "trace": trace, "provenance": provenance(),
-        });
+    pub fn finish(&self, _claim: &Claim, cell: &Cell, mut found: Value) -> Result<()> {
+        let mut record = json!({ "schema": SCHEMA, "cell": cell.summary() });
+        let map = record.as_object_mut().expect("an object");
+        map.append(found.as_object_mut().expect("an object"));
+        map.insert("provenance".into(), provenance());
         replace(&self.done_path(&cell.id), format!("{}\n", terminal::json(&record)).as_bytes())?;
         _ = fs::remove_file(self.failed_path(&cell.id));
         self.clear(&cell.id);

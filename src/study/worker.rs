@@ -3,16 +3,20 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Cell, Store, Study};
 use crate::backend::{self, Choice, Job};
+use crate::gradients::{self, Line, LineFile, Unit, measure_run};
 use crate::invert::event::Event;
 use crate::invert::folder::Folder;
 use crate::invert::judge::Judged;
-use crate::invert::{Inversion, Judge, Observer, Report, Scores, Snapshot, Stopped, Task};
+use crate::invert::{Judge, Observer, Report, Scores, Snapshot, Stopped, Task};
 use crate::model::Llama;
 use crate::ops::TrackedBackend;
 use crate::subject::Subject;
@@ -26,8 +30,8 @@ pub enum End {
     Done {
         /// The prompt is exact.
         exact: bool,
-        /// The score of the last step's hard prompt under free decoding.
-        hard_free: f64,
+        /// The score of the last step's hard prompt under free decoding; none where gradients were measured.
+        hard_free: Option<f64>,
         /// What the search took.
         seconds: f64,
     },
@@ -56,11 +60,21 @@ pub trait Foreman {
         Ok(())
     }
 
+    /// After every step of a run that is measured: how many it has made.
+    fn measured(&mut self, _cell: &Cell, _steps: u64) -> Result<()> {
+        Ok(())
+    }
+
     /// When a cell is left.
     fn ended(&mut self, cell: usize, end: &End) -> Result<()>;
 
+    /// Not 0 once to stop. A long step is left then.
+    fn signal(&self) -> Arc<AtomicUsize>;
+
     /// Whether to stop now.
-    fn interrupted(&self) -> bool;
+    fn interrupted(&self) -> bool {
+        self.signal().load(Ordering::Relaxed) != 0
+    }
 }
 
 /// Computes cells until `foreman` has none, or says stop, or a GPU is lost. A failed cell is computed again with `retry` only.
@@ -128,16 +142,11 @@ impl<B: TrackedBackend> Worker<'_, B> {
         if self.store.is_over(&cell.id, retry) {
             return Ok(End::Already);
         }
-        let (reason, device_lost) = match catch_unwind(AssertUnwindSafe(|| self.invert(&cell, foreman))) {
-            Ok(Ok(inversion)) if inversion.stopped == Stopped::Signal => return Ok(End::Interrupted),
-            Ok(Ok(inversion)) => {
-                let end = End::Done {
-                    exact: inversion.exact,
-                    hard_free: inversion.lcs.scores.map_or(0.0, |scores| scores.hard_free),
-                    seconds: inversion.seconds,
-                };
-                let trace = trace(&self.store.work(&cell.id));
-                self.store.finish(&claim, &cell, printed(&inversion), trace)?;
+        let compute = || if cell.measured.is_some() { self.measure(&cell, foreman) } else { self.invert(&cell, foreman) };
+        let (reason, device_lost) = match catch_unwind(AssertUnwindSafe(compute)) {
+            Ok(Ok(None)) => return Ok(End::Interrupted),
+            Ok(Ok(Some((found, end)))) => {
+                self.store.finish(&claim, &cell, found)?;
                 return Ok(end);
             }
             Ok(Err(error @ Error::Environment(_))) => return Err(error),
@@ -151,7 +160,8 @@ impl<B: TrackedBackend> Worker<'_, B> {
         Ok(End::Failed { reason, device_lost })
     }
 
-    fn invert(&mut self, cell: &Cell, foreman: &mut dyn Foreman) -> Result<Inversion> {
+    /// What its record holds; nothing if it was interrupted.
+    fn invert(&mut self, cell: &Cell, foreman: &mut dyn Foreman) -> Result<Option<(Value, End)>> {
         let load_seconds = self.load(cell)?;
         let loaded = self.loaded.as_ref().expect("it was just loaded");
         let model = &mut self.study.models[cell.model];
@@ -161,7 +171,33 @@ impl<B: TrackedBackend> Worker<'_, B> {
         let mut watcher = Watcher { cell, folder, foreman };
         let mut inversion = task.with_snapshot(snapshot).run_on::<B>(loaded.plain.clone(), &loaded.judge, &mut watcher)?;
         inversion.circumstances.load_seconds = load_seconds;
-        Ok(inversion)
+        if inversion.stopped == Stopped::Signal {
+            return Ok(None);
+        }
+        let hard_free = Some(inversion.lcs.scores.map_or(0.0, |scores| scores.hard_free));
+        let end = End::Done { exact: inversion.exact, hard_free, seconds: inversion.seconds };
+        let found = json!({ "inversion": printed(&inversion), "trace": trace(&self.store.work(&cell.id)) });
+        Ok(Some((found, end)))
+    }
+
+    /// The same of a run whose gradients are measured.
+    fn measure(&mut self, cell: &Cell, foreman: &mut dyn Foreman) -> Result<Option<(Value, End)>> {
+        self.load(cell)?;
+        let loaded = self.loaded.as_ref().expect("it was just loaded");
+        let model = &self.study.models[cell.model];
+        let plan = cell.plan(model)?.expect("it is measured");
+        let folder = self.store.work(&cell.id);
+        std::fs::create_dir_all(&folder).map_err(|error| Error::writing(&folder, &error))?;
+        let (file, lines) = LineFile::open(&folder.join("gradients.jsonl"), &plan)?;
+        let (began, before) = (Instant::now(), lines.iter().map(|line| line.seconds).sum::<f64>());
+        let mut measuring = Measuring { cell, foreman, file, lines };
+        if !measure_run::<B>(&loaded.plain, model, &plan, &plan.units[0], &mut measuring)? {
+            return Ok(None);
+        }
+        let seconds = before + began.elapsed().as_secs_f64();
+        let backend = self.choice.device.backend.as_str();
+        let found = json!({ "backend": backend, "seconds": seconds, "gradients": printed(&measuring.lines) });
+        Ok(Some((found, End::Done { exact: false, hard_free: None, seconds })))
     }
 
     /// Makes the cell's model the loaded one. The seconds it took, 0 where it was.
@@ -171,7 +207,7 @@ impl<B: TrackedBackend> Worker<'_, B> {
         }
         // The last one goes first: two may not fit.
         self.loaded = None;
-        let (began, dtype) = (std::time::Instant::now(), self.study.dtype());
+        let (began, dtype) = (Instant::now(), self.study.dtype());
         let model = &mut self.study.models[cell.model];
         let plain: Llama<B::InnerBackend> = model.load(&self.device, dtype)?;
         let judge = match Subject::<B>::new(plain.clone(), model.tokenizer().clone()).as_flex() {
@@ -217,8 +253,36 @@ impl Observer for Watcher<'_> {
         self.folder.end(best, scores)
     }
 
-    fn interrupted(&self) -> bool {
-        self.foreman.interrupted()
+    fn signal(&self) -> Option<Arc<AtomicUsize>> {
+        Some(self.foreman.signal())
+    }
+}
+
+/// Keeps the measurements of a cell.
+struct Measuring<'a> {
+    cell: &'a Cell,
+    foreman: &'a mut dyn Foreman,
+    file: LineFile,
+    lines: Vec<Line>,
+}
+
+impl gradients::Observer for Measuring<'_> {
+    fn step(&mut self, _: &Unit, steps: u64) -> Result<()> {
+        self.foreman.measured(self.cell, steps)
+    }
+
+    fn has(&self, _: &Unit, step: u64) -> bool {
+        self.lines.iter().any(|line| line.step == step)
+    }
+
+    fn line(&mut self, line: Line) -> Result<()> {
+        self.file.add(&line)?;
+        self.lines.push(line);
+        Ok(())
+    }
+
+    fn signal(&self) -> Arc<AtomicUsize> {
+        self.foreman.signal()
     }
 }
 

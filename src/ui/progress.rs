@@ -43,6 +43,8 @@ pub struct Status {
     pub step: u64,
     /// Steps at most.
     pub steps: Option<u64>,
+    /// Share of the work that is done, where some steps take longer than others.
+    pub share: Option<f64>,
     /// Seconds since the work began.
     pub seconds: f64,
     /// Seconds at most.
@@ -57,9 +59,9 @@ impl Status {
     /// Seconds until the first of the budgets ends, if there is one.
     fn left(&self) -> Option<f64> {
         let by_clock = self.max_seconds.map(|max| max - self.seconds);
-        let by_steps =
-            self.steps.filter(|_| self.step > 0).map(|steps| self.seconds / self.step as f64 * steps.saturating_sub(self.step) as f64);
-        by_clock.into_iter().chain(by_steps).reduce(f64::min).map(|left| left.max(0.0))
+        let share = self.share.or_else(|| Some(self.step as f64 / self.steps? as f64));
+        let by_share = share.filter(|share| *share > 0.0).map(|share| self.seconds * (1.0 / share - 1.0));
+        by_clock.into_iter().chain(by_share).reduce(f64::min).map(|left| left.max(0.0))
     }
 
     fn line(&self) -> String {

@@ -56,7 +56,7 @@ fn a_batch_script_has_the_pending_cells_in_equal_parts() {
         ran.out
     };
     let text = script(&["--tasks", "4"]);
-    for line in ["#SBATCH --array=1-4\n", "#SBATCH --signal=USR1@120\n", "#SBATCH --requeue\n", "--cpus-per-task=1 "] {
+    for line in ["--array=1-4\n", "--time=04:00:00\n", "--signal=USR1@120\n", "--requeue\n", "--cpus-per-task=1 --mem=1025M\n"] {
         assert!(text.contains(line), "{line}: {text}");
     }
     assert!(!text.contains("gres") && !text.contains("TASK_COUNT"), "{text}");
@@ -76,8 +76,8 @@ fn a_batch_script_has_the_pending_cells_in_equal_parts() {
     let done = cells.remove(0);
     let arguments = done.iter().flat_map(|id| ["--cell", id]);
     computed(&[&file, "--out", &out].into_iter().chain(arguments).collect::<Vec<_>>());
-    let rest = script(&["--tasks", "50", "--workers", "3", "--gpus", "--offline"]);
-    for word in ["--array=1-", "--gres=gpu:3\n", "--cpus-per-task=12 ", "--workers 3 ", "--offline"] {
+    let rest = script(&["--tasks", "50", "--workers", "3", "--gpus", "--offline", "--time", "1-12:00:00"]);
+    for word in ["--array=1-", "--gres=gpu:3\n", "--cpus-per-task=12 --mem=3075M", "--workers 3 ", "--offline", "--time=1-12:00:00\n"] {
         assert!(rest.contains(word), "{word}: {rest}");
     }
     assert_eq!(parts(&rest).concat().len(), CELLS - done.len());
@@ -130,4 +130,5 @@ fn what_is_no_cell_is_refused() {
     refuses(&mut dlmi(["study", "run", &file, "--out", &out, "--cell", "a", "--shard", "1/2"]), 2, &["--cell", "--shard"]);
     refuses(&mut dlmi(["study", "cells", &file, "--pending"]), 2, &["--out"]);
     refuses(&mut dlmi(["study", "slurm", &file, "--out", &out, "--tasks", "0"]), 2, &["--tasks"]);
+    refuses(&mut dlmi(["study", "slurm", &file, "--out", &out, "--tasks", "2", "--time", "1 hour"]), 2, &["--time", "04:00:00"]);
 }

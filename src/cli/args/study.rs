@@ -123,6 +123,9 @@ pub struct Slurm {
     /// A GPU for each of them
     #[arg(long)]
     pub gpus: bool,
+    /// How long a task may run at a time, as Slurm writes it: what is begun then goes on in the next
+    #[arg(long, value_name = "TIME", default_value = "04:00:00", value_parser = slurm_time)]
+    pub time: String,
 }
 
 /// What to compute, and where it is kept.
@@ -151,6 +154,12 @@ pub struct Compute {
     /// Compute failed cells again
     #[arg(long)]
     pub retry: bool,
+}
+
+/// `minutes`, `hours:minutes:seconds` or `days-hours:minutes:seconds`, and the like.
+fn slurm_time(text: &str) -> Result<String, String> {
+    let sound = text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(|c| c.is_ascii_digit() || c == ':' || c == '-');
+    if sound { Ok(text.to_owned()) } else { Err("it must be a time as Slurm writes it, such as 04:00:00 or 2-00:00:00".to_owned()) }
 }
 
 fn shard(text: &str) -> Result<(usize, usize), String> {

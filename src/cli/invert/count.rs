@@ -131,7 +131,7 @@ impl Foreman for Prompts<'_> {
         print_part(&if self.as_json { crate::cli::json(inversion) } else { self.line(inversion) }).map(|_| ())
     }
 
-    fn interrupted(&self) -> bool {
-        self.signal.load(Ordering::Relaxed) != 0
+    fn signal(&self) -> Arc<AtomicUsize> {
+        self.signal.clone()
     }
 }

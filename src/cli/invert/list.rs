@@ -88,9 +88,9 @@ impl<'a> List<'a> {
             step: self.tally.done + self.tally.failed,
             steps: Some(self.names.len() as u64),
             seconds: self.began.elapsed().as_secs_f64(),
-            max_seconds: None,
             best: self.tally.words(),
             text: now,
+            ..Status::default()
         });
     }
 }
@@ -119,8 +119,8 @@ impl Foreman for List<'_> {
         }
     }
 
-    fn interrupted(&self) -> bool {
-        self.signal.load(Ordering::Relaxed) != 0
+    fn signal(&self) -> Arc<AtomicUsize> {
+        self.signal.clone()
     }
 }
 

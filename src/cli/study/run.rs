@@ -1,8 +1,7 @@
-//! `dlmi study run`: the cells that are not done, one after another or by several workers.
+//! `dlmi study run`: the cells that are not done, by one worker or several.
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use serde_json::json;
@@ -13,8 +12,7 @@ use crate::Result;
 use crate::cli::args::{Cli, Compute};
 use crate::cli::signals::{ended_by, watch_signals};
 use crate::files::read_text;
-use crate::invert::Report;
-use crate::study::{Cell, Counts, End, Foreman, Queue, Store, Study, Tally, counts, work};
+use crate::study::{Counts, End, Queue, Store, Study, Tally, counts};
 use crate::ui::{Policy, Progress, Status, print_result};
 
 /// Larger than any list of ids, in bytes.
@@ -22,23 +20,17 @@ const LARGEST_LIST: u64 = 64 << 20;
 
 #[inline]
 pub(super) fn run(cli: &Cli, verb: &Compute, policy: Policy) -> Result<ExitCode> {
-    let mut study = open(cli, &verb.file, policy)?;
+    let study = open(cli, &verb.file, policy)?;
     let (backend, device) = place(cli)?;
     let choice = study.device(backend, device)?;
     let store = Store::create(&verb.out)?;
     let cells = asked(&study, verb)?;
     let due: Vec<usize> = cells.iter().copied().filter(|&cell| !store.is_over(&study.cells()[cell].id, verb.retry)).collect();
+    let work = due.iter().map(|&cell| study.work(cell)).sum();
     let queue = Queue::new(due, verb.limit.map(|limit| limit as usize));
     let signal = watch_signals()?;
-    let mut board = Board::new(policy, verb, queue.len(), cells.len());
-    // A fault may take a GPU's context with it: then a process of its own ends, and not the run.
-    if verb.workers > 1 || choice.device.is_gpu() {
-        Office::new(cli, verb, &study, &store, queue, &mut board).on(&choice)?.run(&signal)?;
-    } else {
-        let labels = study.cells().iter().map(ToString::to_string).collect();
-        let mut foreman = Alone { queue, labels, signal: signal.clone(), board: &mut board };
-        work(&mut study, &store, choice, verb.retry, &mut foreman)?;
-    }
+    let mut board = Board::new(policy, verb, [queue.len(), cells.len()], work);
+    Office::new(cli, verb, &study, &store, queue, &mut board).on(&choice)?.run(&signal)?;
     let Board { tally, .. } = board;
     let left = counts(cells.iter().map(|&cell| &study.cells()[cell]), &[store]).all;
     print_result(&summary(cli.global.json, &tally, &left, verb))?;
@@ -68,7 +60,11 @@ fn summary(as_json: bool, tally: &Tally, left: &Counts, verb: &Compute) -> Strin
         let run = json!({ "done": tally.done, "exact": tally.exact, "failed": tally.failed, "hard_free": tally.score() });
         return crate::cli::json(&json!({ "run": run, "study": left }));
     }
-    let now = if tally.done + tally.failed > 0 { format!("; this run: {} done ({})", tally.done, tally.words()) } else { String::new() };
+    let now = match tally.words() {
+        _ if tally.done + tally.failed == 0 => String::new(),
+        words if words.is_empty() => format!("; this run: {} done", tally.done),
+        words => format!("; this run: {} done ({words})", tally.done),
+    };
     let Counts { cells, done, failed, running, pending } = left;
     let mut line = format!("{done} of {cells} cells done, {failed} failed, {running} running, {pending} pending{now}");
     if *failed > 0 {
@@ -83,28 +79,39 @@ pub(super) struct Board {
     tally: Tally,
     began: Instant,
     due: u64,
+    /// Operations of the cells that are over, and of all that are due.
+    work: [f64; 2],
     /// What is being done, `gbda, N 10, …`.
     now: String,
 }
 
 impl Board {
-    fn new(policy: Policy, verb: &Compute, due: usize, cells: usize) -> Self {
+    /// Of so many cells that are due, of so many, and the operations of the former.
+    fn new(policy: Policy, verb: &Compute, [due, cells]: [usize; 2], work: f64) -> Self {
         let name = verb.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let before = cells - due;
         let what = if before > 0 { format!("{name} ({before} of {cells} cells not in this run)") } else { name };
-        Self { progress: Progress::new(policy, what), tally: Tally::default(), began: Instant::now(), due: due as u64, now: String::new() }
+        let progress = Progress::new(policy, what);
+        Self { progress, tally: Tally::default(), began: Instant::now(), due: due as u64, work: [0.0, work], now: String::new() }
     }
 
-    /// Counts a cell that was left.
-    pub(super) fn ended(&mut self, cell: &str, end: &End) {
+    /// Counts a cell of so many operations that was left.
+    pub(super) fn ended(&mut self, cell: &str, work: f64, end: &End) {
         self.tally.count(end);
         match end {
             End::Done { exact, hard_free, seconds } => {
-                tracing::info!("{cell}: hard_free {hard_free:.2}{}, {seconds:.1} s", if *exact { ", exact" } else { "" });
+                let score = hard_free.map_or(String::new(), |score| format!("hard_free {score:.2}, "));
+                tracing::info!("{cell}: {score}{}{seconds:.1} s", if *exact { "exact, " } else { "" });
             }
             End::Failed { reason, .. } => tracing::warn!("{cell} failed: {reason}"),
-            End::Already => self.due = self.due.saturating_sub(1),
+            End::Already => {
+                self.due = self.due.saturating_sub(1);
+                self.work[1] -= work;
+            }
             End::Elsewhere | End::Interrupted => (),
+        }
+        if matches!(end, End::Done { .. } | End::Failed { .. }) {
+            self.work[0] += work;
         }
         self.show();
     }
@@ -120,44 +127,11 @@ impl Board {
             unit: "cell",
             step: self.tally.done + self.tally.failed,
             steps: Some(self.due),
+            share: (self.work[1] > 0.0).then(|| self.work[0] / self.work[1]),
             seconds: self.began.elapsed().as_secs_f64(),
             max_seconds: None,
             best: self.tally.words(),
             text: (!self.now.is_empty()).then(|| self.now.clone()),
         });
-    }
-}
-
-/// Computes in this process.
-struct Alone<'a> {
-    queue: Queue,
-    labels: Vec<String>,
-    signal: Arc<AtomicUsize>,
-    board: &'a mut Board,
-}
-
-impl Foreman for Alone<'_> {
-    fn next_cell(&mut self) -> Option<usize> {
-        self.queue.next_cell()
-    }
-
-    fn step(&mut self, cell: &Cell, report: &Report) -> Result<()> {
-        let done = match (cell.options.steps, cell.options.max_positions) {
-            (Some(steps), _) => format!("step {}/{steps}", report.step),
-            (None, Some(positions)) => format!("position {}/{positions}", report.cost.positions()),
-            (None, None) => format!("step {}", report.step),
-        };
-        self.board.now(format!("{cell}: {done}"));
-        Ok(())
-    }
-
-    fn ended(&mut self, cell: usize, end: &End) -> Result<()> {
-        self.queue.ended(cell, end);
-        self.board.ended(&self.labels[cell], end);
-        Ok(())
-    }
-
-    fn interrupted(&self) -> bool {
-        self.signal.load(Ordering::Relaxed) != 0
     }
 }

@@ -14,6 +14,8 @@ use crate::{Error, Result};
 
 /// Cores of a worker that has a GPU: they confirm results.
 const CORES_BESIDE_GPU: u32 = 4;
+/// The largest array of a cluster that has Slurm's defaults.
+const USUAL_ARRAY: u32 = 1000;
 
 pub(super) fn run(cli: &Cli, verb: &Slurm, study: &Study) -> Result<ExitCode> {
     let store = Store::create(&verb.out)?;
@@ -22,11 +24,14 @@ pub(super) fn run(cli: &Cli, verb: &Slurm, study: &Study) -> Result<ExitCode> {
         tracing::warn!("every cell is over: there is nothing to submit");
         return Ok(ExitCode::SUCCESS);
     }
+    if verb.tasks > USUAL_ARRAY {
+        tracing::warn!("many clusters take arrays of at most {USUAL_ARRAY} tasks (MaxArraySize in `scontrol show config`)");
+    }
     let parts = chunks(&due, |place| study.work(place), verb.tasks as usize);
     let lists: Vec<String> =
         parts.iter().map(|part| part.iter().map(|&place| format!("{}\n", study.cells()[place].id)).collect()).collect();
     let folder = write(&verb.out, &lists)?;
-    print_result(&script(cli, verb, &folder, lists.len())?)?;
+    print_result(&script(cli, verb, study, &folder, lists.len())?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -43,9 +48,10 @@ fn write(out: &Path, lists: &[String]) -> Result<String> {
     absolute(&folder)
 }
 
-fn script(cli: &Cli, verb: &Slurm, lists: &str, tasks: usize) -> Result<String> {
-    let Slurm { file, out, workers, gpus, .. } = verb;
+fn script(cli: &Cli, verb: &Slurm, study: &Study, lists: &str, tasks: usize) -> Result<String> {
+    let Slurm { file, out, workers, gpus, time, .. } = verb;
     let cores = if *gpus { workers * CORES_BESIDE_GPU } else { *workers };
+    let memory = u64::from(*workers) * study.memory().div_ceil(1 << 20);
     let gres = if *gpus { format!("#SBATCH --gres=gpu:{workers}\n") } else { String::new() };
     let name: String = file.file_stem().unwrap_or_default().to_string_lossy().chars().filter(|c| c.is_ascii_alphanumeric()).collect();
     let lost = |error| Error::environment(format!("cannot find the current folder, or this program: {error}"));
@@ -63,8 +69,8 @@ fn script(cli: &Cli, verb: &Slurm, lists: &str, tasks: usize) -> Result<String> 
         r#"#!/bin/bash
 #SBATCH --job-name=dlmi-{name}
 #SBATCH --array=1-{tasks}
-#SBATCH --time=04:00:00
-#SBATCH --nodes=1 --ntasks=1 --cpus-per-task={cores}
+#SBATCH --time={time}
+#SBATCH --nodes=1 --ntasks=1 --cpus-per-task={cores} --mem={memory}M
 {gres}#SBATCH --signal=USR1@120
 #SBATCH --requeue
 #SBATCH --open-mode=append

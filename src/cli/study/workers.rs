@@ -1,14 +1,18 @@
-//! Several workers on one machine: child processes of this program, each of which does one cell at a time.
+//! Workers on one machine: child processes of this program, each of which does one cell at a time. One alone is a child too: what takes a
+//! process with it, an end of memory or a fault of a GPU, then costs one cell.
 //!
-//! The parent writes ids of cells to a worker's standard input, or `stop`; the worker answers each id with one line, what became of the
-//! cell. An end of its input while it is at a cell means that the parent has died: then so does the worker. Signals are for the parent.
+//! The parent writes ids of cells to a worker's standard input, or `stop`; the worker says how far it is, and at last what became of the
+//! cell, a line each. An end of its input while it is at a cell means that the parent has died: then so does the worker. Signals are for the
+//! parent.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use super::run::Board;
 use super::{PLACE, open, place};
@@ -16,6 +20,7 @@ use crate::backend::{Choice, Inventory};
 use crate::cli::allocator;
 use crate::cli::args::{Cli, Compute};
 use crate::cli::signals::ignore_signals;
+use crate::invert::Report;
 use crate::study::{Cell, End, Foreman, Queue, Store, Study, cell, work as compute};
 use crate::ui::Policy;
 use crate::{Error, Result};
@@ -24,6 +29,19 @@ use crate::{Error, Result};
 const STOP: &str = "stop";
 /// How often the parent looks whether it was interrupted.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How often a worker says how far it is.
+const TELL: Duration = Duration::from_secs(1);
+
+/// What a worker writes.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    /// How far its cell is, `step 3/256`.
+    At(String),
+    /// What became of it.
+    Ended(End),
+}
 
 /// A worker as its parent sees it.
 struct Worker {
@@ -131,7 +149,7 @@ impl<'a> Office<'a> {
                 self.workers.iter_mut().for_each(|worker| tell(worker, STOP));
             }
             match heard {
-                Ok((number, Some(line))) => self.ended(number, &line, stopping)?,
+                Ok((number, Some(line))) => self.hear(number, &line, stopping)?,
                 Ok((number, None)) => self.died(number, stopping)?,
                 Err(RecvTimeoutError::Timeout) => (),
                 Err(RecvTimeoutError::Disconnected) => unreachable!("this end has a sender too"),
@@ -140,13 +158,24 @@ impl<'a> Office<'a> {
         Ok(())
     }
 
-    /// A worker says what became of its cell.
-    fn ended(&mut self, number: usize, line: &str, stopping: bool) -> Result<()> {
-        let end: End = serde_json::from_str(line).map_err(|_| Error::environment(format!("a worker wrote `{line}`")))?;
+    /// A worker says how far it is, or what became of its cell.
+    fn hear(&mut self, number: usize, line: &str, stopping: bool) -> Result<()> {
+        match serde_json::from_str(line).map_err(|_| Error::environment(format!("a worker wrote `{line}`")))? {
+            Word::Ended(end) => self.ended(number, end, stopping),
+            Word::At(step) => {
+                if let Some(cell) = self.workers[number].cell {
+                    self.board.now(format!("{}: {step}", self.study.cells()[cell]));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn ended(&mut self, number: usize, end: End, stopping: bool) -> Result<()> {
         let worker = &mut self.workers[number];
         if let Some(cell) = worker.cell.take() {
             self.queue.ended(cell, &end);
-            self.board.ended(&self.study.cells()[cell].to_string(), &end);
+            self.board.ended(&self.study.cells()[cell].to_string(), self.study.work(cell), &end);
         }
         // One that has lost its GPU ends by itself.
         if !stopping && !matches!(end, End::Failed { device_lost: true, .. }) {
@@ -174,7 +203,7 @@ impl<'a> Office<'a> {
         let reason = format!("its worker ended early ({status}); out of memory, or ended by somebody");
         let end = self.bury(&self.study.cells()[cell], reason)?;
         self.queue.ended(cell, &end);
-        self.board.ended(&self.study.cells()[cell].to_string(), &end);
+        self.board.ended(&self.study.cells()[cell].to_string(), self.study.work(cell), &end);
         self.replace(number)
     }
 
@@ -242,7 +271,7 @@ pub(super) fn work(cli: &Cli, verb: &Compute, policy: Policy) -> Result<ExitCode
     let choice = study.device(backend, device)?;
     let store = Store::create(&verb.out)?;
     let ids = study.cells().iter().map(|cell| cell.id.clone()).collect();
-    let mut foreman = Parent { inbox: Inbox::listen(), ids, unknown: None };
+    let mut foreman = Parent { inbox: Inbox::listen(), ids, unknown: None, told: Instant::now() };
     compute(&mut study, &store, choice, verb.retry, &mut foreman)?;
     foreman.unknown.map_or(Ok(ExitCode::SUCCESS), |id| Err(cell::unknown(&id)))
 }
@@ -250,7 +279,8 @@ pub(super) fn work(cli: &Cli, verb: &Compute, policy: Policy) -> Result<ExitCode
 /// What the parent has written.
 struct Inbox {
     ids: Receiver<String>,
-    stop: Arc<AtomicBool>,
+    /// Not 0 once it has said so.
+    stop: Arc<AtomicUsize>,
     /// A cell is under way.
     busy: Arc<AtomicBool>,
 }
@@ -258,19 +288,19 @@ struct Inbox {
 impl Inbox {
     fn listen() -> Self {
         let (sender, ids) = mpsc::channel();
-        let (stop, busy) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (stop, busy) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let inbox = Self { ids, stop: stop.clone(), busy: busy.clone() };
         std::thread::spawn(move || {
             for line in std::io::stdin().lock().lines().map_while(std::result::Result::ok) {
                 if line == STOP {
-                    stop.store(true, Ordering::Relaxed);
+                    stop.store(1, Ordering::Relaxed);
                     // No more ids: who waits for one is woken.
                     break;
                 }
                 busy.store(true, Ordering::Relaxed);
                 _ = sender.send(line);
             }
-            if !stop.load(Ordering::Relaxed) && busy.load(Ordering::Relaxed) {
+            if stop.load(Ordering::Relaxed) == 0 && busy.load(Ordering::Relaxed) {
                 std::process::exit(i32::from(super::INCOMPLETE));
             }
         });
@@ -283,6 +313,19 @@ struct Parent {
     inbox: Inbox,
     ids: Vec<String>,
     unknown: Option<String>,
+    /// When it was last told how far this one is.
+    told: Instant,
+}
+
+impl Parent {
+    /// Says how far the cell is, unless it was said lately.
+    fn tell(&mut self, step: impl FnOnce() -> String) -> Result<()> {
+        if self.told.elapsed() < TELL {
+            return Ok(());
+        }
+        self.told = Instant::now();
+        crate::ui::print_result(&crate::cli::json(&Word::At(step())))
+    }
 }
 
 impl Foreman for Parent {
@@ -295,12 +338,24 @@ impl Foreman for Parent {
         found
     }
 
-    fn ended(&mut self, _cell: usize, end: &End) -> Result<()> {
-        self.inbox.busy.store(false, Ordering::Relaxed);
-        crate::ui::print_result(&crate::cli::json(end))
+    fn step(&mut self, cell: &Cell, report: &Report) -> Result<()> {
+        self.tell(|| match (cell.options.steps, cell.options.max_positions) {
+            (Some(steps), _) => format!("step {}/{steps}", report.step),
+            (None, Some(positions)) => format!("position {}/{positions}", report.cost.positions()),
+            (None, None) => format!("step {}", report.step),
+        })
     }
 
-    fn interrupted(&self) -> bool {
-        self.inbox.stop.load(Ordering::Relaxed)
+    fn measured(&mut self, cell: &Cell, steps: u64) -> Result<()> {
+        self.tell(|| format!("step {steps}/{}", cell.options.steps.unwrap_or(steps)))
+    }
+
+    fn ended(&mut self, _cell: usize, end: &End) -> Result<()> {
+        self.inbox.busy.store(false, Ordering::Relaxed);
+        crate::ui::print_result(&crate::cli::json(&Word::Ended(end.clone())))
+    }
+
+    fn signal(&self) -> Arc<AtomicUsize> {
+        self.inbox.stop.clone()
     }
 }
