@@ -1,8 +1,11 @@
 //! A step as `events.jsonl` tells it.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::judge::Judged;
+use super::log::EVENTS;
 use super::run::Report;
 use super::scores::Scores;
 use crate::metrics::Spread;
@@ -35,6 +38,14 @@ pub struct Event {
     pub scores: Option<Scores>,
     /// Work of the run so far, in positions. The scores that only the end of a run asks for are not in it.
     pub cost: Cost,
+}
+
+impl Event {
+    /// The steps of a run, from its folder; what is no event is passed over.
+    pub fn read(folder: &Path) -> Vec<Self> {
+        let text = std::fs::read_to_string(folder.join(EVENTS)).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
 }
 
 /// What an event says of the best prompt.

@@ -39,6 +39,8 @@ pub struct Cell {
     pub outcome: Result<Inversion, String>,
     /// The steps that have scores.
     pub trace: Vec<Step>,
+    /// τ after each step, mean over the positions. Older records do not have it, nor methods without.
+    pub temperature: Vec<Option<f64>>,
 }
 
 /// Where a cell stands.
@@ -206,27 +208,29 @@ pub struct Gradient {
     /// n.
     pub draws: u64,
     /// Variance of one gradient.
-    pub variance: Largest,
+    pub variance: Extent,
     /// Against a fresh shared baseline, as the paper's authors took it.
-    pub bias_authors: Option<Largest>,
+    pub bias_authors: Option<Extent>,
     /// Against leave-one-out REINFORCE.
     pub bias: Option<Bias>,
 }
 
-/// Largest of the entries; null where one is no number.
+/// Largest and mean of the entries over all N·V logits; null where one is no number.
 #[derive(Debug, Clone, Copy, Deserialize)]
-pub struct Largest {
-    /// Over all N·V logits.
+pub struct Extent {
+    /// The largest.
     pub max: Option<f64>,
+    /// The mean.
+    pub mean: Option<f64>,
 }
 
 /// A bias, and what it could not be told from.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Bias {
-    /// Of |ḡ − r| over all N·V logits.
-    pub max: Option<f64>,
+    /// Mean of |ḡ − r| over all N·V logits.
+    pub mean: Option<f64>,
     /// Of its standard error.
-    pub floor: Largest,
+    pub floor: Extent,
 }
 
 impl Cell {
@@ -238,6 +242,15 @@ impl Cell {
     /// Its result, where it has one.
     pub fn found(&self) -> Option<&Inversion> {
         self.outcome.as_ref().ok()
+    }
+
+    /// τ after so many steps, mean over the positions; of a run that has stopped before, its last one. By the scored steps where the record has no
+    /// others.
+    pub fn temperature_at(&self, step: u64) -> Option<f64> {
+        match self.temperature.len() {
+            0 => last_at(&self.trace, |it| it.step <= step)?.temperature.map(|spread| spread.mean),
+            steps => self.temperature[(step as usize).clamp(1, steps) - 1],
+        }
     }
 
     /// Whether the seed decides anything. SODA begins at zeros and draws nothing before it draws Z again; `echo` draws nothing at all.
@@ -255,6 +268,11 @@ impl Cell {
             _ => true,
         }
     }
+}
+
+/// The last step of a run up to which `reached` holds: its last one where it has stopped before that ends.
+pub fn last_at(trace: &[Step], reached: impl Fn(&Step) -> bool) -> Option<&Step> {
+    trace[..trace.partition_point(reached)].last()
 }
 
 /// Reads folders of studies and files of JSON Lines. A cell that several of them hold counts once, its result before its failure.
@@ -356,7 +374,8 @@ fn parse_cell(mut value: Value) -> Result<Cell, String> {
         Some(reason) => (Err(reason.to_owned()), Vec::new()),
         None => (Ok(typed::<Inversion>(value["inversion"].take())?), typed(value["trace"].take())?),
     };
-    let mut cell = Cell { place, outcome, trace };
+    let temperature = typed::<Option<_>>(value["temperature"].take())?.unwrap_or_default();
+    let mut cell = Cell { place, outcome, trace, temperature };
     average_floor(&mut cell);
     check(&cell)?;
     Ok(cell)

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -176,7 +175,13 @@ impl<B: TrackedBackend> Worker<'_, B> {
         }
         let hard_free = Some(inversion.lcs.scores.map_or(0.0, |scores| scores.hard_free));
         let end = End::Done { exact: inversion.exact, hard_free, seconds: inversion.seconds };
-        let found = json!({ "inversion": printed(&inversion), "trace": trace(&self.store.work(&cell.id)) });
+        let events = Event::read(&self.store.work(&cell.id));
+        let scored: Vec<&Event> = events.iter().filter(|event| event.scores.is_some()).collect();
+        let mut found = json!({ "inversion": printed(&inversion), "trace": printed(&scored) });
+        if events.iter().any(|event| event.temperature.is_some()) {
+            let means: Vec<Option<f64>> = events.iter().map(|event| event.temperature.map(|spread| spread.mean)).collect();
+            found["temperature"] = printed(&means);
+        }
         Ok(Some((found, end)))
     }
 
@@ -284,14 +289,6 @@ impl gradients::Observer for Measuring<'_> {
     fn signal(&self) -> Arc<AtomicUsize> {
         self.foreman.signal()
     }
-}
-
-/// The steps of a run that were scored, from its folder.
-fn trace(work: &Path) -> Value {
-    let text = std::fs::read_to_string(work.join("events.jsonl")).unwrap_or_default();
-    let events = text.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok());
-    let scored: Vec<Event> = events.filter(|event| event.scores.is_some()).collect();
-    printed(&scored)
 }
 
 /// A value as it is printed: numbers of 32 bits in their own shortest digits, not in those of 64.

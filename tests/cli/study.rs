@@ -212,6 +212,9 @@ fn a_run_leaves_a_record_for_each_cell_and_a_second_one_does_nothing() {
     assert_eq!(record["inversion"]["schema"], "dlmi.inversion/1");
     assert_eq!(record["inversion"]["target_ids"], record["cell"]["target_ids"]);
     assert_eq!(record["trace"].as_array().unwrap().len(), 2, "one for each time it was scored");
+    let temperature = record["temperature"].as_array().unwrap();
+    assert_eq!((temperature.len(), &temperature[7]), (8, &record["trace"][1]["temperature"]["mean"]));
+    assert!(records.iter().all(|record| record.get("temperature").is_some() == (record["cell"]["method"] == "dlmi")));
     assert!(
         !before.contains("\"seconds") && !before.contains("load_seconds") && !before.contains(TINY) && !before.contains("flex"),
         "{}",

@@ -16,8 +16,8 @@ Examples:
   dlmi study cells configs/study/smoke.toml --cost --speed-up 30
   dlmi study cells configs/study/figure2.toml --cost --stand-in SmolLM2-135M-Instruct.Q4_1.gguf
 
-The model's files are read, its weights are not loaded. Any beginning of the list is balanced over k and N, and has
-all methods on the same targets.")]
+The model's files are read, its weights are not loaded. All methods of a target, N and seed stand together, and the
+list is balanced over k and N: any beginning of it compares alike with alike.")]
     Cells(Cells),
     /// Compute the cells that are not done
     #[command(after_help = "\

@@ -33,8 +33,11 @@ struct Quantity {
 const QUANTITIES: [Quantity; 3] = [
     Quantity { name: "variance", title: "largest variance over the logits", of: |it| it.variance.max },
     Quantity { name: "bias_authors", title: "largest \"bias\", the paper's reference", of: |it| it.bias_authors?.max },
-    Quantity { name: "bias", title: "largest bias against leave-one-out REINFORCE", of: |it| it.bias?.max },
+    Quantity { name: "bias", title: "mean bias against leave-one-out REINFORCE", of: |it| it.bias?.mean },
 ];
+
+/// Mean size of a number with a normal distribution, in standard deviations.
+const MEAN_SIZE: f64 = 0.797_884_560_802_865_4;
 
 /// A figure for each model, N and number of steps, its variance and biases as violins.
 pub(super) fn figures(data: &Data) -> Vec<Figure> {
@@ -65,11 +68,12 @@ fn figure(model: &str, n: u64, steps: u64, gradients: &[&Gradient]) -> Figure {
         title: format!("Figure 5: variance and bias of gradients ({model}, N = {n}, {steps} steps)"),
         caption: format!(
             "A value is one measurement: a step of a run (target × seed) of the estimator itself, {} gradients of {} prompts each, the \
-             largest of all N·V logits. Violins over logarithms; the mark is the mean, the line goes to the extremes. The paper's \
-             reference is REINFORCE from a fresh shared baseline, which is nearly 0, so its \"bias\" is nearly the largest gradient. The \
-             other reference is leave-one-out REINFORCE, which is unbiased; the upright line is the median of the floor, the largest \
-             standard error of the difference. Values up to a few times the floor are no evidence of a bias. Values of one run depend on \
-             each other: the p-values of the Kolmogorov–Smirnov tests in the CSV are too small.",
+             largest of all N·V logits, or their mean. Violins over logarithms; the mark is the mean, the line goes to the extremes. The \
+             paper's reference is REINFORCE from a fresh shared baseline, which is nearly 0, so its \"bias\" is nearly the largest \
+             gradient. The other reference is leave-one-out REINFORCE, which is unbiased; the upright line is the floor, what an \
+             estimator without any bias would show: by the standard error of the difference, median of the measurements. Values at the \
+             floor are no evidence of a bias. Values of one run depend on each other: the p-values of the Kolmogorov–Smirnov tests in the \
+             CSV are too small.",
             range(|it| it.draws),
             range(|it| it.samples)
         ),
@@ -105,7 +109,7 @@ fn panel(quantity: &Quantity, estimators: &[(&str, String, Style)], gradients: &
         if values.is_empty() {
             continue;
         }
-        let floor = (quantity.name == "bias").then(|| median(&of(name, |it| it.bias?.floor.max))).flatten();
+        let floor = (quantity.name == "bias").then(|| median(&of(name, |it| Some(MEAN_SIZE * it.bias?.floor.mean?)))).flatten();
         let test = if *name == "reinforce" { None } else { kolmogorov_smirnov(&values, &reinforce) };
         let (distance, p) = (test.map(|test| test.statistic), test.map(|test| test.p));
         let ordered = sorted(&values);

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::super::csv::{exact, text};
+use super::super::data::last_at;
 use super::super::data::{Cell, Step};
 use super::super::groups::{Group, Series};
 use super::super::scale::Scale;
 use super::super::statistics::{Estimate, estimate, wilson};
 use super::super::svg::{Axis, Figure, Mark, Panel, Point};
-use super::temperature::last_at;
 use super::{csv, legend, numbers, words};
 
 /// Points of a line at most.

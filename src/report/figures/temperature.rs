@@ -1,7 +1,6 @@
 //! Figure 4: the temperature by step.
 
 use super::super::csv::text;
-use super::super::data::Step;
 use super::super::groups::{Group, Series};
 use super::super::scale::Scale;
 use super::super::statistics::{Estimate, estimate};
@@ -36,7 +35,7 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
     Some(Figure {
         name: format!("temperature-{}", group.slug()),
         title: format!("Figure 4: effective temperature by step ({})", group.title()),
-        caption: "Mean over the prompt's positions at the steps that were scored; mean over targets and 95 % interval of a bootstrap over \
+        caption: "Mean over the prompt's positions; mean over targets and 95 % interval of a bootstrap over \
                   targets, seeds nested. A run that has stopped keeps its last temperature. Methods without a temperature are left out."
             .into(),
         panels: vec![Panel {
@@ -50,17 +49,18 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
     })
 }
 
-/// Mean temperature of a method at each step that a run of it has scored.
-fn by_step(group: &Group, series: &Series) -> Vec<(f64, Estimate)> {
-    let at = |step: u64| {
-        let runs =
-            series.by_target(&group.targets, |cell| last_at(&cell.trace, |it| it.step <= step)?.temperature.map(|spread| spread.mean));
-        Some((step as f64, estimate(&runs)?))
-    };
-    series.steps().into_iter().filter_map(at).collect()
-}
+/// Steps from the first on that are all drawn, and points on a line after them at most.
+const ALL_DRAWN: u64 = 32;
+const POINTS: u64 = 128;
 
-/// The last step of a run up to which `reached` holds: its last one where it has stopped before that ends.
-pub(super) fn last_at(trace: &[Step], reached: impl Fn(&Step) -> bool) -> Option<&Step> {
-    trace[..trace.partition_point(reached)].last()
+/// Mean temperature of a method by step.
+fn by_step(group: &Group, series: &Series) -> Vec<(f64, Estimate)> {
+    let last = series.cells.iter().map(|cell| cell.temperature.len() as u64).max().unwrap_or(0);
+    let every = last.div_ceil(POINTS).max(1);
+    let steps = match last {
+        0 => series.steps(),
+        _ => (1..=last).filter(|step| *step <= ALL_DRAWN || step.is_multiple_of(every)).collect(),
+    };
+    let at = |step: u64| Some((step as f64, estimate(&series.by_target(&group.targets, |cell| cell.temperature_at(step)))?));
+    steps.into_iter().filter_map(at).collect()
 }
