@@ -138,17 +138,26 @@ impl Study {
         end(number - 1)..end(number)
     }
 
+    /// The backend for all cells: what the study says, else what `asked` names.
+    ///
+    /// # Errors
+    /// They contradict each other.
+    pub fn backend(&self, asked: Option<BackendName>) -> Result<BackendName> {
+        let own = self.cells[0].options.backend;
+        match asked {
+            Some(asked) if own != BackendName::Auto && asked != own => {
+                Err(Error::option("backend", format!("the study's file says {own}, not {asked}; leave one of them out")))
+            }
+            _ => Ok(asked.unwrap_or(own)),
+        }
+    }
+
     /// The device for all cells: what the study says, else what `backend` and `device` ask for.
     ///
     /// # Errors
     /// `backend` contradicts the study; there is no such device.
     pub fn device(&self, backend: Option<BackendName>, device: Option<usize>) -> Result<Choice> {
-        let Options { backend: own, dtype, .. } = self.cells[0].options;
-        let backend = backend.unwrap_or(own);
-        if own != BackendName::Auto && backend != own {
-            return Err(Error::option("backend", format!("the study's file says {own}, not {backend}; leave one of them out")));
-        }
-        let device = backend::open(backend, device, dtype)?;
+        let device = backend::open(self.backend(backend)?, device, self.dtype())?;
         tracing::info!("running on {}: {}", device.device, device.reason);
         Ok(device)
     }

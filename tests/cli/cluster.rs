@@ -76,11 +76,23 @@ fn a_batch_script_has_the_pending_cells_in_equal_parts() {
     let done = cells.remove(0);
     let arguments = done.iter().flat_map(|id| ["--cell", id]);
     computed(&[&file, "--out", &out].into_iter().chain(arguments).collect::<Vec<_>>());
-    let rest = script(&["--tasks", "50", "--workers", "3", "--gpus", "--offline", "--time", "1-12:00:00"]);
-    for word in ["--array=1-", "--gres=gpu:3\n", "--cpus-per-task=12 --mem=3075M", "--workers 3 ", "--offline", "--time=1-12:00:00\n"] {
+    let rest = script(&["--tasks", "50", "--workers", "3", "--offline", "--time", "1-12:00:00"]);
+    for word in ["--array=1-", "--cpus-per-task=3 --mem=3075M\n", "--workers 3 ", "--offline", "--time=1-12:00:00\n"] {
         assert!(rest.contains(word), "{word}: {rest}");
     }
     assert_eq!(parts(&rest).concat().len(), CELLS - done.len());
+    // GPUs for what the study has on the CPU, or wherever there is one, would be wasted.
+    let gpus = |file: &str, backend: &str| dlmi(["study", "slurm", file, "--out", &out, "--tasks", "2", "--gpus", "--backend", backend]);
+    refuses(&mut gpus(&file, "flex"), 2, &["--gpus", "--backend cuda"]);
+    refuses(&mut gpus(&file, "cuda"), 2, &["--backend", "flex"]);
+    let anywhere = fs::read_to_string(&file).unwrap().replace("backend = \"flex\"\n", "");
+    let file = folder.path().join("anywhere.toml").display().to_string();
+    fs::write(&file, anywhere).unwrap();
+    refuses(&mut gpus(&file, "auto"), 2, &["--gpus", "--backend cuda"]);
+    let script = run(&mut gpus(&file, "cuda")).out;
+    for word in ["--gres=gpu:1\n", "--cpus-per-task=4 --mem=1025M\n", "--backend 'cuda'"] {
+        assert!(script.contains(word), "{word}: {script}");
+    }
     assert_eq!(parts(&text)[0], done);
 }
 

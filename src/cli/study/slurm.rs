@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use sha2::{Digest, Sha256};
 
 use super::PLACE;
+use crate::backend::BackendName;
 use crate::cli::args::{Cli, Slurm};
 use crate::files::replace;
 use crate::study::{Store, Study, chunks};
@@ -18,6 +19,10 @@ const CORES_BESIDE_GPU: u32 = 4;
 const USUAL_ARRAY: u32 = 1000;
 
 pub(super) fn run(cli: &Cli, verb: &Slurm, study: &Study) -> Result<ExitCode> {
+    let backend = study.backend(super::place(cli)?.0)?;
+    if verb.gpus && (backend == BackendName::Auto || backend.on_cpu()) {
+        return Err(Error::input("--gpus: say what computes on them, `--backend cuda` or `--backend wgpu`"));
+    }
     let store = Store::create(&verb.out)?;
     let due = study.due(&store, false);
     if due.is_empty() {
