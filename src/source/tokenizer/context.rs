@@ -20,8 +20,8 @@ impl Tokenizer {
         let alone = self.decode(before);
         let alone = alone.trim_end_matches('\u{fffd}');
         let whole = self.decode(&[before, ids].concat());
-        let same = whole.chars().zip(alone.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
-        whole[same..].to_owned()
+        // Where bytes of no character follow a character that is written in bytes, neither reads any more: what is added is those bytes.
+        whole.strip_prefix(alone).map_or_else(|| self.decode(ids), str::to_owned)
     }
 
     /// The end of some ids, which does not begin inside of a character.
