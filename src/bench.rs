@@ -96,7 +96,7 @@ pub fn step<B: TrackedBackend>(
     })?;
     losses.truncate(3);
     let config = subject.model().config();
-    let cross_entropy = row.is_some_and(|row| row.objective() == Objective::CrossEntropy);
+    let cross_entropy = row.is_some_and(|row| row.goal.objective() == Objective::CrossEntropy);
     let soft_rows = row.map_or(0, |row| soft_rows(&row, problem));
     let flops = flops(config, before, subject.cost(), cross_entropy) / rounds as f64 + 4.0 * (soft_rows * head(config)) as f64;
     let rows = row.map_or(1, |row| row.samples) * (problem.longest() - 1);

@@ -19,15 +19,14 @@ use burn::tensor::{DType, Tensor, TensorData};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::relaxed::MARGIN;
 use super::search::value;
 use super::{Clock, HardPrompt, Method, Progress, State};
 use crate::estimator::relaxation::Matrix;
 use crate::noise::{Draws, Purpose};
-use crate::objective::{Objective, ObjectiveKind};
+use crate::objective::{Goal, margin_key, objective_key};
 use crate::ops::{TrackedBackend, wide};
 use crate::problem::Problem;
-use crate::setting::{Key, choice, key, positive, real, whole};
+use crate::setting::{Key, key, positive, real, whole};
 use crate::subject::{Subject, TargetScores};
 use crate::tensor::host;
 use crate::{Error, Result, interrupt};
@@ -38,9 +37,7 @@ pub struct Adc {
     /// S, starts side by side.
     pub samples: usize,
     /// What is minimised.
-    pub objective: ObjectiveKind,
-    /// κ of a hinge, in logits.
-    pub margin: f64,
+    pub goal: Goal,
     /// Of SGD, for the objective of one start.
     pub learning_rate: f64,
     /// Share of the earlier gradients.
@@ -48,24 +45,16 @@ pub struct Adc {
 }
 
 /// ADC with its authors' defaults, and the starts of their ADC+.
-pub const ADC: Adc = Adc { samples: 8, objective: ObjectiveKind::CrossEntropy, margin: MARGIN, learning_rate: 10.0, momentum: 0.99 };
+pub const ADC: Adc = Adc { samples: 8, goal: Goal::CROSS_ENTROPY, learning_rate: 10.0, momentum: 0.99 };
 
 /// The settings of ADC.
 pub const KEYS: &[Key<Adc>] = &[
     key("samples", "Starts side by side (S)", |adc| Some(whole(&mut adc.samples, 1..=1024))),
-    key("objective", "What is minimised", |adc| Some(choice(&mut adc.objective))),
-    key("margin", "Logit gap at which a target position counts as solved", |adc| {
-        (adc.objective == ObjectiveKind::Hinge).then(|| real(&mut adc.margin, 0.0..=1e3))
-    }),
+    objective_key(|adc| adc.goal.kind_slot()),
+    margin_key(|adc| adc.goal.margin_slot()),
     key("learning_rate", "Learning rate of the gradient descent", |adc| Some(positive(&mut adc.learning_rate))),
     key("momentum", "Share of the earlier gradients in a step", |adc| Some(real(&mut adc.momentum, 0.0..=0.999))),
 ];
-
-impl Adc {
-    fn objective(&self) -> Objective {
-        self.objective.with(self.margin)
-    }
-}
 
 /// Weight of a step's wrong tokens in their moving average.
 const NEW: f32 = 0.01;
@@ -150,7 +139,7 @@ impl AdcMethod {
 
     /// Scores the hard prompts; the best, before all others one that leads to the targets, is the one at hand.
     fn score<B: TrackedBackend>(&mut self, prompts: Vec<Vec<u32>>, subject: &Subject<B>, problem: &Problem) {
-        let objective = self.settings.objective();
+        let objective = self.settings.goal.objective();
         let scores = subject.target_scores(&prompts, problem, objective);
         let rank =
             |scores: &TargetScores| (!scores.margins.iter().all(|&margin| problem.is_led(margin)), value(objective, scores, problem));
@@ -227,7 +216,7 @@ impl<B: TrackedBackend> Method<B> for AdcMethod {
         let (n, v) = (problem.prompt.tokens(), subject.vocab_size());
         let weights = tensor::<B>(&self.rows, v, subject);
         let (margins, objective, gradient) =
-            subject.margins_and_gradient(subject.mixed_embeddings(weights), problem, self.settings.objective());
+            subject.margins_and_gradient(subject.mixed_embeddings(weights), problem, self.settings.goal.objective());
         let wrong = margins.iter().map(|margins| margins.iter().filter(|&&margin| margin <= 0.0).count() as f32);
         if self.at.wrong.is_empty() {
             self.at.wrong = wrong.collect();

@@ -250,10 +250,10 @@ impl MethodSettings {
     #[must_use]
     pub fn aiming_higher(mut self, by: f64) -> Self {
         match &mut self {
-            Self::Relaxed(row) => row.margin += by,
-            Self::Search(search) => search.margin += by,
-            Self::Pez(settings) => settings.margin += by,
-            Self::Adc(settings) => settings.margin += by,
+            Self::Relaxed(row) => row.goal.margin += by,
+            Self::Search(search) => search.goal.margin += by,
+            Self::Pez(settings) => settings.goal.margin += by,
+            Self::Adc(settings) => settings.goal.margin += by,
             Self::Echo | Self::Floor => (),
         }
         self

@@ -67,7 +67,7 @@ impl<B: TrackedBackend> RelaxedMethod<B> {
     pub fn relaxation<'a>(&self, subject: &'a Subject<B>, problem: &'a Problem) -> Relaxation<'a, B> {
         let (z, phi) = self.variables();
         let TableRow { feeding, temperature, samples, .. } = self.row;
-        let (objective, mask) = (self.row.objective(), self.mask.clone());
+        let (objective, mask) = (self.row.goal.objective(), self.mask.clone());
         Relaxation { subject, problem, objective, feeding, temperature, z, phi, mask, samples }
     }
 

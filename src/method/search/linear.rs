@@ -72,7 +72,8 @@ impl SearchMethod {
     ) -> Matrix<B> {
         let embedded = subject.embed(prompts);
         let [samples, n, d] = embedded.dims();
-        let (_, gradient) = subject.value_and_gradient(embedded.reshape([samples * n, d]), problem, self.search.objective(), &Fed::Target);
+        let (_, gradient) =
+            subject.value_and_gradient(embedded.reshape([samples * n, d]), problem, self.search.goal.objective(), &Fed::Target);
         gradient.reshape([samples, n, d]).narrow(1, position, 1).reshape([samples, d]).sum_dim(0)
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Slope<B: TrackedBackend> {
 impl Search {
     /// At all positions of a prompt.
     pub(super) fn slope<B: TrackedBackend>(&self, free: &[u32], subject: &Subject<B>, problem: &Problem) -> Slope<B> {
-        let gradient = subject.gradient(free, problem, self.objective(), self.products::<B::InnerBackend>()).1;
+        let gradient = subject.gradient(free, problem, self.goal.objective(), self.products::<B::InnerBackend>()).1;
         Slope { gradient, direct: None }.and(self.fluency_slope(&[free.to_vec()], subject, problem))
     }
 
