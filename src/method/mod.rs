@@ -1,8 +1,7 @@
 //! The inverters. A method has a prompt and improves it step by step; the run around it judges, scores and stops.
 
 pub mod adc;
-pub mod echo;
-pub mod floor;
+pub mod control;
 pub mod pez;
 pub mod registry;
 pub mod relaxed;
