@@ -18,8 +18,8 @@ pub use parallel::Parallel;
 pub use precision::{Products, wide};
 pub(crate) use precision::{blocks, concat_columns, product};
 pub(crate) use reference::target_loss::margins_and_cross_entropies;
+pub(crate) use soft_prompt::stack;
 pub use soft_prompt::{Gumbel, SoftEmbeddings, SoftPrompt};
-pub(crate) use soft_prompt::{gumbel, stack};
 
 use burn::backend::autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use burn::tensor::backend::{AutodiffBackend, Backend};
