@@ -2,8 +2,6 @@
 //! ĝ = [f(b) − η·f(σ(z̃))]·∇ log p(b) + η·∇f(σ(z)) − η·∇f(σ(z̃)), σ(z) = softmax(z/λ)·W_E. Unbiased. With more
 //! samples than one, each f in the bracket is taken less the mean of the others'. A sample costs three passes, two of them with a backward pass.
 
-use serde::Deserialize;
-
 use super::control::{Draw, Side};
 use super::reinforce::mean;
 use super::relaxation::Plain;
@@ -65,11 +63,7 @@ impl<B: TrackedBackend> Estimator<B> for RebarEstimator {
     }
 
     fn restore(&mut self, state: &mut State) -> Result<()> {
-        #[derive(Deserialize)]
-        struct Fields {
-            tuning: Tuning,
-        }
-        self.tuning = state.fields::<Fields>()?.tuning;
+        self.tuning = state.field("tuning")?;
         Ok(())
     }
 }

@@ -244,7 +244,7 @@ impl<B: TrackedBackend> Method<B> for AdcMethod {
     fn state(&self) -> State {
         let (mut state, rows) = (State::new(&self.at), self.settings.samples * self.at.best.free.len());
         for (name, values) in [("rows", &self.rows), ("velocity", &self.velocity)] {
-            state.tensors.insert(name.into(), (vec![rows, values.len() / rows], values.clone()));
+            state.put_values(name, rows, values.clone());
         }
         state
     }

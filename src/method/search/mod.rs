@@ -253,12 +253,12 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
         state
     }
 
-    fn restore(&mut self, mut state: State, _: &Subject<B>, _: &Problem) -> Result<()> {
+    fn restore(&mut self, mut state: State, subject: &Subject<B>, problem: &Problem) -> Result<()> {
         let (at, entries, effects, gradient_norm) = state.fields()?;
         self.at = at;
         self.memory = Memory::of(entries);
         self.effects = effects;
-        self.ranking = Ranking::restored(&mut state, gradient_norm);
+        self.ranking = Ranking::restored(&mut state, [problem.prompt.tokens(), subject.vocab_size()], gradient_norm)?;
         Ok(())
     }
 }
