@@ -4,11 +4,10 @@
 
 use super::control::{Draw, Side};
 use super::reinforce::mean;
-use super::relaxation::Plain;
 use super::tuning::Tuning;
 use super::{Estimate, Estimator, Noise, Relaxation};
 use crate::Result;
-use crate::ops::TrackedBackend;
+use crate::ops::{Plain, TrackedBackend};
 use crate::state::State;
 
 /// Share of the earlier means in the new ones of the regression that gives η.

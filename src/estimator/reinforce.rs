@@ -2,10 +2,9 @@
 
 use burn::tensor::{IndexingUpdateOp, Tensor, TensorData, activation::softmax, backend::Backend};
 
-use super::relaxation::Plain;
 use super::{Estimate, Estimator, Noise, Relaxation};
 use crate::Result;
-use crate::ops::{Kernels, TrackedBackend};
+use crate::ops::{Kernels, Plain, TrackedBackend};
 use crate::setting::Choice;
 use crate::state::State;
 use crate::tensor::ids_tensor;

@@ -9,12 +9,11 @@ use burn::tensor::Tensor;
 use super::control::{Draw, Side, Soft, embeddings};
 use super::rebar::Rebar;
 use super::reinforce::mean;
-use super::relaxation::{Matrix, Plain};
 use super::surrogate::{Learner, Network};
 use super::tuning::Tuning;
 use super::{Estimate, Estimator, Noise, Relaxation};
 use crate::Result;
-use crate::ops::{TrackedBackend, blocks};
+use crate::ops::{Matrix, Plain, TrackedBackend, blocks};
 use crate::state::State;
 use crate::tensor::{host, ids_tensor};
 

@@ -124,3 +124,19 @@ impl Weight {
         Tensor::from_data(TensorData::new(self.values[part].clone(), self.shape), options)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::Purpose;
+
+    #[test]
+    fn what_was_learned_is_restored_in_its_own_shape_alone() {
+        let (learner, mut state) = (Learner::new([6, 3], 1.0, Stream::new(0, 0, 0, Purpose::Surrogate, 0)), State::default());
+        learner.save(&mut state);
+        let restored = |hidden| Learner::restore(state.field("surrogate").unwrap(), hidden, &mut state.clone());
+        assert_eq!(restored(3).unwrap(), learner);
+        let refused = restored(4).unwrap_err().to_string();
+        assert!(refused.contains("`surrogate.w1` in the checkpoint has shape [6, 3], but this run needs [6, 4]"), "{refused}");
+    }
+}

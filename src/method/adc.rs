@@ -21,14 +21,13 @@ use serde::{Deserialize, Serialize};
 
 use super::search::value;
 use super::{Clock, HardPrompt, Method, Progress, State};
-use crate::estimator::relaxation::Matrix;
 use crate::noise::{Draws, Purpose};
 use crate::objective::{Goal, margin_key, objective_key};
-use crate::ops::{TrackedBackend, wide};
+use crate::ops::{Matrix, TrackedBackend, wide};
 use crate::problem::Problem;
 use crate::setting::{Key, key, positive, real, whole};
 use crate::subject::{Subject, TargetScores};
-use crate::tensor::host;
+use crate::tensor::{host, norm};
 use crate::{Error, Result, interrupt};
 
 /// Its settings.
@@ -156,7 +155,7 @@ impl AdcMethod {
 /// The tokens that typing a free part gives, if they are as many and may be proposed.
 fn as_typed(free: &[u32], problem: &Problem) -> Option<Vec<u32>> {
     let typed = problem.first().typed_ids(&problem.free_text(free));
-    if typed.len() == problem.first().len() { problem.proposable(&typed) } else { None }
+    if typed.len() == problem.first().positions() { problem.proposable(&typed) } else { None }
 }
 
 /// 0..n in random order.
@@ -223,9 +222,9 @@ impl<B: TrackedBackend> Method<B> for AdcMethod {
         } else {
             self.at.wrong.iter_mut().zip(wrong).for_each(|(average, wrong)| *average += (wrong - *average) * NEW);
         }
-        let gradient = host(subject.times_embedding(gradient));
-        let norm = gradient.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-        self.descend(&gradient, problem.prompt.allowed());
+        let gradient = subject.times_embedding(gradient);
+        let gradient_norm = norm(gradient.clone());
+        self.descend(&host(gradient), problem.prompt.allowed());
         if self.at.known.len() > MAX_KNOWN {
             self.at.known.clear();
         }
@@ -234,7 +233,7 @@ impl<B: TrackedBackend> Method<B> for AdcMethod {
             self.score(prompts, subject, problem);
         }
         self.sparsify(n, v, &mut Draws::new(clock.stream(Purpose::SearchDraws)));
-        Ok(Progress { objective: objective as f32, gradient_norm: Some(norm as f32), ..Progress::default() })
+        Ok(Progress { objective: objective as f32, gradient_norm: Some(gradient_norm), ..Progress::default() })
     }
 
     fn hard_prompt(&self, _: &Subject<B>, _: &Problem) -> HardPrompt {

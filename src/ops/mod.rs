@@ -31,6 +31,11 @@ use reference::{layer, soft_embedding, target_loss};
 /// Largest buffer with V columns, in elements (64 MiB of f32).
 const CHUNK: usize = 16 << 20;
 
+/// A tracked backend without its gradients.
+pub(crate) type Plain<B> = <B as AutodiffBackend>::InnerBackend;
+/// A matrix there.
+pub(crate) type Matrix<B> = Tensor<Plain<B>, 2>;
+
 /// Losses of R rows and what the backward pass needs of them.
 #[derive(Debug, Clone)]
 pub struct TargetLoss<B: Backend> {

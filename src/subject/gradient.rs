@@ -269,7 +269,7 @@ impl<B: TrackedBackend> Subject<B> {
         let m = example.target.ids.len();
         Samples {
             count,
-            positions: example.len() - example.head().len() + m - 1,
+            positions: example.positions() - example.head().len() + m - 1,
             weight: objective.weight(m) / count as f64,
             prefix: self.prefix(example.head()),
         }

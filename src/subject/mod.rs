@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::memory;
 use crate::model::{Cache, Llama, LlamaConfig, greedy};
 use crate::objective::Objective;
-use crate::ops::{Kernels, TrackedBackend, blocks, concat_columns, product};
+use crate::ops::{Kernels, Matrix, Plain, TrackedBackend, blocks, concat_columns, product};
 use crate::problem::{Example, Problem};
 use crate::source::tokenizer::Tokenizer;
 use crate::subject::feeding::Feeding;
@@ -45,9 +45,6 @@ impl Cost {
         self.forward_tokens + self.backward_tokens
     }
 }
-
-type Plain<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
-type Matrix<B> = Tensor<Plain<B>, 2>;
 
 /// Fixed tokens, their keys and values, and the normalised hidden state of the last one, `[1, D]`.
 type Prefix<B> = (Vec<u32>, Cache<Plain<B>>, Matrix<B>);

@@ -2,11 +2,11 @@
 //! AutoPrompt try one after another at one position.
 
 use super::proposal::{Tokens, head_of};
-use super::slope::{Matrix, Slope};
+use super::slope::Slope;
 use super::step::TRIES;
 use super::{Clock, SearchMethod};
 use crate::noise::Draws;
-use crate::ops::TrackedBackend;
+use crate::ops::{Matrix, TrackedBackend};
 use crate::problem::Problem;
 use crate::subject::Subject;
 use crate::subject::feeding::Fed;

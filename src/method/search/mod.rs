@@ -235,7 +235,7 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
     }
 
     fn start_at(&mut self, prompts: &[Vec<u32>], subject: &Subject<B>, problem: &Problem, _: Clock) -> Result<()> {
-        self.start_at(prompts, subject, problem);
+        self.begin_at(prompts, subject, problem);
         Ok(())
     }
 

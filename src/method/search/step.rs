@@ -70,7 +70,7 @@ impl SearchMethod {
     }
 
     /// Goes on from the best of some prompts, and from nothing else; one that leads to the targets comes before all others.
-    pub(super) fn start_at<B: TrackedBackend>(&mut self, prompts: &[Vec<u32>], subject: &Subject<B>, problem: &Problem) {
+    pub(super) fn begin_at<B: TrackedBackend>(&mut self, prompts: &[Vec<u32>], subject: &Subject<B>, problem: &Problem) {
         let candidates = subject.candidates(&prompts[0], prompts, problem, self.search.goal.objective());
         let scores = candidates.reading(self.search.fluency().is_some()).score(problem.target_tokens());
         let scored = prompts.iter().zip(scores).map(|(free, scores)| self.search.scored(free.clone(), scores, problem));

@@ -166,7 +166,7 @@ fn the_best_of_given_prompts_is_the_start<B: TrackedBackend>() {
         .map(|scores| value(snap().goal.objective(), scores, &problem))
         .collect();
     let lowest = values.iter().copied().fold(f32::INFINITY, f32::min);
-    method.start_at(&prompts, &subject, &problem);
+    method.begin_at(&prompts, &subject, &problem);
     let start = &method.at.current;
     assert!(
         (start.value - lowest).abs() < 1e-4 && (values[prompts.iter().position(|free| *free == start.free).unwrap()] - lowest).abs() < 1e-4
