@@ -59,6 +59,9 @@ mod tests {
         }
         let svg = titled("Figure 4: effective temperature by step (SmolLM2-135M-Instruct.Q4_1.gguf, N = 20, 256 steps)".into());
         assert!(svg.contains(">Figure 4: effective temperature by step<") && svg.contains(", 256 steps)<"), "{svg}");
-        assert!(drawing(&svg.replace("step<", &"step ".repeat(20))).unwrap().root().abs_bounding_box().right() > 452.0, "it is measured");
+        assert!(
+            drawing(&svg.replace("step<", &format!("{}<", "step ".repeat(20)))).unwrap().root().abs_bounding_box().right() > 452.0,
+            "it is measured"
+        );
     }
 }

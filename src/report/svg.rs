@@ -143,9 +143,9 @@ fn title_lines(title: &str, room: f64) -> Vec<String> {
     let fits = |text: &str| width(text, TITLE) <= room;
     let mut lines: Vec<String> = Vec::new();
     for word in abbreviated(&visible(title), LONGEST_TITLE).split(' ') {
-        match lines.last().map(|line| format!("{line} {word}")).filter(|longer| fits(longer)) {
-            Some(longer) => *lines.last_mut().expect("it was longer") = longer,
-            None => lines.extend((1..=LONGEST_TITLE).rev().map(|length| abbreviated(word, length)).find(|word| fits(word))),
+        match lines.last_mut() {
+            Some(line) if fits(&format!("{line} {word}")) => *line += &format!(" {word}"),
+            _ => lines.extend((1..=LONGEST_TITLE).rev().map(|length| abbreviated(word, length)).find(|word| fits(word))),
         }
     }
     lines

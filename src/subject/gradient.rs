@@ -5,10 +5,10 @@ use std::ops::Range;
 use burn::module::{AutodiffModule, Module};
 use burn::tensor::{DType, Tensor};
 
-use super::{Plain, Subject, assemble, repeat, with_fed};
+use super::{Subject, assemble, repeat, with_fed};
 use crate::model::{Cache, Llama, LlamaConfig};
 use crate::objective::Objective;
-use crate::ops::{Kernels, Parallel, Products, TargetLoss, TrackedBackend};
+use crate::ops::{Kernels, Matrix, Parallel, Plain, Products, TargetLoss, TrackedBackend};
 use crate::problem::{Example, Problem};
 use crate::subject::feeding::{Fed, Feedback, Feeding, Output, free_running};
 use crate::tensor::{host, ids_tensor};
@@ -116,13 +116,7 @@ fn of_sample<T>(numbers: &[T], sample: usize, samples: usize) -> &[T] {
 impl<B: TrackedBackend> Subject<B> {
     /// The objective of free parts `[S·N, D]`, its mean over samples and examples, and its gradient with respect to them, `[S·N, D]`. No
     /// gradient of a weight is computed.
-    pub fn value_and_gradient(
-        &self,
-        free: Tensor<Plain<B>, 2>,
-        problem: &Problem,
-        objective: Objective,
-        fed: &Fed<Plain<B>>,
-    ) -> (f64, Tensor<Plain<B>, 2>) {
+    pub fn value_and_gradient(&self, free: Matrix<B>, problem: &Problem, objective: Objective, fed: &Fed<Plain<B>>) -> (f64, Matrix<B>) {
         let passes = self.passes(Ask::plain(objective), free, problem, fed);
         (passes.value(), passes.gradient())
     }
@@ -130,43 +124,38 @@ impl<B: TrackedBackend> Subject<B> {
     /// The same gradient, and the objective of each sample in place of their mean, `[S]`.
     pub fn values_and_gradient(
         &self,
-        free: Tensor<Plain<B>, 2>,
+        free: Matrix<B>,
         problem: &Problem,
         objective: Objective,
         fed: &Fed<Plain<B>>,
-    ) -> (Vec<f64>, Tensor<Plain<B>, 2>) {
+    ) -> (Vec<f64>, Matrix<B>) {
         let passes = self.passes(Ask::plain(objective), free, problem, fed);
         (passes.values(), passes.gradient())
     }
 
     /// The targets' own tokens fed: how far each target token is ahead of the best other one behind each free part of `[S·N, D]`,
     /// `[S][Σ M]`, the examples' one after another; the mean objective, and its gradient.
-    pub fn margins_and_gradient(
-        &self,
-        free: Tensor<Plain<B>, 2>,
-        problem: &Problem,
-        objective: Objective,
-    ) -> (Vec<Vec<f32>>, f64, Tensor<Plain<B>, 2>) {
+    pub fn margins_and_gradient(&self, free: Matrix<B>, problem: &Problem, objective: Objective) -> (Vec<Vec<f32>>, f64, Matrix<B>) {
         let passes = self.passes(Ask { margins: true, ..Ask::plain(objective) }, free, problem, &Fed::Target);
         (passes.margins(), passes.value(), passes.gradient())
     }
 
     /// The objective at one hard prompt under teacher forcing, and its gradient with respect to the embeddings of the free part, `[N, D]`,
     /// by such products.
-    pub fn gradient(&self, free: &[u32], problem: &Problem, objective: Objective, products: Products) -> (f64, Tensor<Plain<B>, 2>) {
+    pub fn gradient(&self, free: &[u32], problem: &Problem, objective: Objective, products: Products) -> (f64, Matrix<B>) {
         let embedded = self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]);
         let passes = self.passes(Ask { products, ..Ask::plain(objective) }, embedded, problem, &Fed::Target);
         (passes.value(), passes.gradient())
     }
 
     /// A pass there and back for each example.
-    fn passes(&self, ask: Ask, free: Tensor<Plain<B>, 2>, problem: &Problem, fed: &Fed<Plain<B>>) -> Passes<Plain<B>> {
+    fn passes(&self, ask: Ask, free: Matrix<B>, problem: &Problem, fed: &Fed<Plain<B>>) -> Passes<Plain<B>> {
         let n = problem.prompt.tokens();
         let of_examples = problem.examples.iter().map(|example| self.pass(ask, free.clone(), n, example, fed)).collect();
         Passes { objective: ask.objective, samples: free.dims()[0] / n, of_examples }
     }
 
-    fn pass(&self, ask: Ask, free: Tensor<Plain<B>, 2>, n: usize, example: &Example, fed: &Fed<Plain<B>>) -> Passed<Plain<B>> {
+    fn pass(&self, ask: Ask, free: Matrix<B>, n: usize, example: &Example, fed: &Fed<Plain<B>>) -> Passed<Plain<B>> {
         match fed {
             Fed::Target => self.forced_pass(ask, free, n, example, std::slice::from_ref(&example.target.ids)),
             // The gradient does not pass through a token: that of a pass which is fed what the model wrote is the same.
@@ -180,7 +169,7 @@ impl<B: TrackedBackend> Subject<B> {
     }
 
     /// Fed these tokens, one sequence for all samples or one for each: the model's own backward pass, groups of samples side by side.
-    fn forced_pass(&self, ask: Ask, free: Tensor<Plain<B>, 2>, n: usize, example: &Example, fed: &[Vec<u32>]) -> Passed<Plain<B>> {
+    fn forced_pass(&self, ask: Ask, free: Matrix<B>, n: usize, example: &Example, fed: &[Vec<u32>]) -> Passed<Plain<B>> {
         let Samples { count, positions, weight, prefix } = self.samples(free.dims()[0] / n, example, ask.objective);
         self.charge(count * positions, count * positions, count * example.target.ids.len() * (1 + usize::from(ask.margins)));
         let ((groups, at_once), d) = (self.groups(count, positions), free.dims()[1]);
@@ -197,7 +186,7 @@ impl<B: TrackedBackend> Subject<B> {
     fn fed_back_pass(
         &self,
         objective: Objective,
-        free: Tensor<Plain<B>, 2>,
+        free: Matrix<B>,
         n: usize,
         example: &Example,
         output: &Output<Plain<B>>,
