@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use dlmi::invert::folder::Folder;
-use dlmi::model::Checkpoint;
+use dlmi::model::{Checkpoint, WeightSource};
 use dlmi::problem::targets::parse_targets;
 use dlmi::settings::{Layers, Sources};
 use dlmi::source::{ChatTemplate, Message, Tokenizer};

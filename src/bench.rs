@@ -8,6 +8,7 @@ use burn::backend::{Autodiff, Flex};
 use serde::Serialize;
 
 use crate::Result;
+use crate::distribution::{quantile, sorted};
 use crate::method::registry::{MethodName, MethodSettings};
 use crate::method::relaxed::TableRow;
 use crate::method::{Build, Clock, Method, Progress};
@@ -33,11 +34,10 @@ pub struct Seconds {
 }
 
 impl Seconds {
-    fn of(mut seconds: Vec<f64>) -> Self {
-        seconds.sort_by(f64::total_cmp);
-        let (last, middle) = (seconds.len() - 1, seconds.len() / 2);
-        let median = if seconds.len() % 2 == 1 { seconds[middle] } else { (seconds[middle - 1] + seconds[middle]) / 2.0 };
-        Self { seconds_median: median, seconds_min: seconds[0], seconds_max: seconds[last] }
+    fn of(seconds: &[f64]) -> Self {
+        let sorted = sorted(seconds);
+        let at = |share| quantile(&sorted, share);
+        Self { seconds_median: at(0.5), seconds_min: at(0.0), seconds_max: at(1.0) }
     }
 }
 
@@ -96,7 +96,7 @@ pub fn step<B: TrackedBackend>(
     })?;
     losses.truncate(3);
     let config = subject.model().config();
-    let cross_entropy = row.is_some_and(|row| row.objective() == Objective::CrossEntropy);
+    let cross_entropy = row.is_some_and(|row| row.goal.objective() == Objective::CrossEntropy);
     let soft_rows = row.map_or(0, |row| soft_rows(&row, problem));
     let flops = flops(config, before, subject.cost(), cross_entropy) / rounds as f64 + 4.0 * (soft_rows * head(config)) as f64;
     let rows = row.map_or(1, |row| row.samples) * (problem.longest() - 1);
@@ -242,7 +242,7 @@ fn all_logits<B: Kernels>(model: &Llama<B>, ids: &[u32]) -> Vec<f32> {
 pub struct StepParity {
     /// Of the objective.
     pub objective: f32,
-    /// Of the length of the gradient of Z and Φ.
+    /// Of the length of the gradient of Z.
     pub gradient_norm: f32,
 }
 
@@ -290,7 +290,7 @@ pub fn timed<T>(rounds: usize, mut round: impl FnMut(usize) -> Result<T>) -> Res
         }
         drop(done);
     }
-    Ok(Seconds::of(seconds))
+    Ok(Seconds::of(&seconds))
 }
 
 /// Weights that meet every position: the matrices of the layers.
@@ -345,9 +345,9 @@ mod tests {
 
     #[test]
     fn the_median_is_in_the_middle() {
-        let odd = Seconds::of(vec![3.0, 1.0, 2.0]);
+        let odd = Seconds::of(&[3.0, 1.0, 2.0]);
         assert_eq!((odd.seconds_min, odd.seconds_median, odd.seconds_max), (1.0, 2.0, 3.0));
-        assert_eq!(Seconds::of(vec![4.0, 1.0, 2.0, 3.0]).seconds_median, 2.5);
+        assert_eq!(Seconds::of(&[4.0, 1.0, 2.0, 3.0]).seconds_median, 2.5);
     }
 
     #[test]

@@ -140,4 +140,10 @@ mod tests {
         assert_eq!(Quartiles::of(&[]), None);
         assert_eq!(Quartiles::of(&[2.0]).unwrap().q1, 2.0);
     }
+    #[test]
+    fn quantiles_lie_between_neighbours() {
+        assert_eq!(quantile(&[1.0, 2.0, 3.0], 0.5), 2.0);
+        assert_eq!(quantile(&[0.0, 10.0], 0.25), 2.5);
+        assert_eq!(quantile(&[4.0], 0.9), 4.0);
+    }
 }

@@ -1,6 +1,7 @@
 //! The errors a user can act on. Each is one sentence that names the thing, the limit and what to do,
 //! and knows the exit code of the program.
 
+use std::any::Any;
 use std::path::Path;
 
 /// Result of everything that can fail for a reason the user should read.
@@ -61,6 +62,11 @@ impl Error {
             Self::Environment(_) | Self::Memory(_) => 3,
         }
     }
+}
+
+/// What a caught panic said, where that is a text.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> Option<&str> {
+    payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied())
 }
 
 /// A name or value from an untrusted file as it may stand in a message: quoted, without control characters, and the

@@ -110,6 +110,11 @@ fn read_bytes(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Bytes, as a rule a digest's, in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Text from bytes that `name` (an argument, a file, standard input) brought.
 ///
 /// # Errors

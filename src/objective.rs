@@ -1,6 +1,6 @@
 //! What the target positions are asked for, as a loss of their logits.
 
-use crate::setting::Choice;
+use crate::setting::{Choice, Key, Slot, choice, key, real};
 
 /// A loss of one row of logits ℓ with target token y.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,15 +36,56 @@ impl Choice for ObjectiveKind {
     ];
 }
 
-impl ObjectiveKind {
-    /// The objective; `margin` is κ of a hinge.
-    pub fn with(self, margin: f64) -> Objective {
-        match self {
-            Self::CrossEntropy => Objective::CrossEntropy,
-            Self::Hinge => Objective::Hinge { margin: margin as f32 },
-            Self::LogProbDifference => Objective::LogProbDifference,
+/// The settings that an objective is made of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Goal {
+    /// What is minimised.
+    pub kind: ObjectiveKind,
+    /// κ of a hinge, in logits. The other objectives have none: it waits for somebody who chooses a hinge.
+    pub margin: f64,
+}
+
+impl Goal {
+    /// [`Objective::CrossEntropy`].
+    pub const CROSS_ENTROPY: Self = Self::of(ObjectiveKind::CrossEntropy);
+    /// [`Objective::Hinge`].
+    pub const HINGE: Self = Self::of(ObjectiveKind::Hinge);
+    /// [`Objective::LogProbDifference`].
+    pub const LOG_PROB_DIFFERENCE: Self = Self::of(ObjectiveKind::LogProbDifference);
+
+    /// With the κ that all methods have where nobody says otherwise.
+    pub const fn of(kind: ObjectiveKind) -> Self {
+        Self { kind, margin: 0.3 }
+    }
+
+    /// The objective.
+    pub fn objective(self) -> Objective {
+        match self.kind {
+            ObjectiveKind::CrossEntropy => Objective::CrossEntropy,
+            ObjectiveKind::Hinge => Objective::Hinge { margin: self.margin as f32 },
+            ObjectiveKind::LogProbDifference => Objective::LogProbDifference,
         }
     }
+
+    /// Its kind as a setting.
+    pub fn kind_slot(&mut self) -> Option<Slot<'_>> {
+        Some(choice(&mut self.kind))
+    }
+
+    /// κ as a setting, of a hinge.
+    pub fn margin_slot(&mut self) -> Option<Slot<'_>> {
+        (self.kind == ObjectiveKind::Hinge).then(|| real(&mut self.margin, 0.0..=1e3))
+    }
+}
+
+/// The key of [`Goal::kind_slot`].
+pub const fn objective_key<S>(slot: fn(&mut S) -> Option<Slot<'_>>) -> Key<S> {
+    key("objective", "What is minimised at the target's positions", slot)
+}
+
+/// The key of [`Goal::margin_slot`].
+pub const fn margin_key<S>(slot: fn(&mut S) -> Option<Slot<'_>>) -> Key<S> {
+    key("margin", "Logit gap at which a target position counts as solved", slot)
 }
 
 impl Objective {

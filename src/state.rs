@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{Tensor, TensorData, backend::Backend};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::tensor::host;
 use crate::{Error, Result};
@@ -15,7 +16,7 @@ pub struct State {
     /// Values with their shapes.
     pub tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
     /// Everything else.
-    pub fields: serde_json::Value,
+    pub fields: Value,
 }
 
 impl State {
@@ -26,8 +27,12 @@ impl State {
 
     /// The plain fields, as their type.
     pub fn fields<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_value(self.fields.clone())
-            .map_err(|error| Error::input(format!("the checkpoint does not belong to this method: {error}")))
+        typed(&self.fields)
+    }
+
+    /// One of them, as its type; one that is missing as if it were null.
+    pub fn field<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        typed(&self.fields[name])
     }
 
     /// Adds a field to those of a struct.
@@ -37,8 +42,12 @@ impl State {
 
     /// Adds a tensor.
     pub fn put<B: Backend>(&mut self, name: &str, tensor: Tensor<B, 2>) {
-        let shape = tensor.dims().to_vec();
-        self.tensors.insert(name.to_owned(), (shape, host(tensor)));
+        self.put_values(name, tensor.dims()[0], host(tensor));
+    }
+
+    /// Adds a tensor of so many rows by its values, row-major.
+    pub fn put_values(&mut self, name: &str, rows: usize, values: Vec<f32>) {
+        self.tensors.insert(name.to_owned(), (vec![rows, values.len() / rows], values));
     }
 
     /// Takes a tensor `[rows, columns]`.
@@ -54,4 +63,8 @@ impl State {
             None => Err(Error::input(format!("the checkpoint lacks `{name}`; start from the beginning"))),
         }
     }
+}
+
+fn typed<T: DeserializeOwned>(value: &Value) -> Result<T> {
+    serde_json::from_value(value.clone()).map_err(|error| Error::input(format!("the checkpoint does not belong to this method: {error}")))
 }

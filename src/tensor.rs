@@ -36,7 +36,7 @@ pub fn host<B: Backend, const R: usize>(tensor: Tensor<B, R>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().into_vec().expect("converted to f32")
 }
 
-/// Euclidean length of all values of a tensor.
-pub fn norm<B: Backend, const R: usize>(tensor: Tensor<B, R>) -> f32 {
-    host(tensor).iter().map(|x| x * x).sum::<f32>().sqrt()
+/// Euclidean length of all values of a matrix, the squares of its rows being added in f64.
+pub fn norm<B: Backend>(matrix: Tensor<B, 2>) -> f32 {
+    host(matrix.powi_scalar(2).sum_dim(1)).iter().map(|x| f64::from(*x)).sum::<f64>().sqrt() as f32
 }

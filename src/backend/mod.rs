@@ -89,7 +89,8 @@ impl std::str::FromStr for BackendName {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        setting::named(name).ok_or_else(|| Error::input(format!("unknown backend `{name}`: choose auto, flex, ndarray, wgpu or cuda")))
+        setting::named(name)
+            .ok_or_else(|| Error::input(format!("unknown backend `{name}`: choose one of {}", setting::names::<Self>().join(", "))))
     }
 }
 

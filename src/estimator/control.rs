@@ -7,10 +7,9 @@ use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Int, Tensor};
 
 use super::reinforce::{leave_one_out, score};
-use super::relaxation::{Matrix, Plain};
 use super::{Noise, Relaxation};
 use crate::interrupt;
-use crate::ops::{Gumbel, Kernels, SoftEmbeddings, SoftPrompt, TrackedBackend, product, stack};
+use crate::ops::{Gumbel, Kernels, Matrix, Plain, SoftEmbeddings, SoftPrompt, TrackedBackend, product, stack};
 use crate::tensor::ids_tensor;
 
 /// Entries of z that are computed at once, but for a single sample that has more.

@@ -3,9 +3,8 @@
 
 use burn::tensor::Tensor;
 
-use super::relaxation::{Matrix, Plain};
 use super::{Estimate, Estimator, Noise, Relaxation};
-use crate::ops::{Gumbel, Kernels, TrackedBackend};
+use crate::ops::{Gumbel, Kernels, Matrix, Plain, TrackedBackend};
 
 /// The estimator, which has nothing to learn.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -27,9 +27,8 @@ pub use straight_through::StraightThrough;
 use burn::tensor::{Tensor, backend::Backend};
 
 use crate::Result;
-use crate::ops::TrackedBackend;
+use crate::ops::{Matrix, Plain, TrackedBackend};
 use crate::state::State;
-use relaxation::{Matrix, Plain};
 
 /// The objective at Z and Φ, and its gradient, both as estimated from S prompts.
 #[derive(Debug, Clone)]

@@ -2,15 +2,12 @@
 //! ĝ = [f(b) − η·f(σ(z̃))]·∇ log p(b) + η·∇f(σ(z)) − η·∇f(σ(z̃)), σ(z) = softmax(z/λ)·W_E. Unbiased. With more
 //! samples than one, each f in the bracket is taken less the mean of the others'. A sample costs three passes, two of them with a backward pass.
 
-use serde::Deserialize;
-
 use super::control::{Draw, Side};
 use super::reinforce::mean;
-use super::relaxation::Plain;
 use super::tuning::Tuning;
 use super::{Estimate, Estimator, Noise, Relaxation};
 use crate::Result;
-use crate::ops::TrackedBackend;
+use crate::ops::{Plain, TrackedBackend};
 use crate::state::State;
 
 /// Share of the earlier means in the new ones of the regression that gives η.
@@ -65,11 +62,7 @@ impl<B: TrackedBackend> Estimator<B> for RebarEstimator {
     }
 
     fn restore(&mut self, state: &mut State) -> Result<()> {
-        #[derive(Deserialize)]
-        struct Fields {
-            tuning: Tuning,
-        }
-        self.tuning = state.fields::<Fields>()?.tuning;
+        self.tuning = state.field("tuning")?;
         Ok(())
     }
 }

@@ -1,14 +1,13 @@
 //! REINFORCE (Williams 1992): `∇_Z E[L] = E[(L − b)·∇_Z log p_Z(x)]`, x of whole tokens; the paper's eq. 5. Unbiased, of high variance.
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation::softmax, backend::Backend};
-use serde::Deserialize;
+use burn::tensor::{IndexingUpdateOp, Tensor, TensorData, activation::softmax, backend::Backend};
 
-use super::relaxation::Plain;
 use super::{Estimate, Estimator, Noise, Relaxation};
 use crate::Result;
-use crate::ops::{Kernels, TrackedBackend};
+use crate::ops::{Kernels, Plain, TrackedBackend};
 use crate::setting::Choice;
 use crate::state::State;
+use crate::tensor::ids_tensor;
 
 /// β of the moving average (Table 5).
 pub const BETA: f64 = 0.9;
@@ -78,8 +77,7 @@ impl Reinforce {
 pub(super) fn score<B: Backend>(logits: Tensor<B, 2>, prompts: &[Vec<u32>], weights: Vec<f64>) -> Tensor<B, 2> {
     let ([n, _], s) = (logits.dims(), prompts.len());
     let options = (&logits.device(), logits.dtype());
-    let tokens: Vec<i64> = (0..n).flat_map(|i| prompts.iter().map(move |prompt| i64::from(prompt[i]))).collect();
-    let tokens = Tensor::<B, 2, Int>::from_data(TensorData::new(tokens, [n, s]), options.0);
+    let tokens = ids_tensor::<B>(prompts, options.0).transpose();
     let all = weights.iter().sum::<f64>();
     let weights = Tensor::<B, 2>::from_data(TensorData::new(weights, [1, s]), options).expand([n, s]);
     (softmax(logits, 1) * -all).scatter(1, tokens, weights, IndexingUpdateOp::Add)
@@ -118,11 +116,7 @@ impl<B: TrackedBackend> Estimator<B> for ReinforceEstimator {
     }
 
     fn restore(&mut self, state: &mut State) -> Result<()> {
-        #[derive(Deserialize)]
-        struct Fields {
-            baseline: Option<f64>,
-        }
-        self.average = state.fields::<Fields>()?.baseline;
+        self.average = state.field("baseline")?;
         Ok(())
     }
 }

@@ -4,20 +4,18 @@
 //! Burn's autodiff is of first order, and ĝ holds a gradient of r already. With v = ĝ, ∇‖ĝ‖² = 2·∇⟨v, ĝ⟩, and ⟨v, ∇_Z r⟩ is the change
 //! of r as Z moves along v: the derivative of that by the weights is written by hand, in `surrogate.rs`.
 
-use burn::tensor::{Int, Tensor, TensorData};
-use serde::Deserialize;
+use burn::tensor::Tensor;
 
 use super::control::{Draw, Side, Soft, embeddings};
 use super::rebar::Rebar;
 use super::reinforce::mean;
-use super::relaxation::{Matrix, Plain};
 use super::surrogate::{Learner, Network};
 use super::tuning::Tuning;
 use super::{Estimate, Estimator, Noise, Relaxation};
 use crate::Result;
-use crate::ops::{TrackedBackend, blocks};
+use crate::ops::{Matrix, Plain, TrackedBackend, blocks};
 use crate::state::State;
-use crate::tensor::host;
+use crate::tensor::{host, ids_tensor};
 
 /// The estimator's settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -81,13 +79,9 @@ impl<B: TrackedBackend> Estimator<B> for RelaxEstimator {
     }
 
     fn restore(&mut self, state: &mut State) -> Result<()> {
-        #[derive(Deserialize)]
-        struct Fields {
-            tuning: Tuning,
-            surrogate: Option<(u64, f64)>,
-        }
-        let Fields { tuning, surrogate } = state.fields::<Fields>()?;
-        (self.tuning, self.learner) = (tuning, surrogate.map(|fields| Learner::restore(fields, state)).transpose()?);
+        self.tuning = state.field("tuning")?;
+        let learned: Option<_> = state.field("surrogate")?;
+        self.learner = learned.map(|fields| Learner::restore(fields, self.settings.hidden, state)).transpose()?;
         Ok(())
     }
 }
@@ -137,9 +131,8 @@ impl<B: TrackedBackend> Surrogate<'_, B> {
 
     /// ⟨v, ∇_Z log p(b)⟩ of each sample, `[S, 1]`, for v `[N, V]`; less the mean of the others', as [`Draw::score`] has the values it weighs.
     fn along(&self, v: Matrix<B>) -> Matrix<B> {
-        let (tokens, n) = (&self.draw.tokens, v.dims()[0]);
-        let ids: Vec<i64> = (0..n).flat_map(|i| tokens.iter().map(move |tokens| i64::from(tokens[i]))).collect();
-        let ids = Tensor::<Plain<B>, 2, Int>::from_data(TensorData::new(ids, [n, tokens.len()]), &v.device());
+        let tokens = &self.draw.tokens;
+        let ids = ids_tensor::<Plain<B>>(tokens, &v.device()).transpose();
         let mean = self.draw.mean(v.clone());
         let along = (v.gather(1, ids) - mean).sum_dim(0).transpose();
         match tokens.len() as f64 {

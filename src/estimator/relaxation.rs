@@ -1,17 +1,14 @@
 //! What an estimator is given: the relaxed prompt with all that its objective depends on, and random numbers.
 
-use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 
 use crate::noise::{Clock, Purpose, Stream};
 use crate::objective::Objective;
-use crate::ops::{Gumbel, SoftPrompt, TrackedBackend, wide};
+use crate::ops::{Gumbel, Matrix, Plain, SoftPrompt, TrackedBackend, wide};
 use crate::problem::Problem;
 use crate::subject::Subject;
 use crate::subject::feeding::Feeding;
-
-pub(crate) type Plain<B> = <B as AutodiffBackend>::InnerBackend;
-pub(crate) type Matrix<B> = Tensor<Plain<B>, 2>;
 
 /// A relaxed prompt and its objective: where an estimate is made.
 #[derive(Clone)]

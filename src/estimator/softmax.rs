@@ -1,9 +1,8 @@
 //! softmax(Z/τ)·W_E: no noise, and so nothing to estimate. The gradient is that of the objective at one soft prompt (SODA).
 
 use super::gumbel_softmax::differentiate;
-use super::relaxation::{Matrix, Plain};
 use super::{Estimate, Estimator, Noise, Relaxation};
-use crate::ops::{Gumbel, Kernels, TrackedBackend};
+use crate::ops::{Gumbel, Kernels, Matrix, Plain, TrackedBackend};
 
 /// The estimator, which has no settings and nothing to learn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

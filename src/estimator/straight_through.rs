@@ -5,9 +5,8 @@
 use burn::tensor::Tensor;
 
 use super::gumbel_softmax::backward;
-use super::relaxation::{Matrix, Plain};
 use super::{Estimate, Estimator, Noise, Relaxation};
-use crate::ops::{Gumbel, Kernels, SoftPrompt, TrackedBackend};
+use crate::ops::{Gumbel, Kernels, Matrix, Plain, SoftPrompt, TrackedBackend};
 
 /// The estimator, which has nothing to learn.
 #[derive(Debug, Clone, Copy, PartialEq)]

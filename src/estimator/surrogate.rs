@@ -2,11 +2,11 @@
 
 use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
 
+use crate::Result;
 use crate::noise::Stream;
 use crate::ops::{Kernels, Moments};
 use crate::optimiser::Adam;
 use crate::state::State;
-use crate::{Error, Result};
 
 /// The weights: r(x) = tanh(x·W₁ + b₁)·w₂ + b₂ for rows x of K numbers.
 #[derive(Debug, Clone)]
@@ -53,6 +53,11 @@ struct Weight {
 const NAMES: [&str; 4] = ["w1", "b1", "w2", "b2"];
 const PARTS: [&str; 3] = ["", ".first", ".second"];
 
+/// Shapes of the weights with K inputs and H hidden units.
+const fn shapes([k, h]: [usize; 2]) -> [[usize; 2]; 4] {
+    [[k, h], [1, h], [h, 1], [1, 1]]
+}
+
 /// The network as it learns: on the host between two estimates, in f32, so that a run state holds exactly it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Learner {
@@ -67,7 +72,7 @@ impl Learner {
     /// from N(0, K): hidden units begin near 1, and a step of Adam moves them as much whatever K is.
     pub(super) fn new([k, h]: [usize; 2], size: f64, stream: Stream) -> Self {
         let zeros = |shape: [usize; 2]| Weight { shape, values: std::array::from_fn(|_| vec![0.0; shape[0] * shape[1]]) };
-        let mut weights = [[k, h], [1, h], [h, 1], [1, 1]].map(zeros);
+        let mut weights = shapes([k, h]).map(zeros);
         weights[0].values[0] = stream.normal(k, h).into_iter().map(|x| x * (k as f32).sqrt()).collect();
         Self { weights, steps: 0, scale: (size * k as f64).recip() }
     }
@@ -94,33 +99,44 @@ impl Learner {
         state.put_field("surrogate", &(self.steps, self.scale));
         for (name, weight) in NAMES.iter().zip(&self.weights) {
             for (part, values) in PARTS.iter().zip(&weight.values) {
-                state.tensors.insert(format!("surrogate.{name}{part}"), (weight.shape.to_vec(), values.clone()));
+                state.put_values(&format!("surrogate.{name}{part}"), weight.shape[0], values.clone());
             }
         }
     }
 
-    /// What [`Self::save`] added.
+    /// What [`Self::save`] added, with so many hidden units.
     ///
     /// # Errors
-    /// Some of it is missing.
-    pub(super) fn restore((steps, scale): (u64, f64), state: &mut State) -> Result<Self> {
-        let mut weight = |name: &str| {
-            let mut take = |part: &str| {
-                let name = format!("surrogate.{name}{part}");
-                let lacks = || Error::input(format!("the checkpoint lacks `{name}`; start from the beginning"));
-                let (shape, values) = state.tensors.remove(&name).ok_or_else(lacks)?;
-                Ok((<[usize; 2]>::try_from(shape).map_err(|_| lacks())?, values))
-            };
-            let [(shape, value), (_, first), (_, second)] = [take("")?, take(".first")?, take(".second")?];
-            Ok(Weight { shape, values: [value, first, second] })
+    /// Some of it is missing, or of another shape.
+    pub(super) fn restore((steps, scale): (u64, f64), hidden: usize, state: &mut State) -> Result<Self> {
+        let inputs = state.tensors.get("surrogate.w1").and_then(|(shape, _)| shape.first()).copied().unwrap_or_default();
+        let shapes = shapes([inputs, hidden]);
+        let mut weight = |i: usize| {
+            let mut take = |part: &str| state.take_values(&format!("surrogate.{}{part}", NAMES[i]), shapes[i]);
+            Ok(Weight { shape: shapes[i], values: [take(PARTS[0])?, take(PARTS[1])?, take(PARTS[2])?] })
         };
-        let weights = [weight(NAMES[0])?, weight(NAMES[1])?, weight(NAMES[2])?, weight(NAMES[3])?];
-        Ok(Self { weights, steps, scale })
+        Ok(Self { weights: [weight(0)?, weight(1)?, weight(2)?, weight(3)?], steps, scale })
     }
 }
 
 impl Weight {
     fn part<B: Backend>(&self, part: usize, options: (&B::Device, DType)) -> Tensor<B, 2> {
         Tensor::from_data(TensorData::new(self.values[part].clone(), self.shape), options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::noise::Purpose;
+
+    #[test]
+    fn what_was_learned_is_restored_in_its_own_shape_alone() {
+        let (learner, mut state) = (Learner::new([6, 3], 1.0, Stream::new(0, 0, 0, Purpose::Surrogate, 0)), State::default());
+        learner.save(&mut state);
+        let restored = |hidden| Learner::restore(state.field("surrogate").unwrap(), hidden, &mut state.clone());
+        assert_eq!(restored(3).unwrap(), learner);
+        let refused = restored(4).unwrap_err().to_string();
+        assert!(refused.contains("`surrogate.w1` in the checkpoint has shape [6, 3], but this run needs [6, 4]"), "{refused}");
     }
 }

@@ -69,8 +69,8 @@ impl Compared {
     /// # Errors
     /// Settings that contradict each other.
     pub fn row(self, options: &Options) -> Result<TableRow> {
-        let TableRow { samples, objective, margin, feeding, .. } = section(options, SHARED);
-        let mut row = TableRow { samples, objective, margin, feeding, ..section(options, self.method()) };
+        let TableRow { samples, goal, feeding, .. } = section(options, SHARED);
+        let mut row = TableRow { samples, goal, feeding, ..section(options, self.method()) };
         match (self, &mut row.temperature) {
             (Self::GsTau1, temperature) => *temperature = Temperature::Fixed(1.0),
             (Self::GsTau100, temperature) => *temperature = Temperature::Fixed(100.0),

@@ -119,7 +119,7 @@ impl Plan {
         let mut plan = Self { options, protocol, units: Vec::new(), steps, digest: model.identity().digest };
         for target in targets {
             let problem = plan.problem(model, target)?;
-            check_context(model.config(), problem.first().len(), problem.target_tokens())?;
+            check_context(model.config(), problem.first().positions(), problem.target_tokens())?;
             for &seed in once(seeds) {
                 let unit =
                     |&(estimator, row)| Unit { id: plan.id(estimator, &row, target, seed), estimator, target: target.clone(), seed, row };
@@ -167,7 +167,7 @@ impl Plan {
         let mut asked = json!({ "forbid": forbid, "ascii": ascii, "words": words, "end": end, "chat": chat, "system": system });
         drop_what_is_off(&mut asked);
         content.as_object_mut().expect("an object").append(asked.as_object_mut().expect("an object"));
-        Sha256::digest(content.to_string()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        crate::files::hex(&Sha256::digest(content.to_string())[..16])
     }
 }
 

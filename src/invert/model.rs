@@ -62,8 +62,8 @@ impl Model {
     }
 
     /// What the presets that go with a model are chosen by.
-    pub fn shape(&self) -> settings::ModelIdentity {
-        settings::ModelIdentity {
+    pub fn shape(&self) -> settings::ModelShape {
+        settings::ModelShape {
             digest: self.checkpoint.digest.clone(),
             architecture: self.config().architecture.clone(),
             hidden_size: self.config().hidden_size,

@@ -85,7 +85,7 @@ impl<'a> Task<'a> {
         options.check()?;
         options.model = model.identity().spec;
         for example in &problem.examples {
-            check_context(model.config(), example.len(), example.target.ids.len())?;
+            check_context(model.config(), example.positions(), example.target.ids.len())?;
         }
         let device = device(&options)?;
         let method = options.method_settings().clone().aiming_higher(options.min_margin.unwrap_or(0.0));

@@ -91,6 +91,7 @@ fn float(number: u8, value: f32) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::hex;
     use crate::invert::event::BestSoFar;
     use crate::subject::Cost;
 
@@ -105,9 +106,8 @@ mod tests {
     /// What the record writer of tensorboard 2.21 makes of the same messages.
     #[test]
     fn records_are_those_of_tensorboard() {
-        let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let first = "1800000000000000a37f4b220900001040fc54d9411a0d627261696e2e4576656e743a32338d2fe9";
-        assert_eq!(hex(header(1_700_000_000.25)), first);
+        assert_eq!(hex(&header(1_700_000_000.25)), first);
         let second = "3c00000000000000c8b7a3520900002040fc54d94110ac022a2e0a100a096f626a656374697665150000003f\
                       0a1a0a13626573742f6d6174636865645f70726566697815000040409fbfb767";
         let event = Event {
@@ -123,6 +123,6 @@ mod tests {
             scores: None,
             cost: Cost::default(),
         };
-        assert_eq!(hex(record(1_700_000_000.5, &event)), second);
+        assert_eq!(hex(&record(1_700_000_000.5, &event)), second);
     }
 }

@@ -19,17 +19,15 @@ use burn::tensor::{DType, Tensor, TensorData};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::relaxed::MARGIN;
 use super::search::value;
 use super::{Clock, HardPrompt, Method, Progress, State};
-use crate::estimator::relaxation::Matrix;
 use crate::noise::{Draws, Purpose};
-use crate::objective::{Objective, ObjectiveKind};
-use crate::ops::{TrackedBackend, wide};
+use crate::objective::{Goal, margin_key, objective_key};
+use crate::ops::{Matrix, TrackedBackend, wide};
 use crate::problem::Problem;
-use crate::setting::{Key, choice, key, positive, real, whole};
+use crate::setting::{Key, key, positive, real, whole};
 use crate::subject::{Subject, TargetScores};
-use crate::tensor::host;
+use crate::tensor::{host, norm};
 use crate::{Error, Result, interrupt};
 
 /// Its settings.
@@ -38,9 +36,7 @@ pub struct Adc {
     /// S, starts side by side.
     pub samples: usize,
     /// What is minimised.
-    pub objective: ObjectiveKind,
-    /// κ of a hinge, in logits.
-    pub margin: f64,
+    pub goal: Goal,
     /// Of SGD, for the objective of one start.
     pub learning_rate: f64,
     /// Share of the earlier gradients.
@@ -48,24 +44,16 @@ pub struct Adc {
 }
 
 /// ADC with its authors' defaults, and the starts of their ADC+.
-pub const ADC: Adc = Adc { samples: 8, objective: ObjectiveKind::CrossEntropy, margin: MARGIN, learning_rate: 10.0, momentum: 0.99 };
+pub const ADC: Adc = Adc { samples: 8, goal: Goal::CROSS_ENTROPY, learning_rate: 10.0, momentum: 0.99 };
 
 /// The settings of ADC.
 pub const KEYS: &[Key<Adc>] = &[
     key("samples", "Starts side by side (S)", |adc| Some(whole(&mut adc.samples, 1..=1024))),
-    key("objective", "What is minimised", |adc| Some(choice(&mut adc.objective))),
-    key("margin", "Logit gap at which a target position counts as solved", |adc| {
-        (adc.objective == ObjectiveKind::Hinge).then(|| real(&mut adc.margin, 0.0..=1e3))
-    }),
+    objective_key(|adc| adc.goal.kind_slot()),
+    margin_key(|adc| adc.goal.margin_slot()),
     key("learning_rate", "Learning rate of the gradient descent", |adc| Some(positive(&mut adc.learning_rate))),
     key("momentum", "Share of the earlier gradients in a step", |adc| Some(real(&mut adc.momentum, 0.0..=0.999))),
 ];
-
-impl Adc {
-    fn objective(&self) -> Objective {
-        self.objective.with(self.margin)
-    }
-}
 
 /// Weight of a step's wrong tokens in their moving average.
 const NEW: f32 = 0.01;
@@ -150,7 +138,7 @@ impl AdcMethod {
 
     /// Scores the hard prompts; the best, before all others one that leads to the targets, is the one at hand.
     fn score<B: TrackedBackend>(&mut self, prompts: Vec<Vec<u32>>, subject: &Subject<B>, problem: &Problem) {
-        let objective = self.settings.objective();
+        let objective = self.settings.goal.objective();
         let scores = subject.target_scores(&prompts, problem, objective);
         let rank =
             |scores: &TargetScores| (!scores.margins.iter().all(|&margin| problem.is_led(margin)), value(objective, scores, problem));
@@ -167,7 +155,7 @@ impl AdcMethod {
 /// The tokens that typing a free part gives, if they are as many and may be proposed.
 fn as_typed(free: &[u32], problem: &Problem) -> Option<Vec<u32>> {
     let typed = problem.first().typed_ids(&problem.free_text(free));
-    if typed.len() == problem.first().len() { problem.proposable(&typed) } else { None }
+    if typed.len() == problem.first().positions() { problem.proposable(&typed) } else { None }
 }
 
 /// 0..n in random order.
@@ -227,16 +215,16 @@ impl<B: TrackedBackend> Method<B> for AdcMethod {
         let (n, v) = (problem.prompt.tokens(), subject.vocab_size());
         let weights = tensor::<B>(&self.rows, v, subject);
         let (margins, objective, gradient) =
-            subject.margins_and_gradient(subject.mixed_embeddings(weights), problem, self.settings.objective());
+            subject.margins_and_gradient(subject.mixed_embeddings(weights), problem, self.settings.goal.objective());
         let wrong = margins.iter().map(|margins| margins.iter().filter(|&&margin| margin <= 0.0).count() as f32);
         if self.at.wrong.is_empty() {
             self.at.wrong = wrong.collect();
         } else {
             self.at.wrong.iter_mut().zip(wrong).for_each(|(average, wrong)| *average += (wrong - *average) * NEW);
         }
-        let gradient = host(subject.times_embedding(gradient));
-        let norm = gradient.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-        self.descend(&gradient, problem.prompt.allowed());
+        let gradient = subject.times_embedding(gradient);
+        let gradient_norm = norm(gradient.clone());
+        self.descend(&host(gradient), problem.prompt.allowed());
         if self.at.known.len() > MAX_KNOWN {
             self.at.known.clear();
         }
@@ -245,7 +233,7 @@ impl<B: TrackedBackend> Method<B> for AdcMethod {
             self.score(prompts, subject, problem);
         }
         self.sparsify(n, v, &mut Draws::new(clock.stream(Purpose::SearchDraws)));
-        Ok(Progress { objective: objective as f32, gradient_norm: Some(norm as f32), ..Progress::default() })
+        Ok(Progress { objective: objective as f32, gradient_norm: Some(gradient_norm), ..Progress::default() })
     }
 
     fn hard_prompt(&self, _: &Subject<B>, _: &Problem) -> HardPrompt {
@@ -255,7 +243,7 @@ impl<B: TrackedBackend> Method<B> for AdcMethod {
     fn state(&self) -> State {
         let (mut state, rows) = (State::new(&self.at), self.settings.samples * self.at.best.free.len());
         for (name, values) in [("rows", &self.rows), ("velocity", &self.velocity)] {
-            state.tensors.insert(name.into(), (vec![rows, values.len() / rows], values.clone()));
+            state.put_values(name, rows, values.clone());
         }
         state
     }

@@ -1,8 +1,7 @@
 //! The inverters. A method has a prompt and improves it step by step; the run around it judges, scores and stops.
 
 pub mod adc;
-pub mod echo;
-pub mod floor;
+pub mod control;
 pub mod pez;
 pub mod registry;
 pub mod relaxed;
@@ -11,13 +10,11 @@ pub mod search;
 pub use crate::noise::Clock;
 pub use crate::state::State;
 
-use burn::tensor::Tensor;
-use burn::tensor::backend::AutodiffBackend;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::metrics::Spread;
-use crate::ops::TrackedBackend;
+use crate::ops::{Matrix, TrackedBackend};
 use crate::problem::Problem;
 use crate::subject::Subject;
 use crate::subject::feeding::Feeding;
@@ -64,7 +61,7 @@ pub trait Method<B: TrackedBackend> {
     fn hard_prompt(&self, subject: &Subject<B>, problem: &Problem) -> HardPrompt;
 
     /// This step's noisy prompts `[S·N, D]`, for methods that have a relaxed one.
-    fn relaxed(&self, _subject: &Subject<B>, _problem: &Problem, _clock: Clock) -> Option<Tensor<<B as AutodiffBackend>::InnerBackend, 2>> {
+    fn relaxed(&self, _subject: &Subject<B>, _problem: &Problem, _clock: Clock) -> Option<Matrix<B>> {
         None
     }
 

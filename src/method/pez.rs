@@ -9,16 +9,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::relaxed::{MARGIN, Variable};
+use super::relaxed::Variable;
 use super::{Clock, HardPrompt, Method, Progress, State};
 use crate::Result;
-use crate::estimator::relaxation::{Matrix, Plain, vocabulary_mask};
+use crate::estimator::relaxation::vocabulary_mask;
 use crate::noise::{Draws, Purpose};
-use crate::objective::{Objective, ObjectiveKind};
-use crate::ops::{Products, TrackedBackend, wide};
+use crate::objective::{Goal, margin_key, objective_key};
+use crate::ops::{Matrix, Plain, Products, TrackedBackend, wide};
 use crate::optimiser::Adam;
 use crate::problem::Problem;
-use crate::setting::{Key, choice, key, positive, real};
+use crate::setting::{Key, key, positive, real};
 use crate::subject::Subject;
 use crate::tensor::{argmax_rows, norm};
 
@@ -26,9 +26,7 @@ use crate::tensor::{argmax_rows, norm};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pez {
     /// What is minimised.
-    pub objective: ObjectiveKind,
-    /// κ of a hinge, in logits.
-    pub margin: f64,
+    pub goal: Goal,
     /// α of AdamW, whose other numbers are PyTorch's.
     pub learning_rate: f64,
     /// λ of AdamW: before a step, P is multiplied by 1 − αλ.
@@ -36,23 +34,15 @@ pub struct Pez {
 }
 
 /// PEZ with its authors' defaults.
-pub const PEZ: Pez = Pez { objective: ObjectiveKind::CrossEntropy, margin: MARGIN, learning_rate: 0.1, weight_decay: 0.1 };
+pub const PEZ: Pez = Pez { goal: Goal::CROSS_ENTROPY, learning_rate: 0.1, weight_decay: 0.1 };
 
 /// The settings of PEZ.
 pub const KEYS: &[Key<Pez>] = &[
-    key("objective", "What is minimised", |pez| Some(choice(&mut pez.objective))),
-    key("margin", "Logit gap at which a target position counts as solved", |pez| {
-        (pez.objective == ObjectiveKind::Hinge).then(|| real(&mut pez.margin, 0.0..=1e3))
-    }),
+    objective_key(|pez| pez.goal.kind_slot()),
+    margin_key(|pez| pez.goal.margin_slot()),
     key("learning_rate", "AdamW's learning rate", |pez| Some(positive(&mut pez.learning_rate))),
     key("weight_decay", "AdamW's weight decay", |pez| Some(real(&mut pez.weight_decay, 0.0..=1.0))),
 ];
-
-impl Pez {
-    fn objective(&self) -> Objective {
-        self.objective.with(self.margin)
-    }
-}
 
 /// PEZ at work.
 pub struct PezMethod<B: TrackedBackend> {
@@ -112,7 +102,7 @@ impl<B: TrackedBackend> Method<B> for PezMethod<B> {
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, _: Clock) -> Result<Progress> {
         let rows = self.prompt().value.clone();
         self.at.free = self.nearest(rows, subject);
-        let (objective, gradient) = subject.gradient(&self.at.free, problem, self.settings.objective(), Products::Full);
+        let (objective, gradient) = subject.gradient(&self.at.free, problem, self.settings.goal.objective(), Products::Full);
         let gradient_norm = norm(gradient.clone());
         self.at.steps += 1;
         let (Pez { learning_rate, weight_decay, .. }, steps) = (self.settings, self.at.steps);

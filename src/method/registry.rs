@@ -8,8 +8,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::adc::{self, Adc, AdcMethod};
-use super::echo::Echo;
-use super::floor::Floor;
+use super::control::{Control, ControlMethod};
 use super::pez::{self, Pez, PezMethod};
 use super::relaxed::{self, RelaxedMethod, TableRow, dlmi, gbda, rebar, reinforce, relax, soda, stgs};
 use super::search::{self, Search, SearchMethod, arca, autoprompt, gcg, random, snap};
@@ -83,8 +82,10 @@ pub const METHODS: &[Registered] = &[
     Registered::new("random", "Control: random swaps of single tokens", DefaultBudget::steps(256), || {
         MethodSettings::Search(random::RANDOM)
     }),
-    Registered::new("echo", "Control: the target itself as the prompt", DefaultBudget::steps(1), || MethodSettings::Echo),
-    Registered::new("floor", "Control: another random prompt at every step", DefaultBudget::steps(32), || MethodSettings::Floor),
+    Registered::new("echo", "Control: the target itself as the prompt", DefaultBudget::steps(1), || MethodSettings::Control(Control::Echo)),
+    Registered::new("floor", "Control: another random prompt at every step", DefaultBudget::steps(32), || {
+        MethodSettings::Control(Control::Floor)
+    }),
 ];
 
 /// The method of a run that names none.
@@ -194,10 +195,8 @@ pub enum MethodSettings {
     Pez(Pez),
     /// Relaxed prompts that become sparse.
     Adc(Adc),
-    /// The target as the prompt, which has no settings.
-    Echo,
-    /// Random prompts, which have no settings.
-    Floor,
+    /// What nothing searches for, which has no settings.
+    Control(Control),
 }
 
 impl MethodSettings {
@@ -211,7 +210,7 @@ impl MethodSettings {
             Self::Search(_) => listed(search::KEYS),
             Self::Pez(_) => listed(pez::KEYS),
             Self::Adc(_) => listed(adc::KEYS),
-            Self::Echo | Self::Floor => Vec::new(),
+            Self::Control(_) => Vec::new(),
         }
     }
 
@@ -222,7 +221,7 @@ impl MethodSettings {
             Self::Search(search) => setting::get(search::KEYS, search, name),
             Self::Pez(settings) => setting::get(pez::KEYS, settings, name),
             Self::Adc(settings) => setting::get(adc::KEYS, settings, name),
-            Self::Echo | Self::Floor => None,
+            Self::Control(_) => None,
         }
     }
 
@@ -233,7 +232,7 @@ impl MethodSettings {
             Self::Search(search) => setting::set(search::KEYS, search, name, written),
             Self::Pez(settings) => setting::set(pez::KEYS, settings, name, written),
             Self::Adc(settings) => setting::set(adc::KEYS, settings, name, written),
-            Self::Echo | Self::Floor => None,
+            Self::Control(_) => None,
         }
     }
 
@@ -242,7 +241,7 @@ impl MethodSettings {
         match self {
             Self::Relaxed(row) => row.check(),
             Self::Search(search) => search.check(),
-            Self::Pez(_) | Self::Adc(_) | Self::Echo | Self::Floor => Ok(()),
+            Self::Pez(_) | Self::Adc(_) | Self::Control(_) => Ok(()),
         }
     }
 
@@ -250,11 +249,11 @@ impl MethodSettings {
     #[must_use]
     pub fn aiming_higher(mut self, by: f64) -> Self {
         match &mut self {
-            Self::Relaxed(row) => row.margin += by,
-            Self::Search(search) => search.margin += by,
-            Self::Pez(settings) => settings.margin += by,
-            Self::Adc(settings) => settings.margin += by,
-            Self::Echo | Self::Floor => (),
+            Self::Relaxed(row) => row.goal.margin += by,
+            Self::Search(search) => search.goal.margin += by,
+            Self::Pez(settings) => settings.goal.margin += by,
+            Self::Adc(settings) => settings.goal.margin += by,
+            Self::Control(_) => (),
         }
         self
     }
@@ -263,7 +262,7 @@ impl MethodSettings {
     pub fn row(&self) -> Option<TableRow> {
         match self {
             Self::Relaxed(row) => Some(*row),
-            Self::Search(_) | Self::Pez(_) | Self::Adc(_) | Self::Echo | Self::Floor => None,
+            Self::Search(_) | Self::Pez(_) | Self::Adc(_) | Self::Control(_) => None,
         }
     }
 }
@@ -275,8 +274,7 @@ impl Build for MethodSettings {
             Self::Search(search) => Box::new(SearchMethod::new(*search)),
             Self::Pez(settings) => Box::new(PezMethod::new(*settings)),
             Self::Adc(settings) => Box::new(AdcMethod::new(*settings)),
-            Self::Echo => Box::new(Echo::default()),
-            Self::Floor => Box::new(Floor::default()),
+            Self::Control(control) => Box::new(ControlMethod::new(*control)),
         }
     }
 

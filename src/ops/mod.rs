@@ -18,8 +18,8 @@ pub use parallel::Parallel;
 pub use precision::{Products, wide};
 pub(crate) use precision::{blocks, concat_columns, product};
 pub(crate) use reference::target_loss::margins_and_cross_entropies;
+pub(crate) use soft_prompt::stack;
 pub use soft_prompt::{Gumbel, SoftEmbeddings, SoftPrompt};
-pub(crate) use soft_prompt::{gumbel, stack};
 
 use burn::backend::autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use burn::tensor::backend::{AutodiffBackend, Backend};
@@ -30,6 +30,11 @@ use reference::{layer, soft_embedding, target_loss};
 
 /// Largest buffer with V columns, in elements (64 MiB of f32).
 const CHUNK: usize = 16 << 20;
+
+/// A tracked backend without its gradients.
+pub(crate) type Plain<B> = <B as AutodiffBackend>::InnerBackend;
+/// A matrix there.
+pub(crate) type Matrix<B> = Tensor<Plain<B>, 2>;
 
 /// Losses of R rows and what the backward pass needs of them.
 #[derive(Debug, Clone)]

@@ -54,7 +54,7 @@ impl<B: Backend> Gumbel<B> {
 }
 
 /// Noise of some samples as [`Gumbel::Drawn`] has it: a matrix of this shape for each of them, row-major.
-pub(crate) fn gumbel(stream: Stream, largest: Option<f64>, samples: Range<usize>, [rows, columns]: [usize; 2]) -> Vec<f32> {
+fn gumbel(stream: Stream, largest: Option<f64>, samples: Range<usize>, [rows, columns]: [usize; 2]) -> Vec<f32> {
     samples.flat_map(|sample| stream.sample(sample as u32).gumbel(rows, columns, largest)).collect()
 }
 

@@ -53,13 +53,8 @@ impl Example {
     }
 
     /// All positions of the prompt as searched.
-    pub fn len(&self) -> usize {
+    pub fn positions(&self) -> usize {
         self.head.len() + self.tokens + self.tail().len()
-    }
-
-    /// A prompt always has free positions.
-    pub fn is_empty(&self) -> bool {
-        false
     }
 
     /// The ids as searched: BoS, fixed tokens, `free`, fixed tokens.
@@ -100,7 +95,7 @@ impl Example {
 
     /// Whether what is left of typed ids between the fixed beginning and end is no longer than N.
     pub(super) fn is_short_enough(&self, typed: &[u32]) -> bool {
-        typed.len() <= self.len() && self.free_part(typed).len() <= self.tokens
+        typed.len() <= self.positions() && self.free_part(typed).len() <= self.tokens
     }
 
     /// What is left of typed ids between the fixed beginning and end.

@@ -78,7 +78,7 @@ impl Problem {
 
     /// Positions of the longest example, target included.
     pub fn longest(&self) -> usize {
-        self.examples.iter().map(|example| example.len() + example.target.ids.len()).max().unwrap_or(0)
+        self.examples.iter().map(|example| example.positions() + example.target.ids.len()).max().unwrap_or(0)
     }
 
     /// M of each example.
@@ -103,7 +103,8 @@ impl Problem {
     }
 
     /// Whether typing the free part gives the ids as searched, in every example.
-    pub fn round_trips(&self, free: &[u32]) -> bool {
+    #[cfg(test)]
+    pub(crate) fn round_trips(&self, free: &[u32]) -> bool {
         let text = self.free_text(free);
         self.examples.iter().all(|example| example.round_trips(free, &text))
     }

@@ -1,8 +1,8 @@
 //! Tables as CSV and Markdown.
 
+use super::statistics::Estimate;
 use super::svg::escaped;
 use crate::terminal::json;
-use crate::ui::visible;
 
 /// A table of text, for CSV.
 #[derive(Debug, Clone, Default)]
@@ -47,10 +47,17 @@ pub fn exact(value: f64) -> String {
     if value.is_finite() { value.to_string() } else { String::new() }
 }
 
+/// An estimate in full: mean, both ends of its interval, targets and runs.
+pub fn numbers(estimate: &Estimate) -> Vec<String> {
+    let Estimate { mean, interval, targets, runs } = *estimate;
+    let (low, high) = interval.map_or_else(Default::default, |(low, high)| (exact(low), exact(high)));
+    vec![exact(mean), low, high, targets.to_string(), runs.to_string()]
+}
+
 /// Text within a table of Markdown.
 fn markdown(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
-    for c in escaped(&visible(text)).chars() {
+    for c in escaped(text).chars() {
         if matches!(c, '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '!') {
             safe.push('\\');
         }

@@ -145,7 +145,7 @@ impl<'a> Group<'a> {
 
 /// A model, N and a budget as part of a file's name.
 pub fn slug(model: &str, prompt_tokens: u64, budget: &str) -> String {
-    let name = model.rsplit(['/', '\\']).next().unwrap_or_default().replace(' ', "-");
+    let name = model.replace(' ', "-");
     let letters: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(40).collect();
     format!("{}-n{prompt_tokens}-{}", letters.to_ascii_lowercase(), budget.replace(' ', "-"))
 }
@@ -191,12 +191,15 @@ fn group<'a>(
     Group { model: model.to_owned(), prompt_tokens, budget, series: series.collect(), floor, targets }
 }
 
-/// Names of models by digest: as they were given, else the digest's beginning; both where two have the same name.
+/// Names of models by digest: that of their file, else the digest's beginning; both where two have the same name.
 pub fn model_names(data: &Data) -> BTreeMap<&str, String> {
     let mut names: BTreeMap<&str, Option<&str>> = BTreeMap::new();
     for cell in &data.cells {
         let name = names.entry(&cell.place.model_digest).or_default();
-        *name = name.or(cell.place.model.as_deref());
+        *name = name.or(cell.place.model.as_deref().map(file_name));
+    }
+    for gradient in &data.gradients {
+        names.entry(&gradient.model).or_default();
     }
     let shared = |name: &str| names.values().filter(|other| **other == Some(name)).count() > 1;
     let start = |digest: &str| digest.chars().take(8).collect::<String>();
@@ -206,6 +209,11 @@ pub fn model_names(data: &Data) -> BTreeMap<&str, String> {
         Some(name) => (*name).to_owned(),
     };
     names.iter().map(|(digest, given)| (*digest, name(digest, given))).collect()
+}
+
+/// The last part of a path, or of a name on the hub.
+fn file_name(path: &str) -> &str {
+    path.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or_default()
 }
 
 /// All labels, by method, and how each is drawn in all figures of a report.

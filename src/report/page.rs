@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::Report;
 use super::palette::{Style, in_page};
-use super::svg::{Figure, escaped, key, label};
+use super::svg::{Figure, escaped, key, label, short};
 use super::table::{Column, Field, Table};
 use crate::ui::{abbreviated, visible};
 
@@ -16,6 +16,9 @@ const CSS: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 /// Characters of a text on the page; CSV has all.
 const LONGEST_TEXT: usize = 600;
+/// Characters of a title, and of a caption, both of which hold names that others gave.
+const LONGEST_TITLE: usize = 120;
+const LONGEST_CAPTION: usize = 2000;
 
 impl Report<'_> {
     /// The whole page.
@@ -51,7 +54,7 @@ impl Report<'_> {
         if !self.data.gradients.is_empty() {
             counts.push(format!("{} measurements of gradients", self.data.gradients.len()));
         }
-        let groups: String = self.groups.iter().map(|group| format!("<li>{}</li>", label_of(&group.title()))).collect();
+        let groups: String = self.groups.iter().map(|group| format!("<li>{}</li>", short(&group.title(), LONGEST_TITLE))).collect();
         let groups = if groups.is_empty() { groups } else { format!("<ul class=\"groups\">{groups}</ul>") };
         let notes: String = self.notes().iter().map(|note| format!("<li>{note}</li>")).collect();
         let parts = [
@@ -106,11 +109,6 @@ impl Report<'_> {
     }
 }
 
-/// A name that others gave, within a sentence.
-fn label_of(text: &str) -> String {
-    escaped(&abbreviated(&visible(text), 120))
-}
-
 fn section(page: &mut String, id: &str, title: &str, parts: impl Iterator<Item = String>) {
     let parts: String = parts.collect();
     if !parts.is_empty() {
@@ -122,7 +120,7 @@ fn figure(figure: &Figure) -> String {
     let panels: String = figure.panels.iter().map(|panel| format!("<div class=\"panel\">{}</div>", panel.svg())).collect();
     format!(
         "<figure><h3>{}</h3>{}<div class=\"panels\">{panels}</div><figcaption>{} {}</figcaption></figure>\n",
-        label_of(&figure.title),
+        short(&figure.title, LONGEST_TITLE),
         legend(&figure.legend),
         figure.caption,
         links(&figure.name, &["svg", "png", "csv"])
@@ -147,23 +145,18 @@ fn static_table(table: &Table, open: bool) -> String {
     let open = if open && table.rows.len() < 20 { " open" } else { "" };
     format!(
         "<details{open}><summary>{}</summary><p class=\"caption\">{} {}</p>{}</details>\n",
-        label_of(&table.title),
-        label_of_caption(&table.caption),
+        short(&table.title, LONGEST_TITLE),
+        short(&table.caption, LONGEST_CAPTION),
         links(&table.name, &["csv", "md"]),
         grid(table, false)
     )
-}
-
-/// Captions name methods, whose labels others wrote.
-fn label_of_caption(caption: &str) -> String {
-    escaped(&abbreviated(&visible(caption), 2000))
 }
 
 fn cells(table: &Table) -> String {
     format!(
         "<p class=\"caption\">{} {}</p><div class=\"controls\" hidden><input type=\"search\" placeholder=\"Search all columns\" \
          aria-label=\"Search\"></div><p class=\"shown\" aria-live=\"polite\"></p>{}",
-        label_of_caption(&table.caption),
+        short(&table.caption, LONGEST_CAPTION),
         links(&table.name, &["csv", "md"]),
         grid(table, true)
     )
@@ -186,7 +179,7 @@ fn grid(table: &Table, sortable: bool) -> String {
 }
 
 fn cell(field: &Field) -> String {
-    let shown = escaped(&abbreviated(&field.shown(), LONGEST_TEXT));
+    let shown = short(&field.shown(), LONGEST_TEXT);
     match field {
         Field::Output(text, target) => format!("<td class=\"t\"><div>{}</div></td>", marked(text, target)),
         Field::Text(text) if text.chars().count() > 24 => format!("<td class=\"t\"><div>{shown}</div></td>"),

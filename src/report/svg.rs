@@ -6,7 +6,7 @@ use super::palette::{Style, alone};
 use super::scale::{Scale, number};
 use super::statistics::{density, mean};
 use crate::distribution::sorted;
-use crate::ui::visible;
+use crate::ui::{abbreviated, visible};
 
 /// Width and height of a panel, in units of about a pixel.
 const PANEL: (f64, f64) = (420.0, 280.0);
@@ -20,6 +20,13 @@ const BOTTOM: f64 = 42.0;
 const RIGHT: f64 = 14.0;
 /// Longest label, in characters.
 const LONGEST_LABEL: usize = 44;
+/// Longest title of a figure.
+const LONGEST_TITLE: usize = 160;
+/// Size of labels, and of titles, as the style sheets have them.
+const TEXT: f64 = 12.0;
+const TITLE: f64 = 13.5;
+/// Height of a line of a title.
+const TITLE_LINE: f64 = 18.0;
 /// Fewest values of a density.
 const FEWEST: usize = 6;
 /// Height of a line of the legend.
@@ -91,8 +98,22 @@ pub struct Point {
 
 /// Text of others within SVG or HTML: nothing in it acts.
 pub fn escaped(text: &str) -> String {
+    without_markup(&visible(text))
+}
+
+/// As [`escaped`], of as many characters at most as are shown.
+pub fn short(text: &str, length: usize) -> String {
+    without_markup(&abbreviated(&visible(text), length))
+}
+
+/// A label as figures have it.
+pub fn label(text: &str) -> String {
+    short(text, LONGEST_LABEL)
+}
+
+fn without_markup(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
-    for c in visible(text).chars() {
+    for c in text.chars() {
         match c {
             '&' => safe.push_str("&amp;"),
             '<' => safe.push_str("&lt;"),
@@ -105,13 +126,8 @@ pub fn escaped(text: &str) -> String {
     safe
 }
 
-/// A label as figures have it.
-pub fn label(text: &str) -> String {
-    escaped(&crate::ui::abbreviated(&visible(text), LONGEST_LABEL))
-}
-
-/// About the width of a text of 12 units in Arial, rather too much than too little.
-fn width(text: &str) -> f64 {
+/// About the width of a text in Arial of this size, rather too much than too little.
+fn width(text: &str, size: f64) -> f64 {
     let of = |c: char| match c {
         'i' | 'j' | 'l' | 't' | 'f' | 'I' | '.' | ',' | ':' | ';' | '\'' | '|' | ' ' | '(' | ')' | '/' => 0.32,
         'm' | 'w' | 'M' | 'W' | '@' => 0.92,
@@ -119,7 +135,20 @@ fn width(text: &str) -> f64 {
         c if u32::from(c) > 0x2e80 => 1.0,
         _ => 0.58,
     };
-    12.0 * text.chars().map(of).sum::<f64>()
+    size * text.chars().map(of).sum::<f64>()
+}
+
+/// A title in lines of this width at most, broken at spaces; a longer word is cut off.
+fn title_lines(title: &str, room: f64) -> Vec<String> {
+    let fits = |text: &str| width(text, TITLE) <= room;
+    let mut lines: Vec<String> = Vec::new();
+    for word in abbreviated(&visible(title), LONGEST_TITLE).split(' ') {
+        match lines.last_mut() {
+            Some(line) if fits(&format!("{line} {word}")) => *line += &format!(" {word}"),
+            _ => lines.extend((1..=LONGEST_TITLE).rev().map(|length| abbreviated(word, length)).find(|word| fits(word))),
+        }
+    }
+    lines
 }
 
 impl Mark {
@@ -147,7 +176,7 @@ impl Panel {
     /// Left, top, width and height of the plot.
     fn plot(&self) -> (f64, f64, f64, f64) {
         let ((whole, height), title) = (self.size(), if self.y.title.is_empty() { 0.0 } else { 18.0 });
-        let labels = self.y.ticks.iter().map(|(_, label)| width(label)).fold(0.0, f64::max);
+        let labels = self.y.ticks.iter().map(|(_, label)| width(label, TEXT)).fold(0.0, f64::max);
         let left = (labels + 12.0 + title).min(0.5 * whole);
         (left, TOP, whole - left - RIGHT, height - TOP - BOTTOM)
     }
@@ -292,17 +321,21 @@ impl Figure {
         let rows: Vec<&[Panel]> = self.panels.chunks(columns).collect();
         let heights: Vec<f64> = rows.iter().map(|row| row.iter().map(|panel| panel.size().1).fold(0.0, f64::max) + 12.0).collect();
         let width = PANEL.0 * columns as f64 + 32.0;
-        let top = 34.0 + LEGEND_LINE * legend.len() as f64 + 8.0;
+        let title = title_lines(&self.title, width - 32.0);
+        let under_title = 16.0 + TITLE_LINE * title.len() as f64;
+        let top = under_title + LEGEND_LINE * legend.len() as f64 + 8.0;
         let height = top + heights.iter().sum::<f64>();
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\">\n\
-             <style>{}</style>\n<rect class=\"ground\" width=\"{width}\" height=\"{height}\"/>\n\
-             <text class=\"title\" x=\"16\" y=\"22\">{}</text>\n",
-            alone(),
-            escaped(&crate::ui::abbreviated(&visible(&self.title), 110))
+             <style>{}</style>\n<rect class=\"ground\" width=\"{width}\" height=\"{height}\"/>\n",
+            alone()
         );
+        for (line, text) in title.iter().enumerate() {
+            let y = 22.0 + TITLE_LINE * line as f64;
+            _ = writeln!(svg, "<text class=\"title\" x=\"16\" y=\"{y}\">{}</text>", without_markup(text));
+        }
         for (line, entries) in legend.iter().enumerate() {
-            let y = 40.0 + LEGEND_LINE * line as f64;
+            let y = under_title + 6.0 + LEGEND_LINE * line as f64;
             entries.iter().for_each(|(x, style, text)| svg += &entry(*x, y, *style, text));
         }
         let mut y = top;
@@ -321,7 +354,7 @@ impl Figure {
         let whole = PANEL.0 * self.panels.len().clamp(1, 2) as f64;
         let (mut lines, mut x): (Vec<Vec<_>>, f64) = (Vec::new(), f64::INFINITY);
         for (style, text) in &self.legend {
-            let wide = 34.0 + width(&crate::ui::abbreviated(&visible(text), LONGEST_LABEL)) + 12.0;
+            let wide = 34.0 + width(&abbreviated(&visible(text), LONGEST_LABEL), TEXT) + 12.0;
             if x + wide > whole {
                 lines.push(Vec::new());
                 x = 16.0;

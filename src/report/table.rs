@@ -1,6 +1,6 @@
 //! A table whose fields know what they are: on the page, as Markdown, and with every number in full as CSV.
 
-use super::csv::{Csv, exact, text};
+use super::csv::{Csv, exact, numbers, text};
 use super::scale::number;
 use super::statistics::{Estimate, wilson};
 use crate::ui::visible;
@@ -115,10 +115,7 @@ impl Field {
             Self::Word(word) => vec![word.clone()],
             Self::Text(value) | Self::Output(value, _) => vec![text(value)],
             Self::Number(value) => vec![exact(*value)],
-            Self::Estimate(Some(it)) => {
-                let end = |of: fn((f64, f64)) -> f64| it.interval.map(of).map_or(String::new(), exact);
-                vec![exact(it.mean), end(|ends| ends.0), end(|ends| ends.1), it.targets.to_string(), it.runs.to_string()]
-            }
+            Self::Estimate(Some(estimate)) => numbers(estimate),
             Self::Rate(successes, n) => {
                 let (low, high) = wilson(*successes, *n);
                 vec![successes.to_string(), n.to_string(), exact(low), exact(high)]

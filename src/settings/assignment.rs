@@ -3,9 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use toml::de::{DeTable, DeValue};
+use toml::de::DeValue;
 
 use super::access::nearest_setting;
+use super::document::Document;
 use super::names::{Setting, nearest};
 use crate::method::registry::MethodName;
 use crate::setting::{Kind, Written, names};
@@ -120,28 +121,22 @@ fn unknown(name: &str, origin: &Origin) -> Error {
     Error::input(format!("{subject} is not a setting; did you mean `{near}`? `dlmi config show --help` lists them all"))
 }
 
-/// The values of the TOML document `name` in the order of its lines, the keys `skip` left out: `steps = 9`, and `batch = 24` in the
+/// The values of a document in the order of its lines, the keys `skip` left out: `steps = 9`, and `batch = 24` in the
 /// section `[snap]`.
-pub(super) fn assignments(text: &str, name: &str, skip: &[&str], origin: &dyn Fn(usize) -> Origin) -> Result<Vec<Assignment>> {
-    let line = |offset: usize| 1 + text[..offset].matches('\n').count();
-    let table = DeTable::parse(text).map_err(|error| {
-        let place = error.span().map_or(String::new(), |span| format!(", line {}", line(span.start)));
-        Error::input(format!("{name}{place} is not TOML: {}", error.message().replace('\n', ", ")))
-    })?;
-    let mut entries = Vec::new();
-    for (key, value) in table.get_ref().iter().filter(|(key, _)| !skip.contains(&key.get_ref().as_ref())) {
-        let start = key.span().start;
+pub(super) fn assignments(document: &Document, skip: &[&str], origin: &dyn Fn(usize) -> Origin) -> Result<Vec<Assignment>> {
+    let (table, mut entries) = (document.parse()?, Vec::new());
+    for (key, value) in table.iter().filter(|(key, _)| !skip.contains(&key.get_ref().as_ref())) {
         match value.get_ref() {
             DeValue::Table(section) if Setting::find(key.get_ref()).is_none() => {
-                is_section(key.get_ref(), &origin(line(start)))?;
+                is_section(key.get_ref(), &origin(document.line(&key.span())))?;
                 let full = |name: &str| format!("{}.{name}", key.get_ref());
-                entries.extend(section.iter().map(|(key, value)| (key.span().start, full(key.get_ref()), written(value.get_ref()))));
+                entries.extend(section.iter().map(|(key, value)| (key.span(), full(key.get_ref()), written(value.get_ref()))));
             }
-            value => entries.push((start, key.get_ref().to_string(), written(value))),
+            value => entries.push((key.span(), key.get_ref().to_string(), written(value))),
         }
     }
-    entries.sort_by_key(|(start, ..)| *start);
-    entries.into_iter().map(|(start, name, value)| Assignment::new(&name, value, origin(line(start)))).collect()
+    entries.sort_by_key(|(place, ..)| place.start);
+    entries.into_iter().map(|(place, name, value)| Assignment::new(&name, value, origin(document.line(&place)))).collect()
 }
 
 fn is_section(name: &str, origin: &Origin) -> Result<()> {

@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use super::assignment::{Assignment, Origin, assignments};
+use super::document::Document;
 use super::names::{Setting, is_variable};
-use super::presets::{self, ModelIdentity};
+use super::presets::{self, ModelShape};
 use super::resolved::Resolved;
 use crate::files::{read_stream, text, utf8};
 use crate::setting::Written;
@@ -16,7 +17,8 @@ const LARGEST_FILE: u64 = 1 << 20;
 
 fn file(path: &Path) -> Result<Vec<Assignment>> {
     let name = format!("`{}`", path.display());
-    assignments(&text(read_stream(path, LARGEST_FILE)?, &name)?, &name, &[], &|line| Origin::File(path.into(), line))
+    let text = text(read_stream(path, LARGEST_FILE)?, &name)?;
+    assignments(&Document { text: &text, name: &name }, &[], &|line| Origin::File(path.into(), line))
 }
 
 /// The variables of the environment that begin with `DLMI_`.
@@ -110,7 +112,7 @@ impl Layers {
     ///
     /// # Errors
     /// As [`Self::preview`].
-    pub fn resolve(&self, model: &ModelIdentity) -> Result<Resolved> {
+    pub fn resolve(&self, model: &ModelShape) -> Result<Resolved> {
         let Some((name, values)) = presets::of_model(model)? else { return self.preview() };
         let mut resolved = self.fold(values)?;
         resolved.presets.insert(0, name.into());
@@ -184,8 +186,8 @@ mod tests {
         file
     }
 
-    fn smollm2() -> ModelIdentity {
-        ModelIdentity { digest: String::new(), architecture: "LlamaForCausalLM".into(), hidden_size: 576, layers: 30, vocab_size: 49_152 }
+    fn smollm2() -> ModelShape {
+        ModelShape { digest: String::new(), architecture: "LlamaForCausalLM".into(), hidden_size: 576, layers: 30, vocab_size: 49_152 }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod access;
 mod assignment;
+mod document;
 mod general;
 mod layers;
 mod names;
@@ -13,9 +14,10 @@ mod resolved;
 
 pub(crate) use access::{drop_what_is_off, is_off};
 pub use assignment::{Origin, written};
+pub(crate) use document::Document;
 pub use general::{KEYS, Options};
 pub use layers::{Layers, Sources, environment};
 pub use names::Setting;
 pub(crate) use names::nearest;
-pub use presets::{ModelIdentity, bos_token, preset_names};
+pub use presets::{ModelShape, bos_token, preset_names};
 pub use resolved::Resolved;

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::assignment::{Assignment, Origin, assignments};
+use super::document::Document;
 use super::names::nearest;
 use crate::{Error, Result};
 
@@ -15,9 +16,9 @@ const PRESETS: &[(&str, &str)] = &[
     ("smollm2-1.7b", include_str!("../../configs/smollm2-1.7b.toml")),
 ];
 
-/// What a model preset may go by.
+/// What a model preset may go by: which weights they are, or of which shape.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ModelIdentity {
+pub struct ModelShape {
     /// Digest of the weights.
     pub digest: String,
     /// As in `config.json`, `LlamaForCausalLM`.
@@ -56,7 +57,7 @@ pub fn preset_names() -> impl Iterator<Item = &'static str> {
 
 /// The values of a preset, each with `origin` of its line.
 fn values(name: &str, text: &str, origin: fn(String, usize) -> Origin) -> Result<Vec<Assignment>> {
-    assignments(text, &format!("preset {name}"), &HEADER, &|line| origin(name.into(), line))
+    assignments(&Document { text, name: &format!("preset {name}") }, &HEADER, &|line| origin(name.into(), line))
 }
 
 /// The preset called `name`.
@@ -79,7 +80,7 @@ struct Found {
 }
 
 /// The preset of a model, by digest if one has it, else by architecture and sizes.
-fn find(model: &ModelIdentity) -> Result<Option<Found>> {
+fn find(model: &ModelShape) -> Result<Option<Found>> {
     let mut by_shape = None;
     for &(name, text) in PRESETS {
         let header: Header = toml::from_str(text).map_err(|error| Error::input(format!("preset {name}: {}", error.message())))?;
@@ -98,12 +99,12 @@ fn find(model: &ModelIdentity) -> Result<Option<Found>> {
 }
 
 /// Name and values of the preset of a model.
-pub(super) fn of_model(model: &ModelIdentity) -> Result<Option<(&'static str, Vec<Assignment>)>> {
+pub(super) fn of_model(model: &ModelShape) -> Result<Option<(&'static str, Vec<Assignment>)>> {
     find(model)?.map(|Found { name, text, .. }| Ok((name, values(name, text, Origin::Model)?))).transpose()
 }
 
 /// The token that starts a text for a model, by its name, where its preset names another than its config.
-pub fn bos_token(model: &ModelIdentity) -> Option<String> {
+pub fn bos_token(model: &ModelShape) -> Option<String> {
     find(model).ok()??.header.bos_token
 }
 
@@ -113,8 +114,8 @@ mod tests {
     use super::*;
     use crate::method::registry::MethodName;
 
-    fn smollm2(digest: &str, hidden_size: usize, layers: usize) -> ModelIdentity {
-        ModelIdentity { digest: digest.into(), architecture: "LlamaForCausalLM".into(), hidden_size, layers, vocab_size: 49_152 }
+    fn smollm2(digest: &str, hidden_size: usize, layers: usize) -> ModelShape {
+        ModelShape { digest: digest.into(), architecture: "LlamaForCausalLM".into(), hidden_size, layers, vocab_size: 49_152 }
     }
 
     #[test]
@@ -154,7 +155,7 @@ mod tests {
         assert_eq!(name(960, 32), Some("smollm2-360m"));
         assert_eq!(name(2048, 24), Some("smollm2-1.7b"));
         assert_eq!(name(576, 31), None);
-        let other = ModelIdentity { architecture: "SmolLM3ForCausalLM".into(), ..smollm2("", 576, 30) };
+        let other = ModelShape { architecture: "SmolLM3ForCausalLM".into(), ..smollm2("", 576, 30) };
         assert!(of_model(&other).unwrap().is_none());
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::Result;
-use crate::files::{read_small, replace};
+use crate::files::{hex, read_small, replace};
 
 /// Largest entry that is read, in bytes: 512 shards of the longest paths.
 const LARGEST_ENTRY: u64 = 4 << 20;
@@ -79,7 +79,7 @@ impl Digests {
             name.update(file.path.as_os_str().as_encoded_bytes());
             name.update([0]);
         }
-        let name: String = name.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let name = hex(&name.finalize()[..16]);
         Some(self.folder.as_ref()?.join(name))
     }
 }

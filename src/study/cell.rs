@@ -101,7 +101,7 @@ impl Cell {
             "settings": settings,
         });
         let digest = Sha256::digest(canonical(&content));
-        digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>()[..ID_LENGTH].to_owned()
+        crate::files::hex(&digest)[..ID_LENGTH].to_owned()
     }
 
     /// M, the stop token included where one is asked for.

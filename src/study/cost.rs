@@ -14,6 +14,7 @@ use crate::backend::{self, Choice, DeviceInfo, Job};
 use crate::bench::{head, layers};
 use crate::estimator::EstimatorKind;
 use crate::gradients::{Compared, Protocol, REFERENCE_PROMPTS};
+use crate::method::control::Control;
 use crate::method::registry::MethodSettings;
 use crate::method::relaxed::TableRow;
 use crate::method::search::{Proposal, Search};
@@ -122,7 +123,7 @@ fn of_step(cell: &Cell) -> Work {
             Work::forced(starts, n, m) * 3.0 + Work { rows: starts * (2.0 * n + m), distributions: starts * n, ..Work::default() }
         }
         // An echo is next to nothing, but a rate is of something.
-        MethodSettings::Echo | MethodSettings::Floor => Work::forced(1.0, n, m),
+        MethodSettings::Control(_) => Work::forced(1.0, n, m),
     }
 }
 
@@ -139,8 +140,8 @@ fn of_cell(cell: &Cell) -> Work {
             (Work::forced(1.0, n, m) + Work { distributions: n, ..Work::default() }, hard + soft_scores(row, n, m))
         }
         // A search knows what its prompt is worth.
-        MethodSettings::Search(_) | MethodSettings::Adc(_) | MethodSettings::Echo => (Work::default(), hard),
-        MethodSettings::Pez(_) | MethodSettings::Floor => (Work::forced(1.0, n, m), hard),
+        MethodSettings::Search(_) | MethodSettings::Adc(_) | MethodSettings::Control(Control::Echo) => (Work::default(), hard),
+        MethodSettings::Pez(_) | MethodSettings::Control(Control::Floor) => (Work::forced(1.0, n, m), hard),
     };
     of_step(cell) * steps + look * steps + scores * (steps / options.eval_every as f64) + hard * 3.0
 }

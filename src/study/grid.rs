@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use crate::files::read_text;
 use crate::gradients::{Compared, Protocol};
 use crate::setting::{self, Kind, Written};
-use crate::settings::{Layers, Origin, Setting, Sources, nearest, preset_names, written};
+use crate::settings::{Document, Layers, Origin, Setting, Sources, nearest, preset_names, written};
 use crate::{Error, Result};
 
 /// Larger than any study, in bytes.
@@ -87,13 +87,9 @@ impl Grid {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self> {
-        let reader = Reader { text, path };
-        let table = DeTable::parse(text).map_err(|error| {
-            let wrong = format!("this is not TOML: {}", error.message().replace('\n', ", "));
-            reader.wrong(error.span().unwrap_or(0..0), wrong)
-        })?;
-        let table = table.get_ref();
-        reader.only(table, &KEYS, "a study")?;
+        let reader = Reader { document: Document { text, name: &format!("`{}`", path.display()) }, path };
+        let table = reader.document.parse()?;
+        reader.only(&table, &KEYS, "a study")?;
         let value = |key: &str| table.get(key);
         let texts = |key: &str, default: &str| value(key).map_or(Ok(vec![default.to_owned()]), |value| reader.texts(key, value));
         let axis = |key: &str, name: &str| value(key).map_or(Ok(Vec::new()), |value| reader.axis(key, name, value));
@@ -161,19 +157,15 @@ impl Grid {
 
 /// What is being read.
 struct Reader<'a> {
-    text: &'a str,
+    document: Document<'a>,
     path: &'a Path,
 }
 
 type Entry<'a> = Spanned<DeValue<'a>>;
 
 impl Reader<'_> {
-    fn line(&self, span: &Range<usize>) -> usize {
-        1 + self.text[..span.start].matches('\n').count()
-    }
-
     fn wrong(&self, span: Range<usize>, message: impl std::fmt::Display) -> Error {
-        Error::input(format!("`{}`, line {}: {message}", self.path.display(), self.line(&span)))
+        Error::input(format!("{}, line {}: {message}", self.document.name, self.document.line(&span)))
     }
 
     /// Refuses keys that `what` does not have.
@@ -221,7 +213,7 @@ impl Reader<'_> {
     }
 
     fn given(&self, name: impl Into<String>, value: &Entry) -> Given {
-        Given { name: name.into(), value: written(value.get_ref()), line: self.line(&value.span()) }
+        Given { name: name.into(), value: written(value.get_ref()), line: self.document.line(&value.span()) }
     }
 
     fn axis(&self, key: &str, name: &str, value: &Entry) -> Result<Vec<Given>> {

@@ -1,6 +1,5 @@
 //! Cells one after another on one device, the model loaded once.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Cell, Store, Study};
 use crate::backend::{self, Choice, Job};
+use crate::error::panic_message;
 use crate::gradients::{self, Line, LineFile, Unit, measure_run};
 use crate::invert::event::Event;
 use crate::invert::folder::Folder;
@@ -152,7 +152,7 @@ impl<B: TrackedBackend> Worker<'_, B> {
             Ok(Err(error)) => (error.to_string(), false),
             Err(panic) => {
                 self.loaded = None;
-                (format!("internal fault: {}", message(&*panic)), self.choice.device.is_gpu())
+                (format!("internal fault: {}", panic_message(&*panic).unwrap_or("no message")), self.choice.device.is_gpu())
             }
         };
         self.store.fail(&claim, &cell, &reason)?;
@@ -295,9 +295,4 @@ impl gradients::Observer for Measuring<'_> {
 fn printed(value: &impl Serialize) -> Value {
     let text = serde_json::to_string(value).expect("plain data");
     serde_json::from_str(&text).expect("it was just written")
-}
-
-/// What a panic said.
-fn message(panic: &(dyn Any + Send)) -> &str {
-    panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }

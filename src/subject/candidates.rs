@@ -159,11 +159,11 @@ impl<B: Kernels> Group<B> {
             ids.append(own);
             ids.extend(fed);
         }
-        self.cache.grow(example.len() + next.end - 1);
+        self.cache.grow(example.positions() + next.end - 1);
         let device = self.model.device();
         let rows = self.model.embed(ids_tensor(&[&ids], &device)).reshape([ids.len(), self.model.config().hidden_size]);
         // All positions behind the head, whose hidden states predict the free tokens but the first.
-        let ahead = readings.map_or(0, |_| example.len() - example.head().len() - 1);
+        let ahead = readings.map_or(0, |_| example.positions() - example.head().len() - 1);
         let hidden = self.model.hidden_cached(rows, &mut self.cache, ahead + count);
         let numbers: Vec<usize> = self.members.iter().map(|(number, _)| *number).collect();
         let of_targets = positions(hidden.clone(), numbers.len(), ahead..ahead + count);
@@ -262,7 +262,7 @@ impl<B: TrackedBackend> Subject<B> {
         let (prefix, model) = (self.prefix(example.head()), self.plain.by(products));
         let mut order: Vec<(usize, (usize, &[u32]))> = candidates.iter().copied().enumerate().collect();
         order.sort_by_key(|(_, (start, _))| *start);
-        let rows: usize = candidates.iter().map(|(start, _)| example.len() - (head + start) + example.target.ids.len() / 2).sum();
+        let rows: usize = candidates.iter().map(|(start, _)| example.positions() - (head + start) + example.target.ids.len() / 2).sum();
         let count = Plain::<B>::groups(rows, GROUP_ROWS, self.max_rows).min(candidates.len());
         let group = |first: usize| {
             let members: Vec<(usize, (usize, &[u32]))> = order.iter().copied().skip(first).step_by(count).collect();
@@ -342,7 +342,8 @@ mod tests {
                 let pushed = subject.cost().forward_tokens - before;
                 assert_eq!(found.len(), all.len());
                 assert!(found.iter().zip(&expected).all(|(found, expected)| near(found, expected)), "{objective:?}");
-                let whole: usize = problem.examples.iter().map(|example| all.len() * (example.len() + example.target.ids.len() - 1)).sum();
+                let whole: usize =
+                    problem.examples.iter().map(|example| all.len() * (example.positions() + example.target.ids.len() - 1)).sum();
                 assert!(pushed < whole as u64, "{pushed} of {whole}");
 
                 for first in 1..m {

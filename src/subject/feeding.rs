@@ -2,12 +2,11 @@
 
 use std::ops::Range;
 
+use burn::tensor::Tensor;
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{Tensor, TensorData};
 
 use crate::model::{Cache, Llama};
-use crate::noise::Stream;
-use crate::ops::{Gumbel, Kernels, SoftPrompt, gumbel, wide};
+use crate::ops::{Gumbel, Kernels, SoftPrompt, wide};
 use crate::setting::Choice;
 use crate::tensor::{argmax_rows, ids_tensor};
 
@@ -73,11 +72,9 @@ impl<B: Backend> Output<B> {
     /// The same for some of the samples, with noise drawn for `tokens` fed-back tokens.
     pub fn of_samples(&self, samples: Range<usize>, tokens: usize, model: &Llama<B>) -> Self {
         let Self::Distribution(noise) = self else { return Self::Argmax };
-        Self::Distribution(match noise {
-            Gumbel::Drawn { stream, largest } => Gumbel::Given(drawn(*stream, *largest, samples, tokens, model)),
-            Gumbel::Given(noise) => Gumbel::Given(noise.clone().narrow(0, samples.start * tokens, samples.len() * tokens)),
-            Gumbel::Silent => Gumbel::Silent,
-        })
+        let options = (&model.device(), wide(model.dtype()));
+        let noise = noise.of_samples(samples, [tokens, model.config().vocab_size], options);
+        Self::Distribution(noise.map_or(Gumbel::Silent, Gumbel::Given))
     }
 
     /// The same on a backend with gradients, which do not reach the noise.
@@ -111,13 +108,6 @@ impl<B: Kernels> Output<B> {
         let prompt = SoftPrompt { logits, temperature, embedding, mask: None, noise, samples: 1 };
         B::soft_embedding(&prompt).embeddings.cast(model.dtype())
     }
-}
-
-/// Noise of some samples, `[samples·tokens, V]`.
-fn drawn<B: Backend>(stream: Stream, largest: Option<f64>, samples: Range<usize>, tokens: usize, model: &Llama<B>) -> Tensor<B, 2> {
-    let shape = [samples.len() * tokens, model.config().vocab_size];
-    let values = gumbel(stream, largest, samples, [tokens, shape[1]]);
-    Tensor::from_data(TensorData::new(values, shape), (&model.device(), wide(model.dtype())))
 }
 
 /// Normalised hidden states that predict `tokens` tokens behind `prompts` `[S, T, D]`, the model's own output fed:

@@ -5,10 +5,10 @@ use std::ops::Range;
 use burn::module::{AutodiffModule, Module};
 use burn::tensor::{DType, Tensor};
 
-use super::{Plain, Subject, assemble, repeat, with_fed};
+use super::{Subject, assemble, repeat, with_fed};
 use crate::model::{Cache, Llama, LlamaConfig};
 use crate::objective::Objective;
-use crate::ops::{Kernels, Parallel, Products, TargetLoss, TrackedBackend};
+use crate::ops::{Kernels, Matrix, Parallel, Plain, Products, TargetLoss, TrackedBackend};
 use crate::problem::{Example, Problem};
 use crate::subject::feeding::{Fed, Feedback, Feeding, Output, free_running};
 use crate::tensor::{host, ids_tensor};
@@ -28,13 +28,30 @@ struct Samples<B: Kernels> {
     prefix: Cache<B>,
 }
 
-/// What a pass there and back brought of some samples.
+/// What passes there and back are asked for.
+#[derive(Clone, Copy)]
+struct Ask {
+    objective: Objective,
+    /// By which products, but for distributions that are fed back.
+    products: Products,
+    /// How far target tokens are ahead, where the targets' own are fed.
+    margins: bool,
+}
+
+impl Ask {
+    /// The objective by full products, without margins.
+    fn plain(objective: Objective) -> Self {
+        Self { objective, products: Products::Full, margins: false }
+    }
+}
+
+/// What a pass there and back brought of some samples on one example.
 struct Passed<B: Kernels> {
-    /// Of each target position.
+    /// Of the target positions, sample by sample, `[S·M]`.
     losses: Vec<f64>,
-    /// How far each target token is ahead, where that is asked.
+    /// How far their tokens are ahead, `[S·M]`, where that is asked.
     margins: Vec<f32>,
-    /// With respect to the free parts, `[S·N, D]`.
+    /// Of the example's objective, its mean over all samples of the pass, with respect to the free parts, `[S·N, D]`.
     gradient: Tensor<B, 2>,
 }
 
@@ -48,166 +65,137 @@ impl<B: Kernels> Passed<B> {
         }
         Self { losses, margins, gradient: Tensor::cat(gradients, 0) }
     }
+}
 
-    /// The losses, to be summed in one part, and the gradient.
-    fn summed(self) -> (Vec<Vec<f64>>, Tensor<B, 2>) {
-        (vec![self.losses], self.gradient)
+/// What passes there and back brought of S samples on all examples.
+struct Passes<B: Kernels> {
+    objective: Objective,
+    samples: usize,
+    of_examples: Vec<Passed<B>>,
+}
+
+impl<B: Kernels> Passes<B> {
+    /// What a target position with these losses `[S·M]` weighs in the objective of a sample.
+    fn weight(&self, losses: &[f64]) -> f64 {
+        self.objective.weight(losses.len() / self.samples)
+    }
+
+    /// The objective, its mean over samples and examples.
+    fn value(&self) -> f64 {
+        let of_example = |losses: &Vec<f64>| losses.iter().sum::<f64>() * (self.weight(losses) / self.samples as f64);
+        self.of_examples.iter().map(|passed| of_example(&passed.losses)).sum::<f64>() / self.of_examples.len() as f64
+    }
+
+    /// The objective of each sample, its mean over the examples, `[S]`.
+    fn values(&self) -> Vec<f64> {
+        let of_example = |losses: &[f64], sample| of_sample(losses, sample, self.samples).iter().sum::<f64>() * self.weight(losses);
+        let of_examples = |sample| self.of_examples.iter().map(|passed| of_example(&passed.losses, sample)).sum::<f64>();
+        (0..self.samples).map(|sample| of_examples(sample) / self.of_examples.len() as f64).collect()
+    }
+
+    /// How far each target token is ahead, `[S][Σ M]`, the examples' one after another.
+    fn margins(&self) -> Vec<Vec<f32>> {
+        let of_examples = |sample| self.of_examples.iter().flat_map(move |passed| of_sample(&passed.margins, sample, self.samples));
+        (0..self.samples).map(|sample| of_examples(sample).copied().collect()).collect()
+    }
+
+    /// The gradient of [`Self::value`], `[S·N, D]`.
+    fn gradient(self) -> Tensor<B, 2> {
+        let examples = self.of_examples.len();
+        let sum = self.of_examples.into_iter().map(|passed| passed.gradient).reduce(|a, b| a + b).expect("a problem has an example");
+        if examples == 1 { sum } else { sum / examples as f64 }
     }
 }
 
+/// The numbers of one of S samples.
+fn of_sample<T>(numbers: &[T], sample: usize, samples: usize) -> &[T] {
+    let m = numbers.len() / samples;
+    &numbers[sample * m..(sample + 1) * m]
+}
+
 impl<B: TrackedBackend> Subject<B> {
-    /// The objective of a batch of free parts `[S·N, D]`, averaged over the samples and ready for `backward`, and its value.
-    pub fn loss(&self, free: Tensor<B, 2>, problem: &Problem, objective: Objective, fed: &Fed<Plain<B>>) -> (Tensor<B, 1>, f64) {
-        let (value, gradient) = self.value_and_gradient(free.clone().inner(), problem, objective, fed);
-        (B::track_loss(free, value, gradient), value)
-    }
-
-    /// The same objective, its mean over the examples, and its gradient with respect to the free parts, `[S·N, D]`. No gradient of a weight
-    /// is computed.
-    pub fn value_and_gradient(
-        &self,
-        free: Tensor<Plain<B>, 2>,
-        problem: &Problem,
-        objective: Objective,
-        fed: &Fed<Plain<B>>,
-    ) -> (f64, Tensor<Plain<B>, 2>) {
-        self.value_and_gradient_by(Products::Full, free, problem, objective, fed)
-    }
-
-    /// The same by such products, but for distributions that are fed back.
-    fn value_and_gradient_by(
-        &self,
-        products: Products,
-        free: Tensor<Plain<B>, 2>,
-        problem: &Problem,
-        objective: Objective,
-        fed: &Fed<Plain<B>>,
-    ) -> (f64, Tensor<Plain<B>, 2>) {
-        let n = problem.prompt.tokens();
-        let each = problem.examples.iter().map(|example| {
-            let (parts, gradient) = self.of_example(products, free.clone(), n, example, objective, fed);
-            let weight = objective.weight(example.target.ids.len()) / (free.dims()[0] / n) as f64;
-            (parts.iter().map(|losses| losses.iter().sum::<f64>() * weight).sum::<f64>(), gradient)
-        });
-        let (value, gradient) = each.reduce(|a, b| (a.0 + b.0, a.1 + b.1)).expect("a problem has an example");
-        match problem.examples.len() {
-            1 => (value, gradient),
-            many => (value / many as f64, gradient / many as f64),
-        }
+    /// The objective of free parts `[S·N, D]`, its mean over samples and examples, and its gradient with respect to them, `[S·N, D]`. No
+    /// gradient of a weight is computed.
+    pub fn value_and_gradient(&self, free: Matrix<B>, problem: &Problem, objective: Objective, fed: &Fed<Plain<B>>) -> (f64, Matrix<B>) {
+        let passes = self.passes(Ask::plain(objective), free, problem, fed);
+        (passes.value(), passes.gradient())
     }
 
     /// The same gradient, and the objective of each sample in place of their mean, `[S]`.
     pub fn values_and_gradient(
         &self,
-        free: Tensor<Plain<B>, 2>,
+        free: Matrix<B>,
         problem: &Problem,
         objective: Objective,
         fed: &Fed<Plain<B>>,
-    ) -> (Vec<f64>, Tensor<Plain<B>, 2>) {
-        let (n, examples) = (problem.prompt.tokens(), problem.examples.len() as f64);
-        let (mut values, mut gradient) = (vec![0.0; free.dims()[0] / n], Tensor::zeros_like(&free));
-        for example in &problem.examples {
-            let (parts, of_example) = self.of_example(Products::Full, free.clone(), n, example, objective, fed);
-            let (m, losses) = (example.target.ids.len(), parts.concat());
-            for (value, losses) in values.iter_mut().zip(losses.chunks_exact(m)) {
-                *value += losses.iter().sum::<f64>() * objective.weight(m) / examples;
-            }
-            gradient = gradient + of_example / examples;
-        }
-        (values, gradient)
+    ) -> (Vec<f64>, Matrix<B>) {
+        let passes = self.passes(Ask::plain(objective), free, problem, fed);
+        (passes.values(), passes.gradient())
     }
 
     /// The targets' own tokens fed: how far each target token is ahead of the best other one behind each free part of `[S·N, D]`,
     /// `[S][Σ M]`, the examples' one after another; the mean objective, and its gradient.
-    pub fn margins_and_gradient(
-        &self,
-        free: Tensor<Plain<B>, 2>,
-        problem: &Problem,
-        objective: Objective,
-    ) -> (Vec<Vec<f32>>, f64, Tensor<Plain<B>, 2>) {
-        let (samples, examples) = (free.dims()[0] / problem.prompt.tokens(), problem.examples.len() as f64);
-        let (mut margins, mut value, mut gradient) = (vec![Vec::new(); samples], 0.0, Tensor::zeros_like(&free));
-        for example in &problem.examples {
-            let m = example.target.ids.len();
-            let passed = self.forced_gradient(
-                Products::Full,
-                free.clone(),
-                problem.prompt.tokens(),
-                example,
-                objective,
-                std::slice::from_ref(&example.target.ids),
-                true,
-            );
-            margins.iter_mut().zip(passed.margins.chunks_exact(m)).for_each(|(all, next)| all.extend(next));
-            value += passed.losses.iter().sum::<f64>() * objective.weight(m) / (samples as f64 * examples);
-            gradient = gradient + passed.gradient / examples;
-        }
-        (margins, value, gradient)
+    pub fn margins_and_gradient(&self, free: Matrix<B>, problem: &Problem, objective: Objective) -> (Vec<Vec<f32>>, f64, Matrix<B>) {
+        let passes = self.passes(Ask { margins: true, ..Ask::plain(objective) }, free, problem, &Fed::Target);
+        (passes.margins(), passes.value(), passes.gradient())
     }
 
-    /// The losses of all samples' target positions, in the parts in which they are summed, and the gradient of one example's objective.
-    fn of_example(
-        &self,
-        products: Products,
-        free: Tensor<Plain<B>, 2>,
-        n: usize,
-        example: &Example,
-        objective: Objective,
-        fed: &Fed<Plain<B>>,
-    ) -> (Vec<Vec<f64>>, Tensor<Plain<B>, 2>) {
+    /// The objective at one hard prompt under teacher forcing, and its gradient with respect to the embeddings of the free part, `[N, D]`,
+    /// by such products.
+    pub fn gradient(&self, free: &[u32], problem: &Problem, objective: Objective, products: Products) -> (f64, Matrix<B>) {
+        let embedded = self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]);
+        let passes = self.passes(Ask { products, ..Ask::plain(objective) }, embedded, problem, &Fed::Target);
+        (passes.value(), passes.gradient())
+    }
+
+    /// A pass there and back for each example.
+    fn passes(&self, ask: Ask, free: Matrix<B>, problem: &Problem, fed: &Fed<Plain<B>>) -> Passes<Plain<B>> {
+        let n = problem.prompt.tokens();
+        let of_examples = problem.examples.iter().map(|example| self.pass(ask, free.clone(), n, example, fed)).collect();
+        Passes { objective: ask.objective, samples: free.dims()[0] / n, of_examples }
+    }
+
+    fn pass(&self, ask: Ask, free: Matrix<B>, n: usize, example: &Example, fed: &Fed<Plain<B>>) -> Passed<Plain<B>> {
         match fed {
-            Fed::Target => {
-                self.forced_gradient(products, free, n, example, objective, std::slice::from_ref(&example.target.ids), false).summed()
-            }
+            Fed::Target => self.forced_pass(ask, free, n, example, std::slice::from_ref(&example.target.ids)),
             // The gradient does not pass through a token: that of a pass which is fed what the model wrote is the same.
             Fed::Own(Output::Argmax) => {
                 let prompts = self.relaxed_prompts(free.clone(), n, example);
                 let written = self.free(prompts, example.target.ids.len());
-                self.forced_gradient(products, free, n, example, objective, &written, false).summed()
+                self.forced_pass(ask, free, n, example, &written)
             }
-            Fed::Own(output) => self.fed_back_gradient(free, n, example, objective, output),
+            Fed::Own(output) => self.fed_back_pass(ask.objective, free, n, example, output),
         }
     }
 
     /// Fed these tokens, one sequence for all samples or one for each: the model's own backward pass, groups of samples side by side.
-    #[allow(clippy::too_many_arguments)]
-    fn forced_gradient(
-        &self,
-        products: Products,
-        free: Tensor<Plain<B>, 2>,
-        n: usize,
-        example: &Example,
-        objective: Objective,
-        fed: &[Vec<u32>],
-        margins: bool,
-    ) -> Passed<Plain<B>> {
-        let Samples { count, positions, weight, prefix } = self.samples(free.dims()[0] / n, example, objective);
-        self.charge(count * positions, count * positions, count * example.target.ids.len() * if margins { 2 } else { 1 });
+    fn forced_pass(&self, ask: Ask, free: Matrix<B>, n: usize, example: &Example, fed: &[Vec<u32>]) -> Passed<Plain<B>> {
+        let Samples { count, positions, weight, prefix } = self.samples(free.dims()[0] / n, example, ask.objective);
+        self.charge(count * positions, count * positions, count * example.target.ids.len() * (1 + usize::from(ask.margins)));
         let ((groups, at_once), d) = (self.groups(count, positions), free.dims()[1]);
-        let model = self.plain.by(products);
+        let model = self.plain.by(ask.products);
         let jobs = groups.into_iter().map(|samples| {
             let (model, prefix, free) = (model.clone(), prefix.clone(), free.clone().narrow(0, samples.start * n, samples.len() * n));
             let fed = if fed.len() == 1 { fed } else { &fed[samples.clone()] };
-            move || group_gradient(&model, &prefix, free.reshape([samples.len(), n, d]), example, objective, weight, fed, margins)
+            move || group_pass(&model, &prefix, free.reshape([samples.len(), n, d]), example, ask, weight, fed)
         });
         Passed::joined(Plain::<B>::side_by_side(jobs.collect(), at_once))
     }
 
     /// Fed what the model writes, as a distribution: Burn's graph, through every token that was fed back.
-    fn fed_back_gradient(
+    fn fed_back_pass(
         &self,
-        free: Tensor<Plain<B>, 2>,
+        objective: Objective,
+        free: Matrix<B>,
         n: usize,
         example: &Example,
-        objective: Objective,
         output: &Output<Plain<B>>,
-    ) -> (Vec<Vec<f64>>, Tensor<Plain<B>, 2>) {
+    ) -> Passed<Plain<B>> {
         let m = example.target.ids.len();
         let Samples { count, positions, weight, prefix } = self.samples(free.dims()[0] / n, example, objective);
         self.charge(count * positions, count * positions, count * (2 * m - 1));
         let model = <Llama<B> as AutodiffModule<B>>::from_inner(self.plain.clone()).no_grad();
-        let (mut losses, mut gradients) = (Vec::new(), Vec::new());
-        for samples in together(count) {
+        let of_samples = |samples: Range<usize>| {
             let leaf = Tensor::<B, 2>::from_inner(free.clone().narrow(0, samples.start * n, samples.len() * n)).require_grad();
             let d = leaf.dims()[1];
             let prompts = assemble(&model, leaf.clone().reshape([samples.len(), n, d]), &[], example.tail());
@@ -218,10 +206,10 @@ impl<B: TrackedBackend> Subject<B> {
             let of_loss = Plain::<B>::target_loss(hidden.clone().inner(), self.plain.head(), targets, objective);
             let (slope, scale) = slope(of_loss.hidden, weight, self.plain.dtype());
             let mut graph = B::track_loss(hidden, 0.0, slope).backward();
-            losses.push(of_loss.losses.into_data().iter().collect());
-            gradients.push(leaf.grad_remove(&mut graph).expect("the prompt is tracked") / scale);
-        }
-        (losses, Tensor::cat(gradients, 0))
+            let gradient = leaf.grad_remove(&mut graph).expect("the prompt is tracked") / scale;
+            Passed { losses: of_loss.losses.into_data().iter().collect(), margins: Vec::new(), gradient }
+        };
+        Passed::joined(together(count).map(of_samples).collect())
     }
 
     /// The objective of each of some hard prompts, `[S]`, by the N free tokens of each; its mean over the examples.
@@ -270,17 +258,10 @@ impl<B: TrackedBackend> Subject<B> {
         let m = example.target.ids.len();
         Samples {
             count,
-            positions: example.len() - example.head().len() + m - 1,
+            positions: example.positions() - example.head().len() + m - 1,
             weight: objective.weight(m) / count as f64,
             prefix: self.prefix(example.head()),
         }
-    }
-
-    /// The objective at one hard prompt under teacher forcing, and its gradient with respect to the embeddings of the free part, `[N, D]`,
-    /// by such products.
-    pub fn gradient(&self, free: &[u32], problem: &Problem, objective: Objective, products: Products) -> (f64, Tensor<Plain<B>, 2>) {
-        let embedded = self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]);
-        self.value_and_gradient_by(products, embedded, problem, objective, &Fed::Target)
     }
 }
 
@@ -313,26 +294,23 @@ pub(super) fn together(count: usize) -> impl Iterator<Item = Range<usize>> {
     (0..count).step_by(TOGETHER).map(move |first| first..(first + TOGETHER).min(count))
 }
 
-/// The losses of some samples' target positions, their margins where those are asked, and the gradient of the weighted sum of the losses
-/// with respect to the free parts `[S, N, D]`: `[S·N, D]`.
-#[allow(clippy::too_many_arguments)]
-fn group_gradient<B: Kernels>(
+/// A pass there and back of some samples by their free parts `[S, N, D]`; the gradient is that of the weighted sum of the losses.
+fn group_pass<B: Kernels>(
     model: &Llama<B>,
     prefix: &Cache<B>,
     free: Tensor<B, 3>,
     example: &Example,
-    objective: Objective,
+    ask: Ask,
     weight: f64,
     fed: &[Vec<u32>],
-    margins: bool,
 ) -> Passed<B> {
     let ([samples, n, d], target) = (free.dims(), &example.target.ids);
     let input = with_fed(model, assemble(model, free, &[], example.tail()), fed);
     let positions = input.dims()[1];
     let (hidden, trace) = model.trace(input, prefix, target.len());
     let targets = repeat::<B>(target, samples, &model.device());
-    let margins = if margins { host(model.margins(hidden.clone(), targets.clone())) } else { Vec::new() };
-    let TargetLoss { losses, hidden } = B::target_loss(hidden, model.head(), targets, objective);
+    let margins = if ask.margins { host(model.margins(hidden.clone(), targets.clone())) } else { Vec::new() };
+    let TargetLoss { losses, hidden } = B::target_loss(hidden, model.head(), targets, ask.objective);
     let (slope, scale) = slope(hidden, weight, model.dtype());
     let gradient = model.backward(slope, trace).reshape([samples, positions, d]);
     let gradient = gradient.narrow(1, 0, n).reshape([samples * n, d]).cast(losses.dtype()) / scale;
@@ -402,15 +380,14 @@ mod tests {
         // So small that multiplied by it the gradient would vanish in f16.
         let weight = 1e-6 * objective.weight(problem.first().target.ids.len());
         let prefix = Cache::new(config.num_hidden_layers, 1);
-        let Passed { gradient, .. } = group_gradient(
+        let Passed { gradient, .. } = group_pass(
             &model,
             &prefix,
             soft.embeddings.clone().reshape([samples, N, config.hidden_size]),
             problem.first(),
-            objective,
+            Ask::plain(objective),
             weight,
             std::slice::from_ref(&problem.first().target.ids),
-            false,
         );
         let (logits, temperature) = B::soft_embedding_backward(&prompt, soft, gradient);
         [host(logits), host(temperature)]

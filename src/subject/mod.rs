@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::memory;
 use crate::model::{Cache, Llama, LlamaConfig, greedy};
 use crate::objective::Objective;
-use crate::ops::{Kernels, TrackedBackend, blocks, concat_columns, product};
+use crate::ops::{Kernels, Matrix, Plain, TrackedBackend, blocks, concat_columns, product};
 use crate::problem::{Example, Problem};
 use crate::source::tokenizer::Tokenizer;
 use crate::subject::feeding::Feeding;
@@ -46,9 +46,6 @@ impl Cost {
     }
 }
 
-type Plain<B> = <B as burn::tensor::backend::AutodiffBackend>::InnerBackend;
-type Matrix<B> = Tensor<Plain<B>, 2>;
-
 /// Fixed tokens, their keys and values, and the normalised hidden state of the last one, `[1, D]`.
 type Prefix<B> = (Vec<u32>, Cache<Plain<B>>, Matrix<B>);
 
@@ -57,7 +54,7 @@ pub struct Subject<B: TrackedBackend> {
     plain: Llama<Plain<B>>,
     tokenizer: Tokenizer,
     /// ‖E_v‖², `[1, V]`, once it was asked for.
-    norms: OnceCell<Tensor<Plain<B>, 2>>,
+    norms: OnceCell<Matrix<B>>,
     /// Keys and values of the fixed tokens before the free ones, of every example of the problem at hand.
     prefixes: RefCell<Vec<Prefix<B>>>,
     /// Rows of a pass that may be alive at once.
@@ -178,7 +175,7 @@ impl<B: TrackedBackend> Subject<B> {
     }
 
     /// Normalised hidden states `[S·M, D]` that predict the target after `prompts` `[S, T, D]`, the target's own tokens fed.
-    fn target_states(&self, prompts: Tensor<Plain<B>, 3>, target: &[u32]) -> Tensor<Plain<B>, 2> {
+    fn target_states(&self, prompts: Tensor<Plain<B>, 3>, target: &[u32]) -> Matrix<B> {
         let [samples, t, _] = prompts.dims();
         let rows = target.len();
         self.charge(samples * (t + rows - 1), 0, samples * rows);
@@ -218,7 +215,7 @@ impl<B: TrackedBackend> Subject<B> {
     }
 
     /// An example's head, free parts of N tokens each, `[S·N, D]`, and tail as one batch of prompts `[S, T, D]`.
-    pub fn relaxed_prompts(&self, free: Tensor<Plain<B>, 2>, n: usize, example: &Example) -> Tensor<Plain<B>, 3> {
+    pub fn relaxed_prompts(&self, free: Matrix<B>, n: usize, example: &Example) -> Tensor<Plain<B>, 3> {
         let [rows, d] = free.dims();
         assemble(&self.plain, free.reshape([rows / n, n, d]), example.head(), example.tail())
     }

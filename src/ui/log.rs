@@ -13,6 +13,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::escaping::{abbreviated, visible, visible_block};
 use super::to_stderr;
+use crate::error::panic_message;
 use crate::{Error, Result};
 
 /// Log lines on stderr: errors with -1, warnings with 0, what the program does with 1, details with 2. The libraries
@@ -96,8 +97,7 @@ pub fn install_panic_hook() {
 /// Those of `work`, and an environment error for a panic.
 pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
-        let message =
-            payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        let message = panic_message(&*payload).unwrap_or("no message");
         let last = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
         let place = last.filter(|(last, _)| last == message).map_or(String::new(), |(_, place)| format!(" at {place}"));
         let message = abbreviated(&visible(message), 300);

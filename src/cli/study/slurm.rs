@@ -44,7 +44,7 @@ pub(super) fn run(cli: &Cli, verb: &Slurm, study: &Study) -> Result<ExitCode> {
 /// The folder's absolute path.
 fn write(out: &Path, lists: &[String]) -> Result<String> {
     let digest = Sha256::digest(lists.join("\n"));
-    let name: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    let name = crate::files::hex(&digest[..6]);
     let folder = out.join("lists").join(name);
     std::fs::create_dir_all(&folder).map_err(|error| Error::writing(&folder, &error))?;
     for (number, list) in (1..).zip(lists) {

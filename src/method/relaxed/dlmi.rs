@@ -3,9 +3,9 @@
 //! Z ~ N(0,1)^{N×V}, Φ ~ N(0,1)^N, τ_i = ε + τ0(1 + tanh Φ_i), Gumbel noise, soft embeddings, the target's own tokens fed,
 //! cross-entropy at the M target positions, Adam over Z and Φ.
 
-use super::{Initial, MARGIN, TableRow};
+use super::{Initial, TableRow};
 use crate::estimator::{EstimatorKind, GumbelSoftmax, Temperature};
-use crate::objective::ObjectiveKind;
+use crate::objective::Goal;
 use crate::optimiser::Adam;
 use crate::subject::feeding::{Feedback, Feeding};
 
@@ -17,8 +17,7 @@ pub const DLMI: TableRow = TableRow {
     estimator: EstimatorKind::GumbelSoftmax(GumbelSoftmax { largest_uniform: None }),
     temperature: Temperature::Learned { tau0: TAU0, per_position: true },
     feeding: Feeding::Forced,
-    objective: ObjectiveKind::CrossEntropy,
-    margin: MARGIN,
+    goal: Goal::CROSS_ENTROPY,
     optimiser: Adam::new(0.1),
     initial: Initial::GAUSSIAN,
     samples: 8,

@@ -14,7 +14,7 @@ mod variables;
 mod words;
 
 pub use step::RelaxedMethod;
-pub use table::{Initial, InitialPhi, KEYS, MARGIN, TableRow};
+pub use table::{Initial, InitialPhi, KEYS, TableRow};
 pub(super) use variables::Variable;
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 //! z = 0, p = softmax(z/T) without noise, the target's own tokens fed, a loss that is silent where the target wins, Adam without
 //! bias correction whose value decays and whose moments are forgotten now and then.
 
-use super::{Initial, MARGIN, TableRow};
+use super::{Initial, TableRow};
 use crate::estimator::{EstimatorKind, Temperature};
-use crate::objective::ObjectiveKind;
+use crate::objective::Goal;
 use crate::optimiser::Adam;
 use crate::subject::feeding::Feeding;
 
@@ -17,8 +17,7 @@ pub const SODA: TableRow = TableRow {
     estimator: EstimatorKind::Softmax,
     temperature: Temperature::Fixed(TAU),
     feeding: Feeding::Forced,
-    objective: ObjectiveKind::LogProbDifference,
-    margin: MARGIN,
+    goal: Goal::LOG_PROB_DIFFERENCE,
     optimiser: Adam { beta1: 0.9, beta2: 0.995, bias_correction: false, decay: 0.98, reset_every: Some(50), ..Adam::new(0.03) },
     // Zeros; N(0, 0.1²) after every 1500 steps, as SODA's authors have it.
     initial: Initial { deviation: 0.0, redraw_every: Some(1500), redraw_deviation: 0.1, ..Initial::GAUSSIAN },

@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 use super::TableRow;
 use super::variables::Variables;
 use crate::Result;
-use crate::estimator::relaxation::{Matrix, Plain, vocabulary_mask};
+use crate::estimator::relaxation::vocabulary_mask;
 use crate::estimator::{Estimate, Estimator, Noise, Relaxation, Temperature};
 use crate::method::{Clock, HardPrompt, Method, Progress, State};
 use crate::metrics::Spread;
-use crate::ops::{Gumbel, Kernels, TrackedBackend, wide};
+use crate::ops::{Gumbel, Kernels, Matrix, Plain, TrackedBackend, wide};
 use crate::problem::Problem;
 use crate::subject::Subject;
-use crate::tensor::{argmax_rows, host};
+use crate::tensor::{argmax_rows, host, norm};
 
 /// A relaxed method at work.
 pub struct RelaxedMethod<B: TrackedBackend> {
@@ -67,7 +67,7 @@ impl<B: TrackedBackend> RelaxedMethod<B> {
     pub fn relaxation<'a>(&self, subject: &'a Subject<B>, problem: &'a Problem) -> Relaxation<'a, B> {
         let (z, phi) = self.variables();
         let TableRow { feeding, temperature, samples, .. } = self.row;
-        let (objective, mask) = (self.row.objective(), self.mask.clone());
+        let (objective, mask) = (self.row.goal.objective(), self.mask.clone());
         Relaxation { subject, problem, objective, feeding, temperature, z, phi, mask, samples }
     }
 
@@ -107,10 +107,9 @@ impl<B: TrackedBackend> Method<B> for RelaxedMethod<B> {
         self.redraw(clock);
         let estimate = self.step_with(subject, problem, &Noise::Drawn(clock));
         let now = self.relaxation(subject, problem).soft_prompt(Gumbel::Silent);
-        let norm = host(estimate.dz.powi_scalar(2).sum_dim(1)).iter().map(|x| f64::from(*x)).sum::<f64>().sqrt();
         Ok(Progress {
             objective: estimate.loss as f32,
-            gradient_norm: Some(norm as f32),
+            gradient_norm: Some(norm(estimate.dz)),
             entropy: Some(Spread::of(&Plain::<B>::entropy(&now))),
             temperature: (self.row.temperature != Temperature::None).then(|| Spread::of(&host(now.temperature))),
             stalled: false,

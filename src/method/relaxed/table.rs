@@ -2,13 +2,10 @@
 
 use crate::estimator::reinforce::Baseline;
 use crate::estimator::{EstimatorKind, GumbelSoftmax, Rebar, Reinforce, Relax, StraightThrough, Temperature};
-use crate::objective::{Objective, ObjectiveKind};
+use crate::objective::{Goal, margin_key, objective_key};
 use crate::optimiser::Adam;
 use crate::setting::{Choice, Key, Slot, choice, key, optional_real, optional_whole, positive, real, switch, whole};
 use crate::subject::feeding::{Feedback, Feeding};
-
-/// κ of a hinge where nothing else is said, as the search on whole tokens has it.
-pub const MARGIN: f64 = 0.3;
 
 /// A row of Table 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,9 +17,7 @@ pub struct TableRow {
     /// TF: what the model is fed after the prompt.
     pub feeding: Feeding,
     /// What is minimised.
-    pub objective: ObjectiveKind,
-    /// κ of a hinge, in logits; the other objectives have none.
-    pub margin: f64,
+    pub goal: Goal,
     /// Moves Z and Φ.
     pub optimiser: Adam,
     /// Where Z and Φ start.
@@ -69,10 +64,8 @@ const MANY: u64 = 1_000_000_000;
 /// chooses.
 pub const KEYS: &[Key<TableRow>] = &[
     key("samples", "Prompts that a step draws (S)", |row| row.estimator.is_random().then(|| whole(&mut row.samples, 1..=1024))),
-    key("objective", "What is minimised at the target's positions", |row| Some(choice(&mut row.objective))),
-    key("margin", "Logit gap at which a target position counts as solved", |row| {
-        (row.objective == ObjectiveKind::Hinge).then(|| real(&mut row.margin, 0.0..=1e3))
-    }),
+    objective_key(|row| row.goal.kind_slot()),
+    margin_key(|row| row.goal.margin_slot()),
     key("tau", "The fixed temperature", |row| match &mut row.temperature {
         Temperature::Fixed(tau) => Some(real(tau, 1e-6..=1e9)),
         _ => None,
@@ -156,11 +149,6 @@ fn rebar<'a>(row: &'a mut TableRow, slot: impl FnOnce(&'a mut Rebar) -> Slot<'a>
 }
 
 impl TableRow {
-    /// The objective, with its margin.
-    pub fn objective(&self) -> Objective {
-        self.objective.with(self.margin)
-    }
-
     /// Refuses values that contradict each other.
     ///
     /// # Errors

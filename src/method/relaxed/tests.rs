@@ -14,7 +14,7 @@ use super::*;
 use crate::estimator::{EstimatorKind, Noise, Reinforce, Temperature, reinforce::Baseline};
 use crate::method::{Clock, Method};
 use crate::noise::{Purpose, Stream};
-use crate::objective::{Objective, ObjectiveKind};
+use crate::objective::{Goal, Objective};
 use crate::ops::{Gumbel, TrackedBackend, wide};
 use crate::optimiser::Adam;
 use crate::setting::Written;
@@ -267,7 +267,7 @@ fn keys_belong_to_the_rows_that_have_their_fields() {
         let expected: Vec<_> = KEYS.iter().map(|key| key.name).filter(|name| all.contains(name) || own.contains(name)).collect();
         assert_eq!(names(row), expected);
     }
-    assert!(names(TableRow { objective: ObjectiveKind::Hinge, ..DLMI }).contains(&"margin"));
+    assert!(names(TableRow { goal: Goal::HINGE, ..DLMI }).contains(&"margin"));
 }
 
 /// Every key changes its own value and no other, and `check` refuses what contradicts itself.
@@ -276,7 +276,7 @@ fn a_key_changes_its_own_value_only() {
     let samples =
         ["0.75", "3", "false", "true", "hinge", "cross-entropy", "uniform", "hard", "gumbel", "leave-one-out"].map(Written::untyped);
     for key in KEYS {
-        let rows = [DLMI, DLMI_TF, GBDA, REINFORCE, SODA, STGS, REBAR, RELAX, TableRow { objective: ObjectiveKind::Hinge, ..DLMI }];
+        let rows = [DLMI, DLMI_TF, GBDA, REINFORCE, SODA, STGS, REBAR, RELAX, TableRow { goal: Goal::HINGE, ..DLMI }];
         let rows = rows.into_iter().filter(|row| key.applies(row));
         for row in rows {
             let changed = samples.iter().filter_map(|written| {

@@ -16,7 +16,7 @@ impl TableRow {
             ("learned_temperature", temperature(self.temperature)),
             ("teacher_forcing", feeding(self.feeding)),
             ("samples", self.samples.to_string()),
-            ("objective", name(&self.objective).to_owned()),
+            ("objective", name(&self.goal.kind).to_owned()),
             ("start", normal(self.initial.deviation) + &redrawn.unwrap_or_default()),
             ("optimiser", optimiser(self.optimiser)),
         ]

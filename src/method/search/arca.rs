@@ -8,15 +8,14 @@
 //! search vocabulary is the problem's. Their perplexity term is `fluency`, which is off.
 
 use super::{Acceptance, Moves, Proposal, Schedule, Search, Start, Visit};
-use crate::objective::ObjectiveKind;
+use crate::objective::Goal;
 
 /// ARCA; a batch is the authors' `arca_batch_size`, of the gradients and of the candidates alike.
 pub const ARCA: Search = Search {
     start: Start::Readable,
     proposal: Proposal::Best { visit: Visit::InTurn, averaged: true },
     moves: Moves::Swap(1),
-    objective: ObjectiveKind::CrossEntropy,
-    margin: 0.3,
+    goal: Goal::CROSS_ENTROPY,
     fluency: None,
     acceptance: Acceptance::Any,
     schedule: Schedule { batch: 32, growth: None },

@@ -9,15 +9,14 @@
 //! the search vocabulary is the problem's.
 
 use super::{Acceptance, Moves, Proposal, Schedule, Search, Start, Visit};
-use crate::objective::ObjectiveKind;
+use crate::objective::Goal;
 
 /// AutoPrompt; a batch is the authors' `num_cand`.
 pub const AUTOPROMPT: Search = Search {
     start: Start::Readable,
     proposal: Proposal::Best { visit: Visit::AtRandom, averaged: false },
     moves: Moves::Swap(1),
-    objective: ObjectiveKind::CrossEntropy,
-    margin: 0.3,
+    goal: Goal::CROSS_ENTROPY,
     fluency: None,
     acceptance: Acceptance::Better,
     schedule: Schedule { batch: 10, growth: None },

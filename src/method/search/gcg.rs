@@ -10,15 +10,14 @@
 //! start, not with random single characters. A candidate that leads to the target is taken before a better one that does not.
 
 use super::{Acceptance, Moves, Proposal, Schedule, Search, Start};
-use crate::objective::ObjectiveKind;
+use crate::objective::Goal;
 
 /// GCG with nanoGCG's defaults: `topk`, `n_replace`, `buffer_size`, and `search_width` for a batch.
 pub const GCG: Search = Search {
     start: Start::Repeated,
     proposal: Proposal::Top { top: 256 },
     moves: Moves::Swap(1),
-    objective: ObjectiveKind::CrossEntropy,
-    margin: 0.3,
+    goal: Goal::CROSS_ENTROPY,
     fluency: None,
     acceptance: Acceptance::Buffer { buffer_size: 0 },
     schedule: Schedule { batch: 512, growth: None },

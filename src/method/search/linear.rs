@@ -2,11 +2,11 @@
 //! AutoPrompt try one after another at one position.
 
 use super::proposal::{Tokens, head_of};
-use super::slope::{Matrix, Slope};
+use super::slope::Slope;
 use super::step::TRIES;
 use super::{Clock, SearchMethod};
 use crate::noise::Draws;
-use crate::ops::TrackedBackend;
+use crate::ops::{Matrix, TrackedBackend};
 use crate::problem::Problem;
 use crate::subject::Subject;
 use crate::subject::feeding::Fed;
@@ -72,7 +72,8 @@ impl SearchMethod {
     ) -> Matrix<B> {
         let embedded = subject.embed(prompts);
         let [samples, n, d] = embedded.dims();
-        let (_, gradient) = subject.value_and_gradient(embedded.reshape([samples * n, d]), problem, self.search.objective(), &Fed::Target);
+        let (_, gradient) =
+            subject.value_and_gradient(embedded.reshape([samples * n, d]), problem, self.search.goal.objective(), &Fed::Target);
         gradient.reshape([samples, n, d]).narrow(1, position, 1).reshape([samples, d]).sum_dim(0)
     }
 }

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Clock, HardPrompt, Method, Progress, State};
 use crate::Result;
-use crate::objective::{Objective, ObjectiveKind};
+use crate::objective::{Goal, Objective, margin_key, objective_key};
 use crate::ops::{Kernels, Products, TrackedBackend};
 use crate::problem::Problem;
 use crate::setting::{Key, choice, key, optional_real, real, switch, whole};
@@ -57,9 +57,7 @@ pub struct Search {
     /// What a candidate changes.
     pub moves: Moves,
     /// What is minimised.
-    pub objective: ObjectiveKind,
-    /// κ of a hinge, in logits.
-    pub margin: f64,
+    pub goal: Goal,
     /// What the mean −ln p of the free tokens, given what stands before, weighs beside the objective, per nat; none: nothing.
     pub fluency: Option<f64>,
     /// What is taken.
@@ -80,10 +78,8 @@ const MANY: u64 = 1_000_000_000;
 
 /// The settings of a search. Some belong to one kind of proposal, objective, acceptance or schedule.
 pub const KEYS: &[Key<Search>] = &[
-    key("objective", "What is minimised", |search| Some(choice(&mut search.objective))),
-    key("margin", "Logit gap at which a target position counts as solved", |search| {
-        (search.objective == ObjectiveKind::Hinge).then(|| real(&mut search.margin, 0.0..=1e3))
-    }),
+    objective_key(|search| search.goal.kind_slot()),
+    margin_key(|search| search.goal.margin_slot()),
     key("fluency", "What a nat of the free tokens' mean -ln p, given what stands before, adds to what is minimised, or `none`", |search| {
         Some(optional_real(&mut search.fluency, 0.0..=1e3))
     }),
@@ -135,11 +131,6 @@ pub const KEYS: &[Key<Search>] = &[
 ];
 
 impl Search {
-    /// What is minimised, κ included.
-    fn objective(&self) -> Objective {
-        self.objective.with(self.margin)
-    }
-
     /// How exact the products are by which candidates are scored first.
     fn products<B: Kernels>(&self) -> Products {
         if self.rough && B::has_rough_products() { Products::Rough } else { Products::Full }
@@ -152,7 +143,7 @@ impl Search {
 
     /// What a prompt is worth: the objective and, where it counts, its fluency; from the first target positions a lower bound.
     fn value(&self, scores: &TargetScores, problem: &Problem) -> f32 {
-        let objective = value(self.objective(), scores, problem);
+        let objective = value(self.goal.objective(), scores, problem);
         self.fluency().map_or(objective, |weight| objective + weight as f32 * scores.nll)
     }
 
@@ -244,7 +235,7 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
     }
 
     fn start_at(&mut self, prompts: &[Vec<u32>], subject: &Subject<B>, problem: &Problem, _: Clock) -> Result<()> {
-        self.start_at(prompts, subject, problem);
+        self.begin_at(prompts, subject, problem);
         Ok(())
     }
 
@@ -262,12 +253,12 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
         state
     }
 
-    fn restore(&mut self, mut state: State, _: &Subject<B>, _: &Problem) -> Result<()> {
+    fn restore(&mut self, mut state: State, subject: &Subject<B>, problem: &Problem) -> Result<()> {
         let (at, entries, effects, gradient_norm) = state.fields()?;
         self.at = at;
         self.memory = Memory::of(entries);
         self.effects = effects;
-        self.ranking = Ranking::restored(&mut state, gradient_norm);
+        self.ranking = Ranking::restored(&mut state, [problem.prompt.tokens(), subject.vocab_size()], gradient_norm)?;
         Ok(())
     }
 }

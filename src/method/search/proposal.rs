@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::linear::Visit;
 use super::{Search, State};
+use crate::Result;
 use crate::noise::Draws;
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
@@ -121,15 +122,18 @@ impl Ranking {
     pub fn save(&self, n: usize, state: &mut State) {
         let scores = [("average", Some(&self.average)), ("current", self.current.as_ref().map(|current| &current.scores))];
         for (name, scores) in scores.into_iter().filter_map(|(name, scores)| Some((name, scores.filter(|scores| !scores.is_empty())?))) {
-            state.tensors.insert(name.into(), (vec![n, scores.len() / n], scores.clone()));
+            state.put_values(name, n, scores.clone());
         }
     }
 
-    /// From a saved state.
-    pub fn restored(state: &mut State, gradient_norm: Option<f32>) -> Self {
-        let mut take = |name| state.tensors.remove(name).map(|(_, scores)| scores);
-        let current = take("current").map(|scores| Current { scores, gradient_norm: gradient_norm.unwrap_or(f32::NAN) });
-        Self { average: take("average").unwrap_or_default(), current }
+    /// From a saved state, where scores are `[N, V]`.
+    ///
+    /// # Errors
+    /// They have another shape.
+    pub fn restored(state: &mut State, shape: [usize; 2], gradient_norm: Option<f32>) -> Result<Self> {
+        let mut take = |name| state.tensors.contains_key(name).then(|| state.take_values(name, shape)).transpose();
+        let current = take("current")?.map(|scores| Current { scores, gradient_norm: gradient_norm.unwrap_or(f32::NAN) });
+        Ok(Self { average: take("average")?.unwrap_or_default(), current })
     }
 }
 

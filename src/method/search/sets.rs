@@ -53,7 +53,7 @@ pub(super) struct Aim<'a> {
 impl<'a> Aim<'a> {
     /// Something better than the current prompt.
     pub fn new(search: &Search, current: &'a Scored, problem: &Problem) -> Self {
-        let objective = search.objective();
+        let objective = search.goal.objective();
         let fluency = search.fluency().unwrap_or(0.0) as f32;
         Self { objective, current, weights: weights(objective, problem).collect(), fluency }
     }

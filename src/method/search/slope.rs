@@ -1,16 +1,11 @@
 //! What the objective promises of swaps: its gradient with respect to the embeddings and, where fluency counts, what tokens add by
 //! themselves.
 
-use burn::tensor::Tensor;
-use burn::tensor::backend::AutodiffBackend;
-
 use super::Search;
-use crate::ops::TrackedBackend;
+use crate::ops::{Matrix, TrackedBackend};
 use crate::problem::Problem;
 use crate::subject::{Fluency, Subject};
 use crate::tensor::{ids_tensor, norm};
-
-pub(super) type Matrix<B> = Tensor<<B as AutodiffBackend>::InnerBackend, 2>;
 
 /// At R positions of a prompt.
 pub(super) struct Slope<B: TrackedBackend> {
@@ -23,7 +18,7 @@ pub(super) struct Slope<B: TrackedBackend> {
 impl Search {
     /// At all positions of a prompt.
     pub(super) fn slope<B: TrackedBackend>(&self, free: &[u32], subject: &Subject<B>, problem: &Problem) -> Slope<B> {
-        let gradient = subject.gradient(free, problem, self.objective(), self.products::<B::InnerBackend>()).1;
+        let gradient = subject.gradient(free, problem, self.goal.objective(), self.products::<B::InnerBackend>()).1;
         Slope { gradient, direct: None }.and(self.fluency_slope(&[free.to_vec()], subject, problem))
     }
 

@@ -6,15 +6,14 @@
 //! long the search returns to its best prompt, or restarts.
 
 use super::{Acceptance, Growth, Moves, Proposal, Schedule, Search, Sets, Start};
-use crate::objective::ObjectiveKind;
+use crate::objective::Goal;
 
 /// snap with its defaults.
 pub const SNAP: Search = Search {
     start: Start::Readable,
     proposal: Proposal::Gradient { top: 128, momentum: 0.6 },
     moves: Moves::Swap(1),
-    objective: ObjectiveKind::Hinge,
-    margin: 0.3,
+    goal: Goal::HINGE,
     fluency: None,
     acceptance: Acceptance::Annealed { acceptance_temperature: 0.2 },
     schedule: Schedule { batch: 24, growth: Some(Growth { patience: 60, batch_max: 96, restart_when_stalled: false }) },

@@ -59,7 +59,7 @@ impl SearchMethod {
         let others = (1..self.search.acceptance.starts()).map(|other| random_prompt(problem, clock, number + other));
         let starts: Vec<Vec<u32>> =
             std::iter::once(self.search.start.prompt(problem, clock, number)).chain(others).collect::<Result<_>>()?;
-        let mut scores = subject.target_scores(&starts, problem, self.search.objective());
+        let mut scores = subject.target_scores(&starts, problem, self.search.goal.objective());
         if self.search.fluency().is_some() {
             scores.iter_mut().zip(subject.nll(&starts, problem)).for_each(|(scores, nll)| scores.nll = nll);
         }
@@ -70,8 +70,8 @@ impl SearchMethod {
     }
 
     /// Goes on from the best of some prompts, and from nothing else; one that leads to the targets comes before all others.
-    pub(super) fn start_at<B: TrackedBackend>(&mut self, prompts: &[Vec<u32>], subject: &Subject<B>, problem: &Problem) {
-        let candidates = subject.candidates(&prompts[0], prompts, problem, self.search.objective());
+    pub(super) fn begin_at<B: TrackedBackend>(&mut self, prompts: &[Vec<u32>], subject: &Subject<B>, problem: &Problem) {
+        let candidates = subject.candidates(&prompts[0], prompts, problem, self.search.goal.objective());
         let scores = candidates.reading(self.search.fluency().is_some()).score(problem.target_tokens());
         let scored = prompts.iter().zip(scores).map(|(free, scores)| self.search.scored(free.clone(), scores, problem));
         let before = |a: &Scored, b: &Scored| b.leads(problem).cmp(&a.leads(problem)).then(a.value.total_cmp(&b.value));
@@ -177,7 +177,7 @@ impl SearchMethod {
         subject: &Subject<B>,
         problem: &Problem,
     ) {
-        let (objective, solved) = (self.search.objective(), self.at.current.leads(problem));
+        let (objective, solved) = (self.search.goal.objective(), self.at.current.leads(problem));
         let scoring = subject.candidates(&self.at.current.free, candidates, problem, objective);
         let mut scoring = scoring.by(products).reading(self.search.fluency().is_some());
         let mut kept: Vec<Scored> = candidates.iter().map(|free| Scored { free: free.clone(), ..Scored::default() }).collect();
@@ -207,7 +207,7 @@ impl SearchMethod {
     /// current prompt has nearly all of its loss behind it, because what does worse there does not catch up; a late cut saves less than
     /// another pass costs.
     pub(super) fn parts(&self, problem: &Problem) -> Vec<usize> {
-        let (objective, current) = (self.search.objective(), &self.at.current);
+        let (objective, current) = (self.search.goal.objective(), &self.at.current);
         // Fluency is known from the beginning.
         let fluency = self.search.fluency().map_or(0.0, |weight| weight as f32 * current.scores.nll);
         let sums = current.scores.losses.iter().zip(weights(objective, problem)).scan(fluency, |sum, (loss, weight)| {

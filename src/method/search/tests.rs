@@ -77,10 +77,10 @@ fn what_is_held_can_be_typed<B: TrackedBackend>() {
             let prompt = Method::<B>::hard_prompt(&method, &subject, &problem);
             assert!(problem.round_trips(&prompt.free), "{:?}", prompt.free);
             assert!(problem.is_valid(&prompt.free, &problem.typed_ids(&prompt.free)));
-            let scores = subject.target_scores(&[&prompt.free], &problem, search.objective()).remove(0);
+            let scores = subject.target_scores(&[&prompt.free], &problem, search.goal.objective()).remove(0);
             let difference = largest_difference(&scores.margins, prompt.margins.as_ref().unwrap());
             assert!(difference < 1e-4, "{difference}");
-            assert!((progress.objective - value(search.objective(), &scores, &problem)).abs() < 1e-3);
+            assert!((progress.objective - value(search.goal.objective(), &scores, &problem)).abs() < 1e-3);
         }
     }
 }
@@ -111,7 +111,7 @@ fn sharing_and_dropping_change_nothing<B: TrackedBackend>() {
     let whole: Vec<Vec<u32>> = batch.iter().map(|free| problem.first().search_ids(free)).collect();
     let expected = subject.margins(&whole, &problem.first().target.ids);
     let before = subject.cost();
-    let objective = snap().objective();
+    let objective = snap().goal.objective();
     let found = subject.candidates(&method.at.current.free, &batch, &problem, objective).score(5);
     for (found, expected) in found.iter().zip(&expected) {
         assert!(largest_difference(&found.margins, expected) < 1e-4);
@@ -131,11 +131,11 @@ fn sharing_and_dropping_change_nothing<B: TrackedBackend>() {
 fn dropping_early_never_drops_the_best<B: TrackedBackend>() {
     let subject = subject::<B>();
     let problem = problem(&subject, 5);
-    for objective in [ObjectiveKind::Hinge, ObjectiveKind::CrossEntropy, ObjectiveKind::LogProbDifference] {
+    for goal in [Goal::HINGE, Goal::CROSS_ENTROPY, Goal::LOG_PROB_DIFFERENCE] {
         let (mut rows, mut all) = (0, 0);
         let moves = [Moves::Swap(1), Moves::Swap(2), Moves::Shift, Moves::Exchange];
         for (seed, (moves, fluency)) in (1..).zip(moves.into_iter().flat_map(|moves| [(moves, None), (moves, Some(0.8))])) {
-            let search = Search { objective, moves, fluency, ..snap() };
+            let search = Search { goal, moves, fluency, ..snap() };
             let mut method = started(search, seed, &subject, &problem);
             let batch = neighbours(&mut method, seed, 10, &problem);
             let whole = method.best_below(f32::MAX, &batch, &[5], &subject, &problem).unwrap();
@@ -143,14 +143,14 @@ fn dropping_early_never_drops_the_best<B: TrackedBackend>() {
                 method.memory.clear();
                 let before = subject.cost();
                 let found = method.best_below(whole.value + above, &batch, &[1, 1, 1, 1, 1], &subject, &problem).unwrap();
-                assert_eq!(found.free, whole.free, "{objective:?} {moves:?} {fluency:?}");
+                assert_eq!(found.free, whole.free, "{goal:?} {moves:?} {fluency:?}");
                 assert!((found.value - whole.value).abs() < 1e-4);
                 rows += subject.cost().head_rows - before.head_rows;
                 // Fluency takes another row for each free token, the first one's being shared.
                 all += fluency.map_or(0, |_| 3 * batch.len() as u64 + 1) + 5 * batch.len() as u64;
             }
         }
-        assert!(rows < all, "{objective:?}: nothing was dropped");
+        assert!(rows < all, "{goal:?}: nothing was dropped");
     }
 }
 
@@ -161,12 +161,12 @@ fn the_best_of_given_prompts_is_the_start<B: TrackedBackend>() {
     let mut method = started(snap(), 6, &subject, &problem);
     let prompts = neighbours(&mut method, 6, 9, &problem);
     let values: Vec<f32> = subject
-        .target_scores(&prompts, &problem, snap().objective())
+        .target_scores(&prompts, &problem, snap().goal.objective())
         .iter()
-        .map(|scores| value(snap().objective(), scores, &problem))
+        .map(|scores| value(snap().goal.objective(), scores, &problem))
         .collect();
     let lowest = values.iter().copied().fold(f32::INFINITY, f32::min);
-    method.start_at(&prompts, &subject, &problem);
+    method.begin_at(&prompts, &subject, &problem);
     let start = &method.at.current;
     assert!(
         (start.value - lowest).abs() < 1e-4 && (values[prompts.iter().position(|free| *free == start.free).unwrap()] - lowest).abs() < 1e-4
@@ -177,8 +177,8 @@ fn the_best_of_given_prompts_is_the_start<B: TrackedBackend>() {
 fn finds_and_confirms<B: TrackedBackend>() {
     let (subject, judge) = (subject::<B>(), judge());
     let problem = problem(&subject, 1);
-    for objective in [ObjectiveKind::Hinge, ObjectiveKind::CrossEntropy] {
-        let mut method = SearchMethod::new(Search { objective, ..snap() });
+    for goal in [Goal::HINGE, Goal::CROSS_ENTROPY] {
+        let mut method = SearchMethod::new(Search { goal, ..snap() });
         let budget =
             Budget { steps: Some(300), positions: None, seconds: None, restarts: 0, eval_every: 10, early_stop: true, shortest: false };
         let trial = Trial { subject: &subject, judge: &judge, problem: &problem, budget, seed: 1 };
@@ -202,8 +202,8 @@ fn fluency_is_minimised_too<B: TrackedBackend>() {
         for step in 0..10 {
             let progress = method.step(&subject, &problem, clock(3, step)).unwrap();
             let free = [&method.at.current.free];
-            let scores = subject.target_scores(&free, &problem, search.objective()).remove(0);
-            let expected = value(search.objective(), &scores, &problem) + 0.8 * subject.nll(&free, &problem)[0];
+            let scores = subject.target_scores(&free, &problem, search.goal.objective()).remove(0);
+            let expected = value(search.goal.objective(), &scores, &problem) + 0.8 * subject.nll(&free, &problem)[0];
             assert!((progress.objective - expected).abs() < 1e-3, "{} {expected}", progress.objective);
         }
         assert!(first > 0.0 && method.at.best.value <= method.at.current.value + 1e-6);
@@ -289,8 +289,8 @@ fn gcg_begins_and_goes_on_as_its_buffer_says<B: TrackedBackend>() {
     let problem = problem(&subject, 3);
     let others = (1..8).map(|number| random_prompt(&problem, clock(4, 0), number).unwrap());
     let starts: Vec<Vec<u32>> = std::iter::once(first(0, 4, &problem).free).chain(others).collect();
-    let scores = subject.target_scores(&starts, &problem, GCG.objective());
-    let best = scores.iter().map(|scores| value(GCG.objective(), scores, &problem)).fold(f32::INFINITY, f32::min);
+    let scores = subject.target_scores(&starts, &problem, GCG.goal.objective());
+    let best = scores.iter().map(|scores| value(GCG.goal.objective(), scores, &problem)).fold(f32::INFINITY, f32::min);
     assert_eq!(first(1, 4, &problem).free, starts[0]);
     assert!((first(8, 4, &problem).value - best).abs() < 1e-4);
     for buffer_size in [0, 2] {
@@ -379,8 +379,8 @@ fn several_examples_share_a_prompt<B: TrackedBackend>() {
     ];
     let options = PromptOptions { tokens: 4, ..PromptOptions::default() };
     let both = Problem::with_examples(options, examples, subject.tokenizer(), subject.vocab_size()).unwrap();
-    for objective in [ObjectiveKind::Hinge, ObjectiveKind::CrossEntropy] {
-        let mut method = started(Search { objective, ..snap() }, 3, &subject, &both);
+    for goal in [Goal::HINGE, Goal::CROSS_ENTROPY] {
+        let mut method = started(Search { goal, ..snap() }, 3, &subject, &both);
         for step in 0..8 {
             method.step(&subject, &both, clock(3, step)).unwrap();
             let (current, mut sum) = (&method.at.current, 0.0);
@@ -388,10 +388,10 @@ fn several_examples_share_a_prompt<B: TrackedBackend>() {
             assert_eq!(current.scores.margins.len(), 5);
             for example in &both.examples {
                 let one = Problem { examples: vec![example.clone()], ..both.clone() };
-                let objective = method.search.objective();
+                let objective = method.search.goal.objective();
                 sum += value(objective, &subject.target_scores(&[&current.free], &one, objective)[0], &one);
             }
-            assert!((current.value - sum / 2.0).abs() < 1e-4, "{objective:?}: {} {sum}", current.value);
+            assert!((current.value - sum / 2.0).abs() < 1e-4, "{goal:?}: {} {sum}", current.value);
         }
         assert!(method.parts(&both).iter().sum::<usize>() == 5 && method.parts(&both).len() >= 2);
     }
@@ -424,7 +424,7 @@ fn a_search_has_the_settings_that_it_needs() {
     assert_eq!(names(&GCG), ["objective", "fluency", "start", "top", "n_replace", "buffer_size", "rough", "batch"]);
     let of_arca = vec!["objective", "fluency", "rough", "batch"];
     assert_eq!((names(&ARCA), names(&AUTOPROMPT)), (of_arca.clone(), of_arca));
-    let by_cross_entropy = Search { objective: ObjectiveKind::CrossEntropy, ..SNAP };
+    let by_cross_entropy = Search { goal: Goal::CROSS_ENTROPY, ..SNAP };
     assert_eq!(names(&by_cross_entropy), all.iter().copied().filter(|name| *name != "margin").collect::<Vec<_>>());
     let samples = ["7", "0.5", "true", "false", "cross-entropy", "readable"];
     for key in KEYS {

@@ -45,15 +45,6 @@ impl Checkpoint {
         Self::of(ModelFiles::open(path)?, &Digests::of_user())
     }
 
-    /// A model embedded in the program: the texts of `config.json` and `tokenizer.json`, the bytes of
-    /// `model.safetensors`.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::open`].
-    pub fn from_bytes(config: &str, tokenizer: &str, weights: &'static [u8]) -> Result<Self> {
-        Self::of(ModelFiles::embedded(config, tokenizer, weights)?, &Digests::of_user())
-    }
-
     /// Checks the config, then that tokenizer and weights are those of such a model, then hashes the weights, unless
     /// their digest is among `digests`.
     ///
@@ -78,19 +69,11 @@ impl Checkpoint {
         let tokenizer = tokenizer.for_context(config.context());
         Ok(Self { config, tokenizer, digest, origin, chat, weights })
     }
-
-    /// Values of one tensor in Hugging Face orientation, row-major.
-    ///
-    /// # Errors
-    /// Those of [`Weights::read`].
-    pub fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        self.weights.read(name, shape)
-    }
 }
 
 impl WeightSource for Checkpoint {
     fn read(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        Checkpoint::read(self, name, shape)
+        self.weights.read(name, shape)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::Result;
+use crate::files::hex;
 use crate::testing::{Written, golden, peak_memory, safetensors, tiny_config, tiny_tokenizer, values};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -30,7 +31,8 @@ fn folder(config: &Value, weights: &[u8]) -> tempfile::TempDir {
 }
 
 fn open(config: &Value, tensors: &[Written]) -> Result<Checkpoint> {
-    Checkpoint::from_bytes(&config.to_string(), &tiny_tokenizer().to_string(), safetensors(tensors).leak())
+    let files = ModelFiles::embedded(&config.to_string(), &tiny_tokenizer().to_string(), safetensors(tensors).leak())?;
+    Checkpoint::of(files, &Digests::of_user())
 }
 
 fn refused(config: &Value, tensors: &[Written]) -> String {
@@ -57,7 +59,7 @@ fn a_folder_its_file_and_the_embedded_bytes_are_one_model() {
             assert_eq!(embedded.read(&name, &shape).unwrap(), expected);
         }
     }
-    let digest: String = Sha256::digest(&weights).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(&Sha256::digest(&weights));
     assert_eq!(embedded.digest, digest);
 }
 
@@ -68,7 +70,7 @@ fn the_digest_of_shards_is_that_of_their_concatenation() {
     shards.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with("model-"));
     shards.sort();
     let bytes: Vec<u8> = shards.iter().flat_map(|path| fs::read(path).unwrap()).collect();
-    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(&Sha256::digest(&bytes));
     assert_eq!(Checkpoint::open(&folder).unwrap().digest, digest);
 }
 
@@ -84,7 +86,7 @@ fn weights_are_hashed_once() {
         fs::write(&path, &bytes).unwrap();
         let file = fs::File::options().write(true).open(&path).unwrap();
         file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
-        Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        hex(&Sha256::digest(&bytes))
     };
     let first = change(1_000);
     assert_eq!(digest(), first);

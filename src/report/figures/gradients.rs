@@ -46,8 +46,7 @@ pub(super) fn figures(data: &Data) -> Vec<Figure> {
     for gradient in &data.gradients {
         sorted.entry((&gradient.model, gradient.prompt_tokens, gradient.steps)).or_default().push(gradient);
     }
-    let name = |digest: &str| names.get(digest).cloned().unwrap_or_else(|| format!("model {}", digest.chars().take(8).collect::<String>()));
-    sorted.into_iter().map(|((model, n, steps), gradients)| figure(&name(model), n, steps, &gradients)).collect()
+    sorted.into_iter().map(|((model, n, steps), gradients)| figure(&names[model], n, steps, &gradients)).collect()
 }
 
 fn figure(model: &str, n: u64, steps: u64, gradients: &[&Gradient]) -> Figure {

@@ -5,7 +5,7 @@ mod lcs;
 mod success;
 mod temperature;
 
-use super::csv::{Csv, exact};
+use super::csv::{Csv, numbers};
 use super::data::Data;
 use super::groups::{Group, Series};
 use super::palette::Style;
@@ -31,17 +31,7 @@ pub fn words(estimate: &Estimate) -> String {
     format!("{mean:.3}{interval}, {targets} target{}, {runs} run{}", s(targets), s(runs))
 }
 
-/// Names of the columns that [`numbers`] fills.
-const NUMBERS: [&str; 5] = ["mean", "low", "high", "targets", "runs"];
-
-/// An estimate as fields of CSV.
-fn numbers(estimate: &Estimate) -> Vec<String> {
-    let end = |of: fn((f64, f64)) -> f64| estimate.interval.map(of).map_or(String::new(), exact);
-    let Estimate { mean, targets, runs, .. } = *estimate;
-    vec![exact(mean), end(|ends| ends.0), end(|ends| ends.1), targets.to_string(), runs.to_string()]
-}
-
-/// A table with these columns, and [`NUMBERS`] after them.
+/// A table with these columns, and after them those that [`numbers`] fills.
 fn csv(columns: &[&str]) -> Csv {
-    Csv::new(&[columns, &NUMBERS].concat())
+    Csv::new(&[columns, &["mean", "low", "high", "targets", "runs"]].concat())
 }

@@ -120,7 +120,7 @@ fn inside(folder: &Path, name: &str, index: &str) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Checkpoint;
+    use crate::model::{Checkpoint, WeightSource};
     use crate::testing::{Written, golden, safetensors};
     use serde_json::{Value, json};
     use std::fs;

@@ -2,6 +2,7 @@
 
 use super::storage::{Source, Stored};
 use crate::error::{Error, Result, quoted};
+use crate::files::hex;
 use crate::source::digests::Digests;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -125,7 +126,7 @@ impl Weights {
             for source in &mut self.sources {
                 source.hash(&mut hash)?;
             }
-            Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+            Ok(hex(&hash.finalize()))
         })
     }
 

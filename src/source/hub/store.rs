@@ -10,7 +10,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::{CONFIG, EXTRAS, HubConfig, INDEX, Remote, Spec, TOKENIZER, WEIGHTS, is_hex, is_plain};
-use crate::files::{read_small, read_text, replace};
+use crate::files::{hex, read_small, read_text, replace};
 use crate::source::Digests;
 use crate::source::digests::Stamp;
 use crate::{Error, Result};
@@ -75,7 +75,7 @@ pub(super) fn link_blob(digest: &str, blob: &Path, link: &Path) -> io::Result<()
 pub(super) fn digest(path: &Path, wanted: &Remote) -> io::Result<String> {
     fn of<H: Digest + Write>(mut hash: H, path: &Path) -> io::Result<String> {
         io::copy(&mut File::open(path)?, &mut hash)?;
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(&hash.finalize()))
     }
     match wanted.digest.len() {
         64 => of(Sha256::new(), path),

@@ -57,7 +57,7 @@ impl Tokenizer {
 
     /// The tokens of a text, each with the bytes of the text that it stands for.
     pub fn parts(&self, text: &str) -> Vec<(u32, Range<usize>)> {
-        let encoding = caught(|| self.0.library.encode(text, false)).and_then(|encoding| encoding.map_err(|error| error.to_string()));
+        let encoding = caught(|| self.inner.library.encode(text, false)).and_then(|encoding| encoding.map_err(|error| error.to_string()));
         encoding.map_or_else(
             |_| Vec::new(),
             |encoding| {

@@ -6,7 +6,7 @@ use crate::{Error, Result};
 impl Tokenizer {
     /// The same tokenizer, of a model that takes so many tokens at most.
     pub fn for_context(self, context: usize) -> Self {
-        Self(self.0, context)
+        Self { context, ..self }
     }
 
     /// Refuses a text, `what`, that is too long for the model's context whatever its tokens are.
@@ -14,12 +14,12 @@ impl Tokenizer {
     /// # Errors
     /// It has more bytes than a context full of the longest token.
     pub fn check_length(&self, text: &str, what: &str) -> Result<()> {
-        let (length, context) = (text.len(), self.1);
+        let (length, context) = (text.len(), self.context);
         // A token has a byte at least.
         if length <= context {
             return Ok(());
         }
-        let longest = caught(|| self.0.library.get_vocab(true).keys().map(String::len).max().unwrap_or(0)).unwrap_or(0);
+        let longest = caught(|| self.inner.library.get_vocab(true).keys().map(String::len).max().unwrap_or(0)).unwrap_or(0);
         let most = context.saturating_mul(longest);
         if length <= most {
             return Ok(());

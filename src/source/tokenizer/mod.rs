@@ -9,7 +9,7 @@ mod context;
 mod growth;
 mod length;
 
-use crate::error::{Error, Result, quoted};
+use crate::error::{Error, Result, panic_message, quoted};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -21,9 +21,13 @@ const MAX_TOKENS: usize = 1 << 22;
 /// Largest tokenizer file that is read, in bytes.
 const LARGEST_FILE: u64 = 64 << 20;
 
-/// A frozen tokenizer, and how many tokens its model takes. Cloning is cheap.
+/// A frozen tokenizer. Cloning is cheap.
 #[derive(Clone)]
-pub struct Tokenizer(Arc<Inner>, usize);
+pub struct Tokenizer {
+    inner: Arc<Inner>,
+    /// Tokens that its model takes.
+    context: usize,
+}
 
 struct Inner {
     library: tokenizers::Tokenizer,
@@ -60,7 +64,7 @@ impl Tokenizer {
             return Err(invalid(&format!("its ids must lie below {MAX_TOKENS}, and there must be some")));
         }
         let kinds = caught(|| kinds(&library, size)).map_err(|reason| invalid(&reason))?;
-        let tokenizer = Self(Arc::new(Inner { library, kinds }), usize::MAX);
+        let tokenizer = Self { inner: Arc::new(Inner { library, kinds }), context: usize::MAX };
         tokenizer.try_encode(PROBE).map_err(|reason| invalid(&reason))?;
         Ok(tokenizer)
     }
@@ -80,14 +84,14 @@ impl Tokenizer {
     }
 
     fn try_encode(&self, text: &str) -> Result<Vec<u32>, String> {
-        let library = &self.0.library;
+        let library = &self.inner.library;
         let encoding = caught(|| library.encode_fast(text, false))?.map_err(|error| error.to_string())?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// Text of token ids, special tokens included; ids that no token has are left out.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let library = &self.0.library;
+        let library = &self.inner.library;
         caught(|| library.decode(ids, false)).and_then(|text| text.map_err(|error| error.to_string())).unwrap_or_else(|reason| {
             tracing::warn!("the tokenizer failed to decode {} ids: {reason}", ids.len());
             String::new()
@@ -101,7 +105,7 @@ impl Tokenizer {
 
     /// One more than the largest id, added tokens included.
     pub fn vocab_size(&self) -> usize {
-        self.0.kinds.len()
+        self.inner.kinds.len()
     }
 
     /// Whether `id` is a special token or one added to the trained vocabulary.
@@ -121,11 +125,11 @@ impl Tokenizer {
 
     /// Id of a token by its name in the vocabulary, such as `<|endoftext|>`.
     pub fn token_id(&self, token: &str) -> Option<u32> {
-        caught(|| self.0.library.token_to_id(token)).ok().flatten()
+        caught(|| self.inner.library.token_to_id(token)).ok().flatten()
     }
 
     fn kind(&self, id: u32) -> Kind {
-        self.0.kinds.get(id as usize).copied().unwrap_or(Kind::Unused)
+        self.inner.kinds.get(id as usize).copied().unwrap_or(Kind::Unused)
     }
 }
 
@@ -191,11 +195,7 @@ fn caught<T>(code: impl FnOnce() -> T) -> Result<T, String> {
     let outer = CAUGHT.replace(true);
     let outcome = catch_unwind(AssertUnwindSafe(code));
     CAUGHT.set(outer);
-    outcome.map_err(|panic| {
-        let message = panic.downcast_ref::<String>().map(String::as_str);
-        let message = message.or_else(|| panic.downcast_ref::<&str>().copied());
-        message.unwrap_or("it makes the tokenizer library panic").to_owned()
-    })
+    outcome.map_err(|panic| panic_message(&*panic).unwrap_or("it makes the tokenizer library panic").to_owned())
 }
 
 /// Refuses ids that are no row of a model's embedding matrix.

@@ -2,7 +2,7 @@
 
 use super::fixture::Gguf;
 use crate::Result;
-use crate::model::{Checkpoint, RopeScaling};
+use crate::model::{Checkpoint, RopeScaling, WeightSource};
 use crate::testing::{golden, real_smollm2, tiny_tokenizer};
 use half::bf16;
 use serde_json::{Value, json};

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use super::store::entries;
 use super::*;
+use crate::files::hex;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const TOKEN: &str = "hf_marker_that_nobody_may_see";
@@ -136,11 +137,11 @@ fn status(status: u16) -> Answer {
 fn git_sha1(body: &[u8]) -> String {
     let mut hash = sha1::Sha1::new_with_prefix(format!("blob {}\0", body.len()));
     hash.update(body);
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 fn sha256(body: &[u8]) -> String {
-    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(body))
 }
 
 /// A repository: its listing is made from `files`, and each file answers with its content unless told otherwise.

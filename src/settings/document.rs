@@ -1,0 +1,34 @@
+//! A TOML document that somebody wrote, of settings or of a study.
+
+use std::ops::Range;
+
+use toml::de::DeTable;
+
+use crate::{Error, Result};
+
+/// Its text, and what messages call it.
+pub struct Document<'a> {
+    /// The text.
+    pub text: &'a str,
+    /// The name, in quotes where it is a path.
+    pub name: &'a str,
+}
+
+impl<'a> Document<'a> {
+    /// What it says, each key and value with its place.
+    ///
+    /// # Errors
+    /// It is not TOML; with the line.
+    pub fn parse(&self) -> Result<DeTable<'a>> {
+        let table = DeTable::parse(self.text).map_err(|error| {
+            let place = error.span().map_or(String::new(), |span| format!(", line {}", self.line(&span)));
+            Error::input(format!("{}{place} is not TOML: {}", self.name, error.message().replace('\n', ", ")))
+        })?;
+        Ok(table.into_inner())
+    }
+
+    /// The line where a place begins, from 1.
+    pub fn line(&self, place: &Range<usize>) -> usize {
+        1 + self.text[..place.start].matches('\n').count()
+    }
+}
