@@ -121,6 +121,7 @@ def repeated(value, draw: random.Random):
     place = draw.choice([place for place in walk(value)])
     for key in place:
         value = value[key]
+    value = copy.deepcopy(value)
     if isinstance(value, str):
         return value * times(len(value), draw)
     count = times(len(json.dumps(value)), draw)
@@ -131,12 +132,15 @@ def repeated(value, draw: random.Random):
 
 def spoil_json(data: bytes, draw: random.Random) -> bytes:
     value = json.loads(data)
+    # Once at most: what is repeated shares its parts, and would multiply.
+    repeats = draw.random() < 0.2
     for _ in range(draw.randint(1, 3)):
         places = [place for place in walk(value) if place]
         if not places:
             break
         try:
-            put(value, draw.choice(places), repeated(value, draw) if draw.random() < 0.1 else copy.deepcopy(draw.choice(ODD)))
+            put(value, draw.choice(places), repeated(value, draw) if repeats else copy.deepcopy(draw.choice(ODD)))
+            repeats = False
         except (KeyError, IndexError, TypeError):
             pass
     return json.dumps(value).encode()
