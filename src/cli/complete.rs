@@ -11,6 +11,7 @@ use crate::backend::{self, Job};
 use crate::invert::notes;
 use crate::model::greedy;
 use crate::ops::TrackedBackend;
+use crate::problem::Target;
 use crate::subject::check_context;
 use crate::tensor::ids_tensor;
 use crate::terminal::counted;
@@ -73,7 +74,10 @@ impl Continuation {
             format!("the model ends its text after {written}, with `{stop}`; --stop-at-eos leaves that and what follows out")
         });
         notes.extend(end.or_else(|| notes::special("completion", ids, model.tokenizer())));
-        notes.extend(notes::half_character("completion", text, ids, model.tokenizer()));
+        // What it stands for may be whole characters of that kind.
+        let broken = text.contains('\u{fffd}') && !Target::new(text, ids.to_vec()).round_trips(model.tokenizer());
+        let half = "the completion holds or ends with half a character, shown as \u{fffd}, so that no text is exactly these tokens";
+        notes.extend(broken.then(|| half.to_owned()));
         notes
     }
 }

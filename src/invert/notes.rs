@@ -39,12 +39,6 @@ pub(crate) fn special(what: &str, ids: &[u32], tokenizer: &Tokenizer) -> Option<
     Some(format!("the {what} holds `{}`, which is one special token and not its letters", tokenizer.decode(&[*id])))
 }
 
-/// Of a text that shows half a character.
-pub(crate) fn half_character(what: &str, text: &str, ids: &[u32], tokenizer: &Tokenizer) -> Option<String> {
-    let broken = text.contains('\u{fffd}') && !Target::new(text, ids.to_vec()).round_trips(tokenizer);
-    broken.then(|| format!("the {what} begins or ends inside of a character, shown as \u{fffd}, so that no text is exactly these tokens"))
-}
-
 /// Of a run that went on from what it had found until its budget ended.
 pub(super) fn no_shorter(run: &RunState, stopped: Stopped) -> Option<String> {
     let shortest = run.shortest.as_ref().filter(|_| stopped != Stopped::Exact)?;
@@ -61,6 +55,7 @@ pub(super) fn notes(problem: &Problem, best: &Judged, verdict: &Verdict, scored:
     notes.extend(holding.map(|(name, _)| format!("the {name} holds words of the target, which no rule forbids there")));
     notes.extend(options.chat.as_ref().filter(|chat| chat.template.is_dated()).map(|_| DATE.to_owned()));
     notes.extend((!problem.can_be_exact()).then(|| TARGET.to_owned()));
+    notes.extend(special("target", target.text_ids(), tokenizer));
     let stop = target.ids.last().filter(|_| target.stops);
     notes.extend(stop.map(|&stop| format!("the last token of the target is `{}`, at which the model stops", tokenizer.decode(&[stop]))));
     notes.extend(repetition((&best.free, &problem.free_text(&best.free)), target));
@@ -90,14 +85,10 @@ mod tests {
     }
 
     #[test]
-    fn special_tokens_and_half_characters_are_seen() {
+    fn special_tokens_are_seen() {
         let tokenizer = tiny().tokenizer;
         let ids = tokenizer.encode("hello<|endoftext|>hello");
         assert!(special("prompt", &ids, &tokenizer).unwrap().starts_with("the prompt holds `<|endoftext|>`"));
         assert_eq!(special("prompt", &tokenizer.encode("hello"), &tokenizer), None);
-        let half = tokenizer.encode("é")[..1].to_vec();
-        assert!(half_character("completion", &tokenizer.decode(&half), &half, &tokenizer).unwrap().contains("inside of a character"));
-        let whole = tokenizer.encode("a\u{fffd}");
-        assert_eq!(half_character("completion", "a\u{fffd}", &whole, &tokenizer), None);
     }
 }
