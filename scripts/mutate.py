@@ -5,8 +5,8 @@ usage: mutate.py BINARY [--count N] [--seed S] [--jobs J] [--keep DIR]
 needs: nothing; run it from the project's root
 
 Each input is a valid one (a model folder, shards, a GGUF, a tokenizer, a chat template, a target file, settings, a study, a checkpoint, a record) with
-one to four changes: bytes flipped, cut, doubled or put in, numbers that stand in its bytes replaced by extremes, values of its JSON replaced
-by values of another kind. A run is bad when it exits with other than 0, 2 or 3 (1 too for `invert`), prints more than one line of error, says
+one to four changes: bytes flipped, cut, doubled or put in, a piece repeated a thousand to a hundred thousand times, numbers that stand in its
+bytes replaced by extremes, values of its JSON replaced by values of another kind, or repeated. A run is bad when it exits with other than 0, 2 or 3 (1 too for `invert`), prints more than one line of error, says
 "panicked", takes longer than 10 s or more than 2 GB. Bad inputs are kept in DIR with the command that read them.
 Prints the counts by kind and exit code, and exits with 1 when a run was bad.
 """
@@ -39,7 +39,17 @@ def folder(source, names):
 
 
 PLAIN = ["config.json", "tokenizer.json", "model.safetensors"]
+SPECIAL = b'{"bos_token": "<s>", "eos_token": {"content": "</s>"}}'
 CHAT = b"{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
+def gguf_with_template(path: Path, template: bytes) -> bytes:
+    """A GGUF with one more entry before the others, as long as its alignment."""
+    data, key = path.read_bytes(), b"tokenizer.chat_template"
+    template += b"\n" * (-(len(key) + 20 + len(template)) % 32)
+    count = struct.unpack("<Q", data[16:24])[0]
+    entry = struct.pack("<Q", len(key)) + key + struct.pack("<IQ", 8, len(template)) + template
+    return data[:16] + struct.pack("<Q", count + 1) + entry + data[24:]
 
 
 def bases(work: Path, binary: str) -> dict:
@@ -53,7 +63,7 @@ def bases(work: Path, binary: str) -> dict:
     subprocess.run([binary, "study", "run", "tests/slurm.toml", "--out", str(study), "--limit", "1"], capture_output=True)
     cell = next((study / "cells").glob("*.json"), None)
     complete = ["--model", "{}", "--backend", "flex", "complete", "he is", "--tokens", "2"]
-    show = ["models", "show", "{}"]
+    show, chat = ["models", "show", "{}"], [*complete, "--chat"]
     sharded = sorted(path.name for path in (GOLDEN / "tiny/sharded").iterdir() if path.name != "expected.safetensors")
     tiny, spm = folder("tiny/gqa3-tied", PLAIN), folder("cases/spm-legacy", PLAIN)
     gguf = {"m.gguf": (GOLDEN / "tiny_gguf/gqa3-tied.f32.gguf").read_bytes()}
@@ -67,14 +77,21 @@ def bases(work: Path, binary: str) -> dict:
         "shards": (folder("tiny/sharded", sharded), sharded, [complete]),
         "gguf": (gguf, ["m.gguf"], [["--model", "{}/m.gguf", *complete[2:]], ["models", "show", "{}/m.gguf"]]),
         "k-quants": (quantised, ["m.gguf"], [["--model", "{}/m.gguf", *complete[2:]]]),
-        "chat": ({**spm, "chat_template.jinja": CHAT, "tokenizer_config.json": b'{"bos_token": "<s>", "eos_token": {"content": "</s>"}}'},
-                 ["chat_template.jinja", "tokenizer_config.json"], [[*complete, "--chat"]]),
+        "chat": ({**spm, "chat_template.jinja": CHAT, "tokenizer_config.json": SPECIAL}, ["chat_template.jinja", "tokenizer_config.json"], [chat]),
+        "special tokens": ({**spm, "chat_template.jinja": CHAT, "special_tokens_map.json": SPECIAL}, ["special_tokens_map.json"], [chat, show]),
+        "generation": ({**tiny, "generation_config.json": b'{"eos_token_id": [0, 261], "bos_token_id": 0}'}, ["generation_config.json"],
+                       [[*complete, "--stop-at-eos"], show]),
+        "gguf chat": ({"m.gguf": gguf_with_template(GOLDEN / "tiny_gguf/gqa3-tied.f32.gguf", (GOLDEN / "chat/smollm2.jinja").read_bytes())},
+                      ["m.gguf"], [["--model", "{}/m.gguf", *chat[2:]]]),
         "targets": ({"t.jsonl": "\n".join(target).encode()}, ["t.jsonl"], [[*on_tiny, "targets", "--label", "{}/t.jsonl"]]),
         "settings": ({"s.toml": b'method = "dlmi"\nsteps = 7\nprefix = "a"\n[dlmi]\nsamples = 2\ntau0 = 1.5\n'}, ["s.toml"],
                      [["config", "show", "-c", "{}/s.toml"]]),
         "study": (folder("../../configs/study", ["smoke.toml", "smoke.jsonl"]), ["smoke.toml", "smoke.jsonl"], [["study", "cells", "{}/smoke.toml"]]),
         "checkpoint": (run, ["checkpoint.safetensors", "events.jsonl"], [[*invert, "--steps", "4", "--out", "{}", "--resume"]]),
     }
+    for template in sorted((GOLDEN / "chat").glob("*.jinja")):
+        files = {**spm, "chat_template.jinja": template.read_bytes(), "tokenizer_config.json": SPECIAL}
+        kinds[f"chat {template.stem}"] = (files, ["chat_template.jinja"], [chat])
     if cell:
         kinds["record"] = ({"r.json": cell.read_bytes().replace(b"\n", b"") + b"\n"}, ["r.json"], [["report", "{}/r.json", "-o", "{}/report"]])
     return kinds
@@ -94,14 +111,36 @@ def put(value, path, new):
     value[path[-1]] = new
 
 
+def times(length: int, draw: random.Random) -> int:
+    """How often a piece of so many bytes is repeated: a thousand to a hundred thousand times, and no more than 4 MB."""
+    return min(int(10 ** draw.uniform(3, 5)), (4 << 20) // max(length, 1))
+
+
+def repeated(value, draw: random.Random):
+    """A piece of a JSON value, many times: a list of it, one in another, or a longer text."""
+    place = draw.choice([place for place in walk(value)])
+    for key in place:
+        value = value[key]
+    value = copy.deepcopy(value)
+    if isinstance(value, str):
+        return value * times(len(value), draw)
+    count = times(len(json.dumps(value)), draw)
+    if draw.random() < 0.8:
+        return [value] * count
+    return json.loads("[" * 500 + json.dumps(value) + "]" * 500)
+
+
 def spoil_json(data: bytes, draw: random.Random) -> bytes:
     value = json.loads(data)
+    # Once at most: what is repeated shares its parts, and would multiply.
+    repeats = draw.random() < 0.2
     for _ in range(draw.randint(1, 3)):
         places = [place for place in walk(value) if place]
         if not places:
             break
         try:
-            put(value, draw.choice(places), copy.deepcopy(draw.choice(ODD)))
+            put(value, draw.choice(places), repeated(value, draw) if repeats else copy.deepcopy(draw.choice(ODD)))
+            repeats = False
         except (KeyError, IndexError, TypeError):
             pass
     return json.dumps(value).encode()
@@ -111,7 +150,7 @@ def spoil_bytes(data: bytes, draw: random.Random) -> bytes:
     data = bytearray(data)
     for _ in range(draw.randint(1, 4)):
         at = draw.randrange(len(data) + 1) if draw.random() < 0.5 else draw.randrange(min(len(data), 600) + 1)
-        kind = draw.randrange(6)
+        kind = draw.randrange(7)
         if kind == 0 and at < len(data):
             data[at] ^= 1 << draw.randrange(8)
         elif kind == 1:
@@ -120,6 +159,9 @@ def spoil_bytes(data: bytes, draw: random.Random) -> bytes:
             data[at:at] = bytes(draw.randrange(256) for _ in range(draw.choice([1, 4, 64])))
         elif kind == 3:
             data[at:at] = data[at:at + draw.choice([1, 16, 300])]
+        elif kind == 4:
+            piece = data[at:at + draw.choice([1, 2, 4, 7, 12, 30])]
+            data[at:at] = piece * times(len(piece), draw)
         else:
             width = draw.choice([4, 8])
             number = draw.choice(EXTREMES) & ((1 << (8 * width)) - 1)

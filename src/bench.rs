@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::distribution::{quantile, sorted};
+use crate::files::kilobytes;
 use crate::method::registry::{MethodName, MethodSettings};
 use crate::method::relaxed::TableRow;
 use crate::method::{Build, Clock, Method, Progress};
@@ -334,9 +335,7 @@ fn ceiling<B: Kernels>(model: &Llama<B>, rows: usize) -> f64 {
 
 /// The most memory this process ever held, in MiB; nothing where the system does not say.
 pub fn peak_mib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? / 1024)
+    kilobytes("/proc/self/status", "VmHWM:").map(|bytes| bytes >> 20)
 }
 
 #[cfg(test)]

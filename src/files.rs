@@ -1,6 +1,6 @@
 //! Files and texts from outside: reads with a limit, UTF-8 with an offset in the error, writes that are whole or absent.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -126,6 +126,30 @@ pub fn utf8(bytes: Vec<u8>, name: &str) -> Result<String> {
     })
 }
 
+/// What a line of a file of `/proc` says in kB (`VmRSS:   2048 kB`), in bytes; nothing where the system has no such line.
+pub fn kilobytes(path: &str, name: &str) -> Option<u64> {
+    kilobytes_in(&std::fs::read_to_string(path).ok()?, name)
+}
+
+fn kilobytes_in(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(value.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? << 10)
+}
+
+/// Takes the lock of a file that was opened from `path`; false where another process holds it.
+///
+/// # Errors
+/// The file system has no locks, or fails.
+pub fn try_lock(file: &File, path: &Path) -> Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => {
+            Err(Error::environment(format!("cannot lock `{}`: {error}; name a folder on another file system", path.display())))
+        }
+    }
+}
+
 /// Writes a temporary file in the same folder, then renames it: whatever happens, the old or the new content is there, whole.
 ///
 /// # Errors
@@ -180,6 +204,35 @@ mod tests {
         };
         assert_eq!(read_stream(&pipe, 4).unwrap(), b"late");
         writer.join().unwrap();
+    }
+
+    #[test]
+    fn what_the_system_says_in_kilobytes_are_bytes() {
+        assert_eq!(kilobytes_in("MemFree: 1 kB\nMemAvailable:    2048 kB\n", "MemAvailable:"), Some(2 << 20));
+        assert_eq!(kilobytes_in("MemFree: 1 kB\n", "MemAvailable:"), None);
+        assert_eq!(kilobytes("/nonexistent", "VmRSS:"), None);
+    }
+
+    #[test]
+    fn one_process_holds_a_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let (first, second) = (File::create(&path).unwrap(), File::open(&path).unwrap());
+        assert!(try_lock(&first, &path).unwrap());
+        assert!(!try_lock(&second, &path).unwrap());
+        drop(first);
+        assert!(try_lock(&second, &path).unwrap());
+    }
+
+    /// A handle that only names a place (O_PATH) stands for a file system without locks.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_lock_that_cannot_be_had_is_not_held_by_another_process() {
+        use std::os::unix::fs::OpenOptionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let place = File::options().read(true).custom_flags(0o10_000_000).open(folder.path()).unwrap();
+        let error = try_lock(&place, folder.path()).unwrap_err();
+        assert!(error.exit_code() == 3 && error.to_string().starts_with("cannot lock `"), "{error}");
     }
 
     #[test]

@@ -79,9 +79,16 @@ pub fn target_hit_ratio(prompt: &[u32], target: &[u32]) -> f64 {
 /// Longest run of letters and digits that prompt and target share, over those of the target; compatibility forms and case do not matter.
 /// 0 for a target without any.
 pub fn overlap_text(prompt: &str, target: &str) -> f64 {
-    let letters = |text: &str| text.nfkc().flat_map(char::to_lowercase).filter(|c| c.is_alphanumeric()).collect::<Vec<char>>();
-    let target = letters(target);
-    share(longest_common_run(&letters(prompt), &target), target.len())
+    share(shared_letters(prompt, target), letters(target).len())
+}
+
+/// Length of the longest run of letters and digits that prompt and target share.
+pub fn shared_letters(prompt: &str, target: &str) -> usize {
+    longest_common_run(&letters(prompt), &letters(target))
+}
+
+fn letters(text: &str) -> Vec<char> {
+    text.nfkc().flat_map(char::to_lowercase).filter(|c| c.is_alphanumeric()).collect()
 }
 
 /// Length of the longest run of neighbours that both have.

@@ -12,6 +12,11 @@ pub fn acts(c: char) -> bool {
             | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// `1 token`, `20 tokens`.
+pub(crate) fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// A value as one line of JSON that a terminal may show: what [`acts`] is written as `\u202e`, which is the same JSON value.
 ///
 /// # Panics

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use burn::tensor::backend::Backend;
 
+use crate::files::kilobytes;
 use crate::{Error, Result};
 
 /// What helps where memory is short.
@@ -12,19 +13,11 @@ pub(crate) const ADVICE: &str = "free some, or use a smaller model or fewer prom
 
 /// Bytes of memory that are left, as far as the system says so: of the machine, of the program's control groups, of its address space.
 pub fn available() -> Option<u64> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let machine = field(&meminfo, "MemAvailable:");
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let machine = kilobytes("/proc/meminfo", "MemAvailable:");
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let space = limits.lines().find_map(|line| line.strip_prefix("Max address space")?.split_whitespace().next()?.parse::<u64>().ok());
-    let space = space.map(|limit| limit.saturating_sub(field(&status, "VmSize:").unwrap_or(0)));
+    let space = space.map(|limit| limit.saturating_sub(kilobytes("/proc/self/status", "VmSize:").unwrap_or(0)));
     machine.into_iter().chain(space).chain(control_groups()).min()
-}
-
-/// A line of /proc in kB, as bytes.
-fn field(text: &str, name: &str) -> Option<u64> {
-    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-    Some(value.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? << 10)
 }
 
 /// What is left of the memory of the program's control groups and of each that they lie in.
@@ -102,12 +95,6 @@ pub fn keep_within(mib: u64, bytes: u64, what: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_left_is_what_the_system_says() {
-        assert_eq!(field("MemFree: 1 kB\nMemAvailable:    2048 kB\n", "MemAvailable:"), Some(2 << 20));
-        assert_eq!(field("MemFree: 1 kB\n", "MemAvailable:"), None);
-    }
 
     /// Folders of control groups: each file with what is in it.
     fn groups(files: &[(&str, &str)]) -> tempfile::TempDir {

@@ -1,6 +1,8 @@
 //! `dlmi models`: what is here, fetch one, describe one.
 
-use serde_json::json;
+use std::slice;
+
+use serde_json::{Value, json};
 
 use super::args::{Cli, Models};
 use super::session::Session;
@@ -45,6 +47,7 @@ fn show(cli: &Cli, policy: Policy) -> Result<()> {
     let session = Session::open(cli, policy)?;
     let config = session.model.config();
     let parameters = config.parameters();
+    let shown = |id: u32| json!({ "id": id, "text": session.model.tokenizer().decode(&[id]) });
     let rows = json!({
         "spec": session.settings().model,
         "architecture": config.architecture,
@@ -61,6 +64,9 @@ fn show(cli: &Cli, policy: Policy) -> Result<()> {
         "sliding_window": config.sliding_window,
         "tied_embeddings": config.tie_word_embeddings,
         "layers_without_rope": config.rope_layers.iter().filter(|used| !**used).count(),
+        "chat_template": session.model.has_chat_template().ok(),
+        "start_token": session.model.start_token().map(shown),
+        "stop_tokens": config.eos_token_ids.iter().map(|id| shown(*id)).collect::<Vec<_>>(),
         "preset": session.resolved.presets,
         "digest": session.model.identity().digest,
     });
@@ -68,6 +74,11 @@ fn show(cli: &Cli, policy: Policy) -> Result<()> {
         return print_result(&super::json(&rows));
     }
     let mut rows = rows.as_object().expect("an object").clone();
-    rows.retain(|_, value| !value.is_null());
+    let named = |token: &Value| format!("{} ({})", token["text"].as_str().unwrap_or_default(), token["id"]);
+    for key in ["start_token", "stop_tokens"] {
+        let tokens = rows[key].as_array().map_or(slice::from_ref(&rows[key]), Vec::as_slice);
+        rows[key] = tokens.iter().filter(|token| !token.is_null()).map(named).collect::<Vec<_>>().join(", ").into();
+    }
+    rows.retain(|_, value| !value.is_null() && value != "");
     print_result(&pairs(&rows))
 }

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::{Around, Cli, read_text};
 use crate::backend::{self, Choice};
-use crate::invert::record::DATE_NOTE;
-use crate::invert::{Judge, Model};
+use crate::invert::{Judge, Model, notes};
 use crate::problem::Target;
 use crate::problem::targets::{Labelled, parse_targets};
 use crate::settings::{Options, Resolved};
@@ -69,18 +68,41 @@ impl Session {
         parse_targets(&text, path, self.model.tokenizer(), self.model.config().vocab_size)
     }
 
-    /// The whole prompt in which `text` is what somebody types, `behind` at the end of it all, and what must be known of it.
+    /// The prompt that a command line gives, as a text with what stands around it or as ids.
+    ///
+    /// # Errors
+    /// Those of [`Self::whole`] and [`Self::bos`]; ids without an embedding, and none at all.
+    pub fn prompt(&self, around: &Around, text: Option<OsString>, ids: Option<&[u32]>) -> Result<Given> {
+        let (tokenizer, bos) = (self.model.tokenizer(), self.bos()?);
+        let typed = read_text(text, None)?;
+        let (whole, turn, dated) = match &typed {
+            Some(typed) => (self.whole(around, typed, "")?, tokenizer.encode(&turn(around, typed, "")?), self.is_dated()?),
+            None => (tokenizer.decode(ids.unwrap_or_default()), ids.unwrap_or_default().to_vec(), false),
+        };
+        let of_text = tokenizer.encode(&whole);
+        let own = ids.unwrap_or(&of_text);
+        let (typeable, ids) = (own == of_text, bos.iter().chain(own).copied().collect::<Vec<_>>());
+        if ids.is_empty() {
+            return Err(Error::input("the prompt is empty; give a text, or --bos to let the model begin by itself"));
+        }
+        self.check_ids(&ids, "the prompt")?;
+        let notes = [bos.map(|_| notes::BOS.to_owned()), dated.then(|| notes::DATE.to_owned()), notes::special("prompt", &turn, tokenizer)];
+        Ok(Given { typed, turn, whole, typeable, ids, notes: notes.into_iter().flatten().collect() })
+    }
+
+    /// The whole prompt in which `text` is what somebody types, `behind` at the end of it all.
     ///
     /// # Errors
     /// A text that no context holds, a template without a place for it, and those of [`Model::chat`].
-    pub fn whole(&self, around: &Around, text: &str, behind: &str) -> Result<(String, Option<String>)> {
+    pub fn whole(&self, around: &Around, text: &str, behind: &str) -> Result<String> {
         self.model.tokenizer().check_length(text, "the prompt")?;
-        let (before, after) = around.template()?.unwrap_or_default();
-        let turn = format!("{before}{text}{after}{behind}");
-        match self.model.chat(self.settings())? {
-            Some(chat) => chat.render(&turn).map(|whole| (whole, chat.template.is_dated().then(|| DATE_NOTE.to_owned()))),
-            None => Ok((turn, None)),
-        }
+        let turn = turn(around, text, behind)?;
+        self.model.chat(self.settings())?.map_or(Ok(turn.clone()), |chat| chat.render(&turn))
+    }
+
+    /// Whether a chat that was rendered holds the date.
+    fn is_dated(&self) -> Result<bool> {
+        Ok(self.model.chat(self.settings())?.is_some_and(|chat| chat.template.is_dated()))
     }
 
     /// BoS for `--bos`: the token that starts a text.
@@ -95,4 +117,26 @@ impl Session {
         }
         self.model.check_embedded(option, ids)
     }
+}
+
+/// A text with the template of a command line around it.
+fn turn(around: &Around, text: &str, behind: &str) -> Result<String> {
+    let (before, after) = around.template()?.unwrap_or_default();
+    Ok(format!("{before}{text}{after}{behind}"))
+}
+
+/// A prompt as it was given, and what the model gets.
+pub struct Given {
+    /// The text that was typed, where no ids were given.
+    pub typed: Option<String>,
+    /// The ids of what was typed, `--template` included: of the user's turn of a chat.
+    pub turn: Vec<u32>,
+    /// The whole text.
+    pub whole: String,
+    /// The text gives the ids.
+    pub typeable: bool,
+    /// The ids that the model sees, BoS first where one is wanted.
+    pub ids: Vec<u32>,
+    /// What must be known of it.
+    pub notes: Vec<String>,
 }

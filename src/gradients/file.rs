@@ -1,13 +1,13 @@
 //! The file of the lines: what a run left there, and what it adds.
 
 use std::collections::HashSet;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::line::SCHEMA;
 use super::{Line, Plan, Unit};
-use crate::files::{read_text, replace};
+use crate::files::{read_text, replace, try_lock};
 use crate::{Error, Result};
 
 /// Larger than any file of lines, in bytes.
@@ -77,9 +77,8 @@ impl LineFile {
 /// A file to be added to, that no other process holds.
 fn locked(path: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).append(true).open(path).map_err(|error| Error::writing(path, &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::input(format!("another process is writing `{}`; name another file", path.display()))),
-        Err(TryLockError::Error(error)) => Err(Error::writing(path, &error)),
+    match try_lock(&file, path)? {
+        true => Ok(file),
+        false => Err(Error::input(format!("another process is writing `{}`; name another file", path.display()))),
     }
 }

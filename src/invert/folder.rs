@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use super::event::{BestSoFar, Event};
 use super::log::{EVENTS, Log};
+use super::task::{AROUND, MOMENT, TOKENIZER};
 use super::tensorboard;
 use super::{Report, RunState, Snapshot};
 use crate::error::quoted;
-use crate::files::replace;
+use crate::files::{open_regular, replace, try_lock};
 use crate::invert::{Scores, judge::Judged};
 use crate::method::State;
 use crate::settings::is_off;
@@ -56,6 +57,14 @@ impl Folder {
         let seconds = snapshot.as_ref().map_or(0.0, |snapshot| snapshot.run.seconds);
         let log = Log::open(path, last.flatten(), seconds)?;
         Ok((Self { path: path.to_owned(), identity, log, _lock: lock }, snapshot))
+    }
+
+    /// The moment of the run that a folder holds, in seconds since 1970, where its chat template wrote the date.
+    pub fn moment(path: &Path) -> Option<i64> {
+        let mut bytes = Vec::new();
+        open_regular(&path.join(CHECKPOINT)).ok()?.0.read_to_end(&mut bytes).ok()?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
+        serde_json::from_str::<Value>(header.metadata().as_ref()?.get("identity")?).ok()?[MOMENT].as_i64()
     }
 
     /// Events behind the last step that was saved: they were dropped, and are made again.
@@ -101,7 +110,7 @@ fn lock(folder: &Path) -> Result<File> {
     let path = folder.join(LOCK);
     let opened = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path);
     let mut file = opened.map_err(|error| Error::writing(&path, &error))?;
-    if file.try_lock().is_err() {
+    if !try_lock(&file, &path)? {
         let mut holder = String::new();
         let _ = file.read_to_string(&mut holder);
         return Err(Error::environment(format!(
@@ -190,13 +199,16 @@ fn same_run(known: &Value, now: &Value, path: &Path) -> Result<()> {
     if !known.is_object() {
         return Err(Error::input(format!("`{}` does not say which settings it belongs to; start a new run", path.display())));
     }
-    match first_difference(known, now) {
-        None => Ok(()),
-        Some((name, was, is)) => Err(Error::input(format!(
-            "the run in `{}` has {name} = {was}, but this command says {is}; use the same settings or another folder",
-            path.display()
-        ))),
-    }
+    let Some((name, was, is)) = first_difference(known, now) else { return Ok(()) };
+    let path = path.display();
+    Err(Error::input(match name.as_str() {
+        TOKENIZER => format!("the model's tokenizer is another one than when the run in `{path}` began; start a new run in another folder"),
+        // All settings are the same.
+        AROUND => {
+            format!("the model's chat template gives another text than when the run in `{path}` began; start a new run in another folder")
+        }
+        _ => format!("the run in `{path}` has {name} = {was}, but this command says {is}; use the same settings or another folder"),
+    }))
 }
 
 /// Name and both values of the first key that differs, `snap.batch` within an object `snap`.
@@ -206,7 +218,7 @@ fn first_difference<'a>(known: &'a Value, now: &'a Value) -> Option<(String, &'a
         let (was, is) = (known.get(key).unwrap_or(&Value::Null), now.get(key).unwrap_or(&Value::Null));
         match (was, is) {
             // What is off may not have been there when the run was begun.
-            _ if was == is || (is_off(was) && is_off(is)) => None,
+            _ if was == is || (is_off(was) && is_off(is)) || key == MOMENT => None,
             (Value::Object(_), Value::Object(_)) => first_difference(was, is).map(|(name, was, is)| (format!("{key}.{name}"), was, is)),
             _ => Some((key.clone(), was, is)),
         }
@@ -218,6 +230,22 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_a_command_line_does_not_say_is_refused_in_words() {
+        let known = json!({ "seed": 1, TOKENIZER: "ab", AROUND: [[[1], []]] });
+        let refused = |key: &str, value: Value| {
+            let mut now = known.clone();
+            now[key] = value;
+            same_run(&known, &now, Path::new("run")).unwrap_err().to_string()
+        };
+        assert!(refused(TOKENIZER, json!("cd")).starts_with("the model's tokenizer is another one than when the run in `run` began"));
+        let dated = refused(AROUND, json!([[[2], []]]));
+        assert!(dated.contains("chat template gives another text") && !dated.contains('['), "{dated}");
+        let same = |now: Value| same_run(&json!({ "seed": 1, MOMENT: 5 }), &now, Path::new("run")).is_ok();
+        assert!(same(json!({ "seed": 1, MOMENT: 6 })), "what was written at a moment is compared, not the moment");
+        assert!(refused("seed", json!(2)).contains("seed = 1, but this command says 2"));
+    }
 
     #[test]
     fn what_is_off_may_be_new() {

@@ -5,6 +5,7 @@ pub mod folder;
 pub mod judge;
 mod log;
 pub mod model;
+pub(crate) mod notes;
 pub mod record;
 pub mod robust;
 pub mod run;

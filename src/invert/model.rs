@@ -1,5 +1,6 @@
 //! A model that was opened: what an inversion begins with.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use burn::tensor::DType;
@@ -10,14 +11,16 @@ use crate::backend::{Dtype, memory};
 use crate::model::{self, Checkpoint, Llama, LlamaConfig, Rounded};
 use crate::problem::{Chat, Problem, Target};
 use crate::settings::{self, Layers, Options, Sources};
-use crate::source::Tokenizer;
 use crate::source::hub::{Observer, SILENT};
 use crate::source::tokenizer::check_ids;
+use crate::source::{ChatTemplate, Tokenizer};
 use crate::{Error, Result};
 
 /// Config and tokenizer of a model, and where its weights are: they are read when something is computed.
 pub struct Model {
     checkpoint: Checkpoint,
+    /// Its chat template, once somebody has chatted.
+    template: OnceLock<Arc<ChatTemplate>>,
     spec: String,
     opened: Instant,
 }
@@ -38,7 +41,7 @@ impl Model {
     /// As [`Self::open`].
     pub fn open_with(spec: &str, offline: bool, observer: Observer) -> Result<Self> {
         let opened = Instant::now();
-        Ok(Self { checkpoint: model::open(spec, offline, observer)?, spec: spec.to_owned(), opened })
+        Ok(Self { checkpoint: model::open(spec, offline, observer)?, template: OnceLock::new(), spec: spec.to_owned(), opened })
     }
 
     /// The architecture.
@@ -151,9 +154,34 @@ impl Model {
             (true, _) if options.bos => Err(Error::option("bos", "a chat begins as the model's template says; leave it out")),
             (true, no_system) => {
                 let system = (!no_system).then(|| options.system.clone());
-                Ok(Some(Chat { template: self.checkpoint.chat.read()?, system }))
+                Ok(Some(Chat { template: self.template()?, system }))
             }
         }
+    }
+
+    /// Lets a chat template that writes the date write that of another moment, in seconds since 1970: of the run that goes on.
+    ///
+    /// # Errors
+    /// The model has no usable chat template.
+    pub fn set_moment(&self, moment: i64) -> Result<()> {
+        self.template().map(|template| template.set_moment(moment))
+    }
+
+    /// Its chat template, read when it is first asked for.
+    fn template(&self) -> Result<Arc<ChatTemplate>> {
+        if let Some(template) = self.template.get() {
+            return Ok(template.clone());
+        }
+        let read = self.checkpoint.chat.read()?;
+        Ok(self.template.get_or_init(|| read).clone())
+    }
+
+    /// Whether it has a chat template.
+    ///
+    /// # Errors
+    /// The files where it would be cannot be read.
+    pub fn has_chat_template(&self) -> Result<bool> {
+        self.checkpoint.chat.has_template()
     }
 
     /// A target behind which the model must stop: in a chat with the token that ends a turn there, else with its first stop token.

@@ -5,8 +5,9 @@ use serde::ser::SerializeMap;
 use serde_json::Value;
 
 use super::judge::{Judge, Judged, Verdict};
+use super::notes::{no_shorter, notes};
 use super::robust::Robust;
-use super::run::{Outcome, RunState, Stopped};
+use super::run::{Outcome, Stopped};
 use super::scores::Scores;
 use crate::metrics::{Spread, overlap, overlap_text, target_hit_ratio};
 use crate::problem::Problem;
@@ -223,7 +224,7 @@ impl Inversion {
             round_trips: prompt_ids == search_ids,
             min_margin: verdict.min_margin.is_finite().then_some(verdict.min_margin),
             lcs: ScoredPrompt { step: run.step, prompt_ids: example.search_ids(&run.judged), scores, judged: None },
-            notes: notes(problem, &verdict, &overlaps, scores.is_some(), tokenizer).into_iter().chain(no_shorter(&run, stopped)).collect(),
+            notes: notes(problem, &best, &verdict, scores.is_some(), tokenizer).into_iter().chain(no_shorter(&run, stopped)).collect(),
             prompt_tokens: best.free.len(),
             examples: example_results(problem, &best, &verdict, tokenizer),
             best: ScoredPrompt {
@@ -258,12 +259,6 @@ impl Inversion {
     }
 }
 
-/// Of a run that went on from what it had found until its budget ended.
-fn no_shorter(run: &RunState, stopped: Stopped) -> Option<String> {
-    let shortest = run.shortest.as_ref().filter(|_| stopped != Stopped::Exact)?;
-    Some(format!("no prompt of {} free tokens was found before the run ended", shortest.prompt.free.len() - 1))
-}
-
 /// What became of each example, where there are several.
 fn example_results(problem: &Problem, best: &Judged, verdict: &Verdict, tokenizer: &Tokenizer) -> Vec<ExampleResult> {
     if problem.examples.len() < 2 {
@@ -284,7 +279,7 @@ fn example_results(problem: &Problem, best: &Judged, verdict: &Verdict, tokenize
 }
 
 /// What prompt and target have in common.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Overlaps {
     /// Share of the prompt's positions that hold a token of the target.
     pub overlap: f64,
@@ -303,47 +298,4 @@ impl Overlaps {
             overlap_text: overlap_text(prompt_text, target_text),
         }
     }
-
-    /// A sentence where they are high: repeating the target is a known trick.
-    pub fn note(&self) -> Option<String> {
-        (self.overlap >= HIGH_OVERLAP || self.overlap_text >= HIGH_OVERLAP).then(|| {
-            format!(
-                "the prompt repeats much of the target: {:.0} % of its tokens are the target's, {:.0} % of the target's letters stand in it in a row",
-                100.0 * self.overlap,
-                100.0 * self.overlap_text
-            )
-        })
-    }
-}
-
-/// From here on an overlap is worth a word.
-const HIGH_OVERLAP: f64 = 0.5;
-
-/// What a printed prompt does not show.
-pub(crate) const BOS_NOTE: &str = "a beginning-of-sequence token stands before the prompt, which the printed text does not show";
-
-/// Of a chat template that asks what day it is.
-pub(crate) const DATE_NOTE: &str = "the model's chat template writes today's date into the prompt, so it is another one tomorrow";
-
-/// Of a target that was given as ids.
-pub(crate) const TARGET_NOTE: &str = "the target's text is tokenised to other ids than those given, so no prompt is called exact";
-
-/// What a reader of the result must also know.
-fn notes(problem: &Problem, verdict: &Verdict, overlaps: &Overlaps, scored: bool, tokenizer: &Tokenizer) -> Vec<String> {
-    let (options, target) = (problem.prompt.options(), &problem.first().target);
-    let mut notes: Vec<String> = options.bos.map(|_| BOS_NOTE.to_owned()).into_iter().collect();
-    let fixed = [("prefix", &options.prefix), ("suffix", &options.suffix)];
-    let holding = fixed.into_iter().filter(|(_, text)| problem.prompt.repeats_target(text));
-    notes.extend(holding.map(|(name, _)| format!("the {name} holds words of the target, which no rule forbids there")));
-    notes.extend(options.chat.as_ref().filter(|chat| chat.template.is_dated()).map(|_| DATE_NOTE.to_owned()));
-    notes.extend((!problem.can_be_exact()).then(|| TARGET_NOTE.to_owned()));
-    let stop = target.ids.last().filter(|_| target.stops);
-    notes.extend(stop.map(|&stop| format!("the last token of the target is `{}`, at which the model stops", tokenizer.decode(&[stop]))));
-    notes.extend(overlaps.note());
-    notes.extend(verdict.note());
-    let (asked, least) = (problem.min_margin, verdict.min_margin);
-    let narrow = verdict.exact && !verdict.solves(problem);
-    notes.extend(narrow.then(|| format!("the smallest lead is {least:.3} logits, and {asked} were asked for, so this is no answer yet")));
-    notes.extend((!scored).then(|| "the run was ended before the scores of its last step could be taken".to_owned()));
-    notes
 }

@@ -40,6 +40,13 @@ impl Model {
     }
 }
 
+/// What [`Task::identity`] calls the digest of the tokenizer.
+pub(super) const TOKENIZER: &str = "tokenizer_digest";
+/// What it calls the moment whose date a chat template has written, in seconds since 1970. What it wrote is among the fixed tokens.
+pub(super) const MOMENT: &str = "moment";
+/// What it calls the fixed tokens around the free part.
+pub(super) const AROUND: &str = "around";
+
 /// Everything that an inversion needs. `M` says which method searches.
 pub struct Task<'a, M = MethodSettings> {
     model: &'a mut Model,
@@ -127,11 +134,14 @@ impl<'a, M: Build> Task<'a, M> {
         }
         map.insert("backend".into(), self.device.device.backend.to_string().into());
         map.insert("model_digest".into(), self.model.identity().digest.into());
+        map.insert(TOKENIZER.into(), self.model.tokenizer().digest().into());
         map.insert("method".into(), self.name.clone().into());
         map.insert("target_ids".into(), self.problem.first().target.ids.clone().into());
+        let dated = self.problem.prompt.options().chat.as_ref().filter(|chat| chat.template.is_dated());
+        map.extend(dated.map(|chat| (MOMENT.to_owned(), chat.template.moment().into())));
         // What stands around the free part may come from a chat template, which may be another one tomorrow.
         let around = self.problem.examples.iter().map(|example| (example.head(), example.tail()));
-        map.insert("around".into(), serde_json::json!(around.collect::<Vec<_>>()));
+        map.insert(AROUND.into(), serde_json::json!(around.collect::<Vec<_>>()));
         if self.problem.examples.len() > 1 {
             let targets = self.problem.examples.iter().map(|example| &example.target.ids);
             map.insert("targets".into(), serde_json::json!(targets.collect::<Vec<_>>()));

@@ -8,7 +8,7 @@ use super::Target;
 use crate::metrics::longest_common_run;
 
 /// Letters and digits in a row that a prompt may share with a target at most.
-const LONGEST_RUN: usize = 6;
+pub(crate) const LONGEST_RUN: usize = 6;
 
 /// Words shorter than this are everywhere.
 const SHORTEST_WORD: usize = 3;

@@ -10,6 +10,7 @@ pub mod target;
 pub mod targets;
 mod words;
 
+pub(crate) use ban::LONGEST_RUN;
 pub use example::{Context, Example};
 pub use frame::Chat;
 pub use prompt::{Prompt, PromptOptions};

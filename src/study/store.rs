@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::Cell;
 use super::cell::SCHEMA;
 use crate::error::quoted;
-use crate::files::{read_text, replace};
+use crate::files::{read_text, replace, try_lock};
 use crate::{Error, Result, terminal};
 
 /// Larger than any record, in bytes.
@@ -93,11 +93,10 @@ impl Store {
         let file = opened.map_err(|error| Error::writing(&path, &error))?;
         // Who asks whether a cell is running holds its lock for a moment.
         for _ in 0..3 {
-            match file.try_lock() {
-                Ok(()) => return Ok(Some(Claim { _lock: file })),
-                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
-                Err(TryLockError::Error(error)) => return Err(Error::writing(&path, &error)),
+            if try_lock(&file, &path)? {
+                return Ok(Some(Claim { _lock: file }));
             }
+            std::thread::sleep(Duration::from_millis(5));
         }
         Ok(None)
     }

@@ -7,7 +7,7 @@ mod progress;
 pub mod table;
 mod transfer;
 
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 
 use crate::{Error, Result};
 
@@ -35,10 +35,31 @@ pub fn print_part(text: &str) -> Result<bool> {
     above_live_line(|| write_result(&mut io::stdout().lock(), text))
 }
 
+/// Prints a text that a model wrote: on a terminal with what would act there escaped; into a file or a pipe as it is, with a newline that
+/// whoever reads a text from standard input leaves out again.
+///
+/// # Errors
+/// Those of [`print_result`].
+pub fn print_text(text: &str) -> Result<()> {
+    match io::stdout().is_terminal() {
+        true => print_result(&visible_block(text)),
+        false => above_live_line(|| write_all(&mut io::stdout().lock(), &readable_again(text))).map(drop),
+    }
+}
+
+/// A carriage return before the newline would go with it.
+fn readable_again(text: &str) -> String {
+    if text.ends_with('\r') { text.to_owned() } else { format!("{text}\n") }
+}
+
 fn write_result(out: &mut impl io::Write, text: &str) -> Result<bool> {
     let newline = if text.ends_with('\n') { "" } else { "\n" };
     // In one go: who is interrupted leaves whole lines.
-    let written = out.write_all(format!("{text}{newline}").as_bytes()).and_then(|()| out.flush());
+    write_all(out, &format!("{text}{newline}"))
+}
+
+fn write_all(out: &mut impl io::Write, text: &str) -> Result<bool> {
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     match written {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
@@ -70,6 +91,15 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn a_text_is_the_same_once_a_newline_is_left_out() {
+        for text in ["a", "a\n", "a\r", "a\r\n", "", "\n", "\u{1b}[31m"] {
+            let printed = readable_again(text);
+            let read = printed.strip_suffix('\n').map_or(&*printed, |text| text.strip_suffix('\r').unwrap_or(text));
+            assert_eq!(read, text);
         }
     }
 

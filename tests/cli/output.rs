@@ -31,7 +31,7 @@ fn an_inexact_run_says_how_far_it_came_and_what_to_try() {
 fn an_exact_run_says_what_was_verified() {
     let ran = run(&mut tiny(["invert", " and", "--steps", "300", "--prompt-tokens", "8"]));
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{ran:?}");
-    for part in ["exact", "CPU", "f32", "1 token"] {
+    for part in ["exact", "CPU", "f32", "writes the token of the target", " tokens of prompt, found in "] {
         assert!(ran.out.contains(part), "`{part}`: {}", ran.out);
     }
     assert!(!ran.out.contains("not exact"));
@@ -83,9 +83,9 @@ fn what_cannot_be_printed_is_said_where_it_can() {
 #[cfg(unix)]
 #[test]
 fn a_home_that_is_missing_or_cannot_be_written_is_no_error() {
-    let wanted = run(&mut tiny(["complete", "x"])).out;
+    let wanted = run(&mut tiny(["-q", "complete", "x"])).out;
     for home in [None, Some("/nonexistent"), Some("/dev/null"), Some("")] {
-        let mut command = tiny(["complete", "x"]);
+        let mut command = tiny(["-q", "complete", "x"]);
         for name in ["HOME", "HF_HOME", "XDG_CACHE_HOME"] {
             command.env_remove(name);
         }
@@ -102,10 +102,6 @@ fn texts_are_shown_not_acted_on() {
     assert_eq!(ran.code, Some(1), "{ran:?}");
     is_harmless(&ran.out);
     assert!(ran.out.contains("a␛[31mb␇␍\\u{9b}2J\\u{202e}c"), "{}", ran.out);
-    // A random model writes every kind of byte.
-    for prompt in ["on", "hello and then", "p\u{1b}"] {
-        is_harmless(&run(&mut tiny(["complete", prompt, "--tokens", "200"])).out);
-    }
     is_harmless(&run(&mut tiny(["score", hostile, hostile])).out);
     is_harmless(&run(&mut tiny(["config", "show", "--set", &format!("prefix={hostile}")])).out);
     // JSON is as harmless, and keeps the text.
@@ -185,33 +181,64 @@ fn verbosity_is_for_stderr_alone() {
     refuses(&mut tiny(["invert", "", "-q"]), 2, &["target"]);
 }
 
-/// On a terminal there is a live line, which is gone at the end; `-q` shows none. (`script` lends a terminal.)
+/// Exit code and all that the tiny model's program shows on a terminal, which `script` lends; nothing where that is not installed.
+#[cfg(target_os = "linux")]
+fn on_terminal(arguments: &str) -> Option<(Option<i32>, String)> {
+    if std::process::Command::new("script").arg("--version").stdout(Stdio::null()).status().is_err() {
+        eprintln!("skipped: there is no `script`");
+        return None;
+    }
+    let line = format!("'{}' --model '{TINY}' --backend flex {arguments}", env!("CARGO_BIN_EXE_dlmi"));
+    let mut script = std::process::Command::new("script");
+    for (name, value) in child([""; 0]).get_envs() {
+        match value {
+            Some(value) => script.env(name, value),
+            None => script.env_remove(name),
+        };
+    }
+    let output = script.args(["-qefc", &line, "/dev/null"]).stdin(Stdio::null()).output().expect("script");
+    Some((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
+/// On a terminal there is a live line, which is gone at the end; `-q` shows none.
 #[cfg(target_os = "linux")]
 #[test]
 fn progress_is_a_live_line_on_a_terminal() {
-    if std::process::Command::new("script").arg("--version").stdout(Stdio::null()).status().is_err() {
-        eprintln!("skipped: there is no `script`");
-        return;
-    }
-    let on_terminal = |flags: &str| {
-        let line = format!("'{}' --model '{TINY}' --backend flex invert '{OUT_OF_REACH}' --steps 60 {flags}", env!("CARGO_BIN_EXE_dlmi"));
-        let mut script = child([""; 0]);
-        let environment: Vec<_> = script.get_envs().map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned))).collect();
-        script = std::process::Command::new("script");
-        for (name, value) in environment {
-            match value {
-                Some(value) => script.env(name, value),
-                None => script.env_remove(name),
-            };
-        }
-        let output = script.args(["-qefc", &line, "/dev/null"]).stdin(Stdio::null()).output().expect("script");
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let (code, shown) = on_terminal("");
+    let invert = |flags: &str| on_terminal(&format!("invert '{OUT_OF_REACH}' --steps 60 {flags}"));
+    let Some((code, shown)) = invert("") else { return };
     assert_eq!(code, Some(1), "{shown}");
     assert!(shown.contains("inverting 37 tokens") && shown.contains("step "), "{shown:?}");
     assert!(shown.contains("\u{1b}[1m"), "colour by itself: {shown:?}");
-    let (code, shown) = on_terminal("-q --color never");
+    let (code, shown) = invert("-q --color never").unwrap();
     assert_eq!(code, Some(1), "{shown}");
     assert!(!shown.contains("inverting") && !shown.contains('\u{1b}'), "{shown:?}");
+}
+
+/// A random model writes every kind of byte. What is piped on is what it wrote, to the byte.
+#[test]
+fn a_completion_is_itself_in_a_pipe_and_harmless_on_a_terminal() {
+    let mut odd = 0;
+    for prompt in ["on", "hello and then", "p\u{1b}", "in the sand", "so", "12 ing"] {
+        let flags = ["complete", prompt, "--tokens", "200"];
+        let text = answer(tiny(flags).arg("--json"))["completion_text"].as_str().unwrap().to_owned();
+        let piped = run(&mut tiny(flags)).out;
+        assert_eq!(piped, if text.ends_with('\r') { text.clone() } else { format!("{text}\n") }, "{prompt:?}");
+        odd += usize::from(text.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\t')));
+        #[cfg(target_os = "linux")]
+        if let Some((_, shown)) = on_terminal(&format!("-q complete '{}' --tokens 200", prompt)) {
+            is_harmless(&shown.replace("\r\n", "\n"));
+        }
+    }
+    assert!(odd > 0, "no completion holds what a terminal would act on");
+}
+
+/// `complete | score`: the target is the completion, whatever characters it has.
+#[test]
+fn what_is_completed_in_a_pipe_is_scored_as_it_is() {
+    for prompt in ["on", "in the sand", "p\u{1b}", "hello and then"] {
+        let flags = ["-q", "complete", prompt, "--tokens", "60"];
+        let text = answer(tiny(flags).arg("--json"))["completion_text"].clone();
+        let score = answer(tiny(["score", "--json", prompt, "-"]).write_stdin(run(&mut tiny(flags)).out));
+        assert_eq!(score["target_text"], text);
+    }
 }

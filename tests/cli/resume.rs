@@ -394,6 +394,44 @@ fn a_model_that_has_changed_is_refused() {
     refuses(command().arg("--resume"), 2, &["model_digest"]);
 }
 
+/// A template that writes the second, which is another one when the run goes on.
+#[test]
+fn a_run_whose_template_writes_the_date_goes_on_with_that_date() {
+    let (model, folder) = (tiny_copy(), folder());
+    let dated = "{% for m in messages %}{{ strftime_now('%S') }}: {{ m.content }}{% endfor %}";
+    fs::write(model.path().join("chat_template.jinja"), dated).unwrap();
+    let invert = |steps: &str| {
+        let mut command = dlmi(["--backend", "flex", "--model"]);
+        let flags = ["invert", OUT_OF_REACH, "--chat", "--resume", "--steps", steps, "--prompt-tokens", "4", "--out"];
+        command.arg(model.path()).args(flags).arg(folder.path());
+        inversion(&mut command)
+    };
+    let second = |record: &Value| record["prompt_text"].as_str().unwrap()[..2].to_owned();
+    let first = invert("2");
+    sleep(Duration::from_millis(1100));
+    let went_on = invert("3");
+    assert_eq!((second(&went_on), &went_on["steps"]), (second(&first), &json!(3)));
+}
+
+/// The tokens are the model's as much as its weights are; and a template may write the date.
+#[test]
+fn another_tokenizer_or_text_of_the_template_is_refused_in_words() {
+    let (model, folder) = (tiny_copy(), folder());
+    let template = model.path().join("chat_template.jinja");
+    fs::write(&template, "{% for m in messages %}On Monday: {{ m.content }}{% endfor %}").unwrap();
+    let invert = |steps: &str| {
+        let mut command = dlmi(["--backend", "flex", "--model"]);
+        command.arg(model.path()).args(["invert", OUT_OF_REACH, "--chat", "--resume", "--steps", steps, "--out"]).arg(folder.path());
+        command
+    };
+    invert("2").assert().code(1);
+    invert("3").assert().code(1);
+    fs::write(&template, "{% for m in messages %}On Tuesday: {{ m.content }}{% endfor %}").unwrap();
+    refuses(&mut invert("4"), 2, &["the model's chat template gives another text than when the run in", "another folder"]);
+    edit(model.path().join("tokenizer.json"), |tokenizer| tokenizer["normalizer"] = json!({"type": "Lowercase"}));
+    refuses(&mut invert("4"), 2, &["the model's tokenizer is another one than when the run in", "another folder"]);
+}
+
 #[test]
 fn a_checkpoint_that_is_none_is_refused() {
     let folder = folder();

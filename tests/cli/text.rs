@@ -92,6 +92,19 @@ fn a_chat_is_one_text_by_the_models_own_template() {
     assert!(shown.starts_with("found    \"") && shown.contains("\nprompt   \"<s>[system] Be brief.⏎[user] "), "{shown}");
 }
 
+/// What stands around a turn is nobody's repetition.
+#[test]
+fn a_template_that_holds_the_targets_letters_is_no_repetition() {
+    let model = chatty("{% for m in messages %}<wherefore art {{ m.role }}>{{ m.content }}{% endfor %}");
+    let notes = |prompt: &str| {
+        let score = answer(&mut on(&model, &["score", prompt, " wherefore art", "--chat", "--json"]));
+        assert_eq!(score["overlap_text"], 1.0, "the number is of the whole prompt: {score}");
+        score["notes"].to_string()
+    };
+    assert!(!notes("Who are you?").contains("repeats much"));
+    assert!(notes("say: wherefore art thou").contains("repeats much of the target"));
+}
+
 /// The template trims a turn, so its first word begins without a space; and the reply ends as the model ends a text.
 #[test]
 fn words_and_an_end_are_asked_for_in_a_chat() {
@@ -119,6 +132,10 @@ fn what_cannot_be_a_chat_is_refused_with_a_word() {
         let model = chatty(endless);
         refuses(&mut on(&model, &["invert", "x", "--chat"]), 2, &["chat template", "without end"]);
     }
+    let holding = chatty("{% set ns = namespace(a=1) %}{% set ns.a = ns %}{{ ns }}");
+    refuses(&mut on(&holding, &["complete", "x", "--chat"]), 2, &["chat template", "namespace as a value"]);
+    let deep = chatty(&format!("{{{{ {}1 }}}}", "not ".repeat(20_000)));
+    refuses(&mut on(&deep, &["complete", "x", "--chat"]), 2, &["chat template", "bytes"]);
     let refusing = chatty("{{ raise_exception('only for \u{1b}[31mtools') }}");
     refuses(&mut on(&refusing, &["score", "x", "y", "--chat"]), 2, &["only for"]);
 }

@@ -1,5 +1,6 @@
 //! The other verbs: complete, score, models, doctor, completions, help.
 
+use std::fs;
 use std::path::Path;
 
 use predicates::prelude::*;
@@ -38,6 +39,40 @@ fn complete_ends_at_eos_only_where_asked_to() {
     };
     assert_eq!(complete(&[]), written);
     assert_eq!(complete(&["--stop-at-eos"]), written[..=first]);
+}
+
+/// A line on stderr each, which is a note in JSON and where `score` speaks too.
+#[test]
+fn complete_says_what_its_text_does_not_show() {
+    let model = tiny_copy();
+    let written = ids(&answer(&mut tiny(["complete", "on", "--json", "--tokens", "8"]))["completion_ids"]);
+    edit(model.path().join("config.json"), |config| config["eos_token_id"] = json!(written[2]));
+    let dated = "{% for m in messages %}{{ strftime_now('%Y') }}{{ m.content }}{% endfor %}";
+    fs::write(model.path().join("chat_template.jinja"), dated).unwrap();
+    let on = |verb: &[&str]| {
+        let mut command = dlmi([Path::new("--backend"), Path::new("flex"), Path::new("--model"), model.path()]);
+        command.args(verb);
+        command
+    };
+    let notes = |verb: &[&str]| answer(on(verb).arg("--json"))["notes"].to_string();
+    for (flags, part) in [
+        (&["<|endoftext|>on"][..], "the prompt holds `<|endoftext|>`, which is one special token"),
+        (&["on", "--bos"], "a beginning-of-sequence token stands before the prompt"),
+        (&["on", "--chat"], "writes today's date into the prompt"),
+    ] {
+        let [complete, score] = [&["complete", "--tokens", "1"][..], &["score"]].map(|verb| [verb, flags].concat());
+        assert!(notes(&complete).contains(part), "{}", notes(&complete));
+        let said = run(&mut on(&complete));
+        assert!(said.err.starts_with("warning: ") && said.err.contains(part), "{said:?}");
+        assert!(notes(&[&score[..], &[" and"]].concat()).contains(part));
+    }
+    let ended = notes(&["complete", "on", "--tokens", "8"]);
+    assert!(ended.contains("the model ends its text after ") && ended.contains("--stop-at-eos"), "{ended}");
+    assert!(!notes(&["complete", "on", "--tokens", "8", "--stop-at-eos"]).contains("ends its text"));
+    // Half a character, sooner or later.
+    let texts = (1..60).map(|tokens| answer(&mut tiny(["complete", "hello and then", "--json", "--tokens", &tokens.to_string()])));
+    let half = texts.into_iter().find(|written| written["completion_text"].as_str().unwrap().ends_with('\u{fffd}')).expect("a broken text");
+    assert!(half["notes"].to_string().contains("half a character, shown as"), "{half}");
 }
 
 #[test]
@@ -111,10 +146,24 @@ fn models_are_listed_and_described() {
         ("key_value_heads", json!(2)),
         ("context", json!(TINY_CONTEXT)),
         ("tied_embeddings", json!(true)),
+        ("chat_template", json!(false)),
     ] {
         assert_eq!(shown[key], value, "{key}");
     }
     assert_eq!(shown["digest"], answer(&mut tiny(["models", "show", "--json"]))["digest"]);
+    let model = tiny_copy();
+    edit(model.path().join("config.json"), |config| (config["bos_token_id"], config["eos_token_id"]) = (json!(0), json!([0, 261])));
+    fs::write(model.path().join("chat_template.jinja"), "x").unwrap();
+    let show = |flags: &[&str]| {
+        let mut command = dlmi(["models", "show"]);
+        command.arg(model.path()).args(flags);
+        command
+    };
+    let shown = answer(&mut show(&["--json"]));
+    let end = json!({"id": 0, "text": "<|endoftext|>"});
+    assert_eq!((&shown["chat_template"], &shown["start_token"], &shown["stop_tokens"][0]), (&json!(true), &end, &end));
+    let lines = run(&mut show(&[])).out;
+    assert!(lines.contains("start_token          <|endoftext|> (0)\n") && lines.contains("<|endoftext|> (0), "), "{lines}");
     dlmi(["models", "show"]).assert().code(0).stderr("").stdout(predicate::str::contains("bard").and(predicate::str::contains("digest")));
 }
 

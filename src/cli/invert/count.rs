@@ -16,6 +16,7 @@ use crate::cli::signals::{ended_by, watch_signals};
 use crate::invert::Report;
 use crate::problem::targets::Labelled;
 use crate::study::{Cell, End, Foreman, Queue, Store, Study, work};
+use crate::terminal::counted;
 use crate::ui::{Paint, Policy, Progress, Status, paint, print_part, print_result, visible};
 
 #[inline]
@@ -92,10 +93,10 @@ impl Prompts<'_> {
         let typed = if inversion["settings"]["chat"] == true { "free_text" } else { "prompt_text" };
         let prompt = visible(inversion[typed].as_str().unwrap_or_default()).to_string();
         let verdict = if is_solved(inversion) { color(Paint::Good, "exact") } else { color(Paint::Bad, "no   ") };
-        let (seed, steps) = (&inversion["seed"], &inversion["steps"]);
+        let (seed, steps) = (&inversion["seed"], counted(inversion["steps"].as_u64().unwrap_or(0), "step"));
         let [lead, seconds] = ["min_margin", "seconds"].map(|key| inversion[key].as_f64().unwrap_or(0.0));
         let prompt = color(Paint::Bold, &prompt);
-        format!("{verdict}  \"{prompt}\"  (seed {seed}, smallest lead {lead:.3} logits, {seconds:.1} s, {steps} steps)")
+        format!("{verdict}  \"{prompt}\"  (seed {seed}, smallest lead {lead:.3} logits, {seconds:.1} s, {steps})")
     }
 }
 

@@ -17,6 +17,7 @@ use crate::invert::judge::Judged;
 use crate::invert::record::Circumstances;
 use crate::invert::{Inversion, Observer, Report, Scores, Snapshot, Stopped, Task};
 use crate::problem::{Problem, Target};
+use crate::terminal::counted;
 use crate::ui::{Paint, Policy, Progress, Status, paint, print_result, visible};
 
 #[inline]
@@ -31,6 +32,9 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
     let target = target(verb, &session)?;
     let Session { mut model, resolved } = session;
     let options = resolved.settings;
+    if let Some(moment) = verb.out.as_deref().filter(|_| verb.resume && options.chat).and_then(Folder::moment) {
+        model.set_moment(moment)?;
+    }
     let problem = model.problem_of(target, &options)?;
     let (budget, max_memory) = (options.budget(), options.max_memory);
     let task = Task::new(&mut model, problem.clone(), options)?.with_presets(resolved.presets);
@@ -39,7 +43,8 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
         None => (None, None),
     };
     if let Some(dropped) = folder.as_ref().map(Folder::dropped).filter(|dropped| *dropped > 0) {
-        tracing::warn!("going on from the last step that was saved; {dropped} lines of events.jsonl behind it are dropped");
+        let lines = counted(dropped as u64, "line");
+        tracing::warn!("going on from the last step that was saved; {lines} of events.jsonl behind it, to be written again");
     }
     let signal = watch_signals()?;
     let mut watcher = Watcher::new(policy, problem.clone(), budget, folder, signal.clone());
@@ -74,7 +79,7 @@ fn target(verb: &Invert, session: &Session) -> Result<Target> {
 /// `best 3/20 tokens`, the N at work before it where that becomes smaller.
 fn so_far(report: &Report, m: usize) -> String {
     let length = report.prompt_tokens.map_or(String::new(), |tokens| format!("N {tokens}, "));
-    format!("{length}best {}/{m} tokens", report.best.map_or(0, |best| best.matched_prefix))
+    format!("{length}best {}/{}", report.best.map_or(0, |best| best.matched_prefix), counted(m as u64, "token"))
 }
 
 /// Shows progress, keeps the run folder, listens for signals.
@@ -88,7 +93,7 @@ struct Watcher {
 
 impl Watcher {
     fn new(policy: Policy, problem: Problem, budget: Budget, folder: Option<Folder>, signal: Arc<AtomicUsize>) -> Self {
-        let progress = Progress::new(policy, format!("inverting {} tokens", problem.target_tokens()));
+        let progress = Progress::new(policy, format!("inverting {}", counted(problem.target_tokens() as u64, "token")));
         Self { progress, problem, budget, folder, signal }
     }
 }
@@ -141,13 +146,14 @@ fn readable(inversion: &Inversion, policy: Policy) -> String {
     let notes = inversion.notes.iter().map(|note| format!("{}     {}", color(Paint::Notice, "note"), visible(note)));
     if inversion.exact {
         lines.push(format!(
-            "{}    the model, given this text, writes the {m} tokens of the target greedily (CPU, f32, smallest lead {:.3} logits); \
-             {} tokens of prompt, found in {:.1} s after {} steps",
+            "{}    the model, given this text, writes the {} of the target greedily (CPU, f32, smallest lead {:.3} logits); \
+             {} of prompt, found in {:.1} s after {}",
             color(Paint::Good, "exact"),
+            if m == 1 { "token".to_owned() } else { format!("{m} tokens") },
             inversion.min_margin.unwrap_or(0.0),
-            inversion.prompt_ids.len(),
+            counted(inversion.prompt_ids.len() as u64, "token"),
             seconds,
-            steps,
+            counted(steps, "step"),
         ));
     } else {
         lines.push(format!("{} {}", color(Paint::Bad, "not exact"), how_far(inversion)));
@@ -173,7 +179,8 @@ fn how_far(inversion: &Inversion) -> String {
         (Some(wanted), Some(written)) => format!(", then writes token {written} instead of {wanted}"),
         _ => String::new(),
     };
-    format!("after {:.1} s and {} steps: {rules}the model writes {matched} of {m} tokens{wrong}", inversion.seconds, inversion.steps)
+    let (steps, tokens) = (counted(inversion.steps, "step"), counted(m as u64, "token"));
+    format!("after {:.1} s and {steps}: {rules}the model writes {matched} of {tokens}{wrong}", inversion.seconds)
 }
 
 fn advice(inversion: &Inversion) -> &'static str {

@@ -3,13 +3,16 @@
 //!
 //! A template is untrusted: what it may compute and hold in memory is bounded.
 
+mod bounds;
+mod scan;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use chrono::format::{Item, StrftimeItems};
+use chrono::{DateTime, Local, Utc};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind};
@@ -21,13 +24,6 @@ use crate::files::read_text;
 
 /// Largest file that is read, in bytes: `tokenizer_config.json` may list thousands of added tokens.
 const LARGEST_FILE: u64 = 16 << 20;
-/// Instructions of a rendering, of which each 64 bytes of a value are one too. A chat takes some thousands.
-const FUEL: u64 = 1 << 18;
-/// Stack of the thread that renders: deep enough for values as deeply nested as the fuel lets them be.
-const STACK: usize = 256 << 20;
-/// Seconds and bytes of memory that a rendering may take: the engine does not count all that it does (sums of lists are free).
-const PATIENCE: Duration = Duration::from_secs(5);
-const MEMORY: u64 = 512 << 20;
 /// The name of the template in its environment.
 const NAME: &str = "chat";
 
@@ -65,7 +61,30 @@ pub struct ChatTemplate {
     source: String,
     tokens: Map<String, Value>,
     origin: String,
-    dated: Arc<AtomicBool>,
+    date: Arc<Date>,
+}
+
+/// The moment that a template is told is now: one for all renderings, so that a search that passes midnight stays the same.
+#[derive(Debug)]
+struct Date {
+    /// Seconds since 1970.
+    now: AtomicI64,
+    /// It was asked for.
+    asked: AtomicBool,
+}
+
+impl Date {
+    /// # Errors
+    /// A format that is none.
+    fn write(&self, format: &str) -> Result<String, minijinja::Error> {
+        self.asked.store(true, Ordering::Relaxed);
+        let items: Vec<Item> = StrftimeItems::new(format).collect();
+        if items.contains(&Item::Error) {
+            return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "it asks for the date in a form that is none"));
+        }
+        let now = DateTime::from_timestamp(self.now.load(Ordering::Relaxed), 0).unwrap_or_default();
+        Ok(now.with_timezone(&Local).format_with_items(items.iter()).to_string())
+    }
 }
 
 impl ChatFiles {
@@ -74,41 +93,52 @@ impl ChatFiles {
     /// # Errors
     /// There is none, or it is not what it should be.
     pub fn read(&self) -> Result<Arc<ChatTemplate>> {
-        let (origin, template, tokens) = match self {
-            Self::None => ("the model".to_owned(), None, Map::new()),
-            Self::Inside { origin, template, tokens } => (quoted(origin), template.clone(), tokens.clone()),
-            Self::Folder(folder) => {
-                let (template, tokens) = read_folder(folder)?;
-                (quoted(&folder.display().to_string()), template, tokens)
-            }
+        let (template, tokens) = self.parts()?;
+        let origin = match self {
+            Self::None => "the model".to_owned(),
+            Self::Inside { origin, .. } => quoted(origin),
+            Self::Folder(folder) => quoted(&folder.display().to_string()),
         };
         match template {
             Some(template) => ChatTemplate::new(&template, tokens, &origin).map(Arc::new),
             None => Err(Error::input(format!("{origin} has no chat template; give the text around the prompt yourself"))),
         }
     }
+
+    /// Whether there is a template, usable or not.
+    ///
+    /// # Errors
+    /// Its files cannot be read.
+    pub fn has_template(&self) -> Result<bool> {
+        Ok(self.parts()?.0.is_some())
+    }
+
+    /// The template, and the special tokens by name.
+    fn parts(&self) -> Result<(Option<String>, Map<String, Value>)> {
+        match self {
+            Self::None => Ok((None, Map::new())),
+            Self::Inside { template, tokens, .. } => Ok((template.clone(), tokens.clone())),
+            Self::Folder(folder) => read_folder(folder),
+        }
+    }
 }
 
 const ENDLESS: &str = "it computes without end, or more text than any chat has";
 
-/// Bytes of memory that the program holds, where the system says so.
-fn resident() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).map_or(0, |pages| pages * 4096)
-}
-
-/// As transformers reads it: `chat_template.jinja` before `chat_template` of `tokenizer_config.json`, which may be a list of named ones.
+/// As transformers reads it: `chat_template.jinja` before `chat_template` of `tokenizer_config.json`, which may be a list of named ones;
+/// special tokens of the latter, and those that it does not name of `special_tokens_map.json`.
 fn read_folder(folder: &Path) -> Result<(Option<String>, Map<String, Value>)> {
     let read = |name: &str| {
         let path = folder.join(name);
         if path.exists() { read_text(&path, LARGEST_FILE).map(Some) } else { Ok(None) }
     };
-    let path = folder.join("tokenizer_config.json");
-    let config: Map<String, Value> = match read("tokenizer_config.json")? {
-        Some(text) => serde_json::from_str(&text)
-            .map_err(|error| Error::input(format!("{} is not valid JSON: {error}", quoted(&path.display().to_string()))))?,
-        None => Map::new(),
+    let object = |name: &str| -> Result<Map<String, Value>> {
+        let path = folder.join(name).display().to_string();
+        let parse = |text: String| serde_json::from_str(&text);
+        let parsed = read(name)?.map(parse).transpose();
+        Ok(parsed.map_err(|error| Error::input(format!("{} is not valid JSON: {error}", quoted(&path))))?.unwrap_or_default())
     };
+    let config = object("tokenizer_config.json")?;
     let named = |list: &[Value]| {
         let default = list.iter().find(|entry| entry["name"] == "default");
         default.or(list.first()).and_then(|entry| entry["template"].as_str()).map(str::to_owned)
@@ -118,7 +148,9 @@ fn read_folder(folder: &Path) -> Result<(Option<String>, Map<String, Value>)> {
         Some(Value::Array(list)) => named(list),
         _ => None,
     };
-    Ok((read("chat_template.jinja")?.or(own), special_tokens(&config)))
+    let mut tokens = special_tokens(&object("special_tokens_map.json")?);
+    tokens.extend(special_tokens(&config));
+    Ok((read("chat_template.jinja")?.or(own), tokens))
 }
 
 /// `bos_token` and its like: each a text, or an object with the text as `content`.
@@ -132,16 +164,32 @@ impl ChatTemplate {
     /// Compiles a template; `tokens` are the special tokens by name, `origin` is who has it, for errors.
     ///
     /// # Errors
-    /// It is no template.
+    /// It is no template, or goes beyond its bounds.
     pub fn new(source: &str, tokens: Map<String, Value>, origin: &str) -> Result<Self> {
-        let dated = Arc::new(AtomicBool::new(false));
-        let mut environment = environment(dated.clone());
+        let refused = |reason: &str| Err(unusable(origin, reason));
+        if source.len() > bounds::LARGEST {
+            return refused(&format!("it has {} bytes, and at most {} are read", source.len(), bounds::LARGEST));
+        }
         // Their blocks mark what a training loss is taken over, and print what is in them.
         let compiled = ["generation", "endgeneration"].iter().zip(["if true", "endif"]);
         let compiled = compiled.fold(source.to_owned(), |text, (tag, plain)| replace_tag(&text, tag, plain));
-        let added = environment.add_template_owned(NAME, compiled);
-        added.map_err(|error| broken(origin, &error))?;
-        Ok(Self { environment: Arc::new(environment), source: source.to_owned(), tokens, origin: origin.to_owned(), dated })
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().expect("the usual delimiters");
+        let lexed = scan::tokens(&compiled, &syntax);
+        if !scan::holds_no_namespace(&lexed) {
+            return refused("it uses a namespace as a value; set one by `{% set NAME = namespace(…) %}`, and use its attributes alone");
+        }
+        for name in scan::unknown_tokens(&lexed, |name| tokens.contains_key(name)) {
+            tracing::warn!("the chat template of {origin} asks for `{name}`, which the model's files do not name: it is left empty");
+        }
+        let date = Arc::new(Date { now: Utc::now().timestamp().into(), asked: false.into() });
+        let mut environment = environment(syntax, date.clone());
+        match bounds::bounded(move || environment.add_template_owned(NAME, compiled).map(|()| environment))? {
+            Some(Ok(environment)) => {
+                Ok(Self { environment: Arc::new(environment), source: source.to_owned(), tokens, origin: origin.to_owned(), date })
+            }
+            Some(Err(error)) => Err(broken(origin, &error)),
+            None => refused(ENDLESS),
+        }
     }
 
     /// The text of a chat up to where the model is to reply, rendered on a thread that is waited for.
@@ -151,32 +199,37 @@ impl ChatTemplate {
     pub fn render(&self, messages: &[Message]) -> Result<String> {
         let mut context = json!({ "messages": messages, "tools": null, "documents": null, "add_generation_prompt": true });
         context.as_object_mut().expect("an object").extend(self.tokens.clone());
-        let ((done, outcome), environment) = (mpsc::channel(), self.environment.clone());
-        let render = move || done.send(environment.get_template(NAME).and_then(|template| template.render(Serde(context))));
-        let thread = std::thread::Builder::new().stack_size(STACK).spawn(render);
-        thread.map_err(|error| Error::environment(format!("no thread can be started: {error}")))?;
-        let (began, before) = (Instant::now(), resident());
-        loop {
-            match outcome.recv_timeout(Duration::from_millis(10)) {
-                Ok(Ok(text)) => return Ok(text),
-                Ok(Err(error)) if error.kind() == ErrorKind::OutOfFuel => return Err(self.error(ENDLESS)),
-                Ok(Err(error)) => return Err(broken(&self.origin, &error)),
-                Err(mpsc::RecvTimeoutError::Timeout) if began.elapsed() < PATIENCE && resident() < before + MEMORY => {}
-                // The thread is left to itself, and ends with the program.
-                Err(_) => return Err(self.error(ENDLESS)),
-            }
+        let environment = self.environment.clone();
+        match bounds::bounded(move || environment.get_template(NAME).and_then(|template| template.render(Serde(context))))? {
+            Some(Ok(text)) => Ok(text),
+            Some(Err(error)) if error.kind() != ErrorKind::OutOfFuel => Err(broken(&self.origin, &error)),
+            _ => Err(self.error(ENDLESS)),
         }
     }
 
     /// Whether it has written the date into a chat: the text is another one tomorrow.
     pub fn is_dated(&self) -> bool {
-        self.dated.load(Ordering::Relaxed)
+        self.date.asked.load(Ordering::Relaxed)
+    }
+
+    /// The moment whose date it writes, in seconds since 1970: when it was read, unless another was set.
+    pub fn moment(&self) -> i64 {
+        self.date.now.load(Ordering::Relaxed)
+    }
+
+    /// Writes the date of another moment from now on.
+    pub fn set_moment(&self, moment: i64) {
+        self.date.now.store(moment, Ordering::Relaxed);
     }
 
     /// A sentence about it.
     pub(crate) fn error(&self, reason: &str) -> Error {
-        Error::input(format!("the chat template of {} cannot be used: {reason}", self.origin))
+        unusable(&self.origin, reason)
     }
+}
+
+fn unusable(origin: &str, reason: &str) -> Error {
+    Error::input(format!("the chat template of {origin} cannot be used: {reason}"))
 }
 
 impl PartialEq for ChatTemplate {
@@ -197,26 +250,16 @@ fn broken(origin: &str, error: &minijinja::Error) -> Error {
     Error::input(format!("the chat template of {origin} fails{line}: {}", quoted(&detail)))
 }
 
-fn environment(dated: Arc<AtomicBool>) -> Environment<'static> {
+fn environment(syntax: SyntaxConfig, date: Arc<Date>) -> Environment<'static> {
     let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.expect("the usual delimiters"));
-    environment.set_fuel(Some(FUEL));
+    environment.set_syntax(syntax);
+    environment.set_fuel(Some(bounds::FUEL));
     environment.set_recursion_limit(64);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
-    // One moment for all renderings, so that a search that passes midnight stays the same.
-    let now = chrono::Local::now();
-    environment.add_function("strftime_now", move |format: String| -> Result<String, minijinja::Error> {
-        dated.store(true, Ordering::Relaxed);
-        let items: Vec<Item> = StrftimeItems::new(&format).collect();
-        if items.contains(&Item::Error) {
-            return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "it asks for the date in a form that is none"));
-        }
-        Ok(now.format_with_items(items.iter()).to_string())
-    });
+    environment.add_function("strftime_now", move |format: String| date.write(&format));
     environment.add_filter("tojson", to_json);
     environment
 }

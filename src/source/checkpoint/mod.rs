@@ -21,6 +21,7 @@ use storage::Source;
 use weights::{Entry, Tensors};
 
 pub use q8::round_to_q8;
+pub(in crate::source) use shards::Index;
 pub use weights::{HEAD, TensorInfo, Weights, is_rotary_buffer};
 
 /// Largest `config.json` that is read, in bytes: what is parsed takes many times the memory of its text.

@@ -13,14 +13,48 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 const INDEX: &str = "model.safetensors.index.json";
+/// Weights as PyTorch pickles them.
+const PICKLED: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 /// Each shard is a file held open.
 const MAX_SHARDS: usize = 512;
 /// Largest index that is read, in bytes.
 const LARGEST_INDEX: u64 = 8 << 20;
 
+/// What an index says.
 #[derive(Deserialize)]
-struct Index {
+pub(in crate::source) struct Index {
+    /// The file of each tensor.
     weight_map: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// Reads an index whose file names may become paths and requests.
+    ///
+    /// # Errors
+    /// It is no such file, or names too many files, none, or one that is not the plain name of a safetensors file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let wrong = |what: String| Error::input(format!("{} {what}", quoted(&path.display().to_string())));
+        let index: Self =
+            serde_json::from_str(&read_text(path, LARGEST_INDEX)?).map_err(|error| wrong(format!("is not a valid index: {error}")))?;
+        let files = index.files();
+        match files.iter().find(|name| !is_plain(name)) {
+            _ if files.is_empty() => Err(wrong("names no file".to_owned())),
+            _ if files.len() > MAX_SHARDS => Err(wrong(format!("names {} files; at most {MAX_SHARDS} are read", files.len()))),
+            Some(name) => Err(wrong(format!("names the file {}, which is not the plain name of a `.safetensors` file", quoted(name)))),
+            None => Ok(index),
+        }
+    }
+
+    /// The files, each once.
+    pub fn files(&self) -> BTreeSet<&str> {
+        self.weight_map.values().map(String::as_str).collect()
+    }
+}
+
+/// Whether a name means a safetensors file in the folder it stands in.
+fn is_plain(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    name.chars().all(plain) && !name.starts_with('.') && name.ends_with(".safetensors") && name.len() <= 255
 }
 
 /// The weight files of a folder and the tensors in them: `model.safetensors`, else the shards of the index.
@@ -34,6 +68,13 @@ pub(super) fn open_folder(folder: &Path) -> Result<(Vec<Source>, Tensors)> {
     }
     if index.exists() {
         return open_shards(folder, &index);
+    }
+    if let Some(pickled) = PICKLED.iter().find(|name| folder.join(name).exists()) {
+        return Err(Error::input(format!(
+            "{} has its weights as `{pickled}`, which is a program and is not read; convert them with \
+             `transformers.AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(FOLDER, safe_serialization=True)`",
+            quoted(&folder.display().to_string())
+        )));
     }
     Err(Error::input(format!(
         "{} has neither `model.safetensors` nor `{INDEX}`; give a folder in Hugging Face layout, or the path of a `.gguf` or `.safetensors` file",
@@ -68,12 +109,8 @@ pub(super) fn only_gguf(folder: &Path) -> Result<Option<PathBuf>> {
 fn open_shards(folder: &Path, path: &Path) -> Result<(Vec<Source>, Tensors)> {
     let origin = path.display().to_string();
     let wrong = |what: String| Error::input(format!("{} {what}", quoted(&origin)));
-    let index: Index =
-        serde_json::from_str(&read_text(path, LARGEST_INDEX)?).map_err(|error| wrong(format!("is not a valid index: {error}")))?;
-    let names: BTreeSet<&str> = index.weight_map.values().map(String::as_str).collect();
-    if names.len() > MAX_SHARDS {
-        return Err(wrong(format!("names {} files; at most {MAX_SHARDS} are read", names.len())));
-    }
+    let index = Index::read(path)?;
+    let names = index.files();
     let paths = names.iter().map(|name| inside(folder, name, &origin)).collect::<Result<Vec<_>>>()?;
 
     let (mut sources, mut tensors) = (Vec::new(), Tensors::new());
@@ -102,11 +139,6 @@ fn is_optional(tensor: &str) -> bool {
 /// The path of a shard, with links followed: to the hub's cache, as older clients leave them in a folder of one's own, or to another
 /// safetensors file.
 fn inside(folder: &Path, name: &str, index: &str) -> Result<PathBuf> {
-    let refused = |why: &str| Error::input(format!("{} names the file {}, {why}", quoted(index), quoted(name)));
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if !name.chars().all(plain) || name.starts_with('.') || !name.ends_with(".safetensors") {
-        return Err(refused("which is not the plain name of a `.safetensors` file"));
-    }
     let resolve = |path: &Path| path.canonicalize().map_err(|error| Error::reading(path, &error));
     let (home, path) = (resolve(folder)?, resolve(&folder.join(name))?);
     let is_blob = path.parent().and_then(Path::file_name).is_some_and(|folder| folder == "blobs");
@@ -114,7 +146,11 @@ fn inside(folder: &Path, name: &str, index: &str) -> Result<PathBuf> {
     if path.starts_with(&home) || is_blob || is_safetensors {
         return Ok(path);
     }
-    Err(refused("which is a link out of its folder to something else than safetensors"))
+    Err(Error::input(format!(
+        "{} names the file {}, which is a link out of its folder to something else than safetensors",
+        quoted(index),
+        quoted(name)
+    )))
 }
 
 #[cfg(test)]
@@ -267,5 +303,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let text = open_folder(folder.path()).err().unwrap().to_string();
         assert!(text.contains("`model.safetensors`") && text.contains(INDEX), "{text}");
+        for name in PICKLED {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join(name), "").unwrap();
+            let text = open_folder(folder.path()).err().unwrap().to_string();
+            assert!(text.contains(&format!("`{name}`")) && text.contains("safe_serialization=True"), "{text}");
+        }
     }
 }

@@ -28,7 +28,7 @@ pub use wire::Patience;
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
 /// What a model may have besides.
-const EXTRAS: [&str; 3] = ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"];
+const EXTRAS: [&str; 4] = ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 

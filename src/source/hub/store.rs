@@ -5,18 +5,17 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use hf_hub::Repo;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::{CONFIG, EXTRAS, HubConfig, INDEX, Remote, Spec, TOKENIZER, WEIGHTS, is_hex, is_plain};
-use crate::files::{hex, read_small, read_text, replace};
+use super::{CONFIG, EXTRAS, HubConfig, INDEX, Remote, Spec, TOKENIZER, WEIGHTS, is_hex};
+use crate::files::{hex, read_text, replace};
 use crate::source::Digests;
+use crate::source::checkpoint::Index;
 use crate::source::digests::Stamp;
 use crate::{Error, Result};
 
-/// Longest index that is read, in bytes: 600 000 tensors.
-const LARGEST_INDEX: u64 = 64 << 20;
 /// Larger than any file that names a commit, in bytes.
 const LARGEST_REFERENCE: u64 = 4096;
 
@@ -117,25 +116,9 @@ pub(super) fn spoilt(folder: &Path, known: &Digests) -> Option<(String, PathBuf)
     })
 }
 
-/// The weight files that an index names, each once. The names are anybody's, so only plain ones pass.
+/// The weight files that an index names, each once.
 pub(super) fn shards(index: &Path) -> Result<Vec<String>> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: std::collections::BTreeMap<String, String>,
-    }
-    let bytes = read_small(index, LARGEST_INDEX)?;
-    let index: Index =
-        serde_json::from_slice(&bytes).map_err(|error| Error::input(format!("`{}` is not a weight index: {error}", index.display())))?;
-    let mut names: Vec<String> = index.weight_map.into_values().collect();
-    names.sort();
-    names.dedup();
-    if names.is_empty() {
-        return Err(Error::input("the weight index names no file"));
-    }
-    match names.iter().find(|name| !is_plain(name) || !name.ends_with(".safetensors")) {
-        Some(name) => Err(Error::input(format!("the weight index names `{}`, which is not a plain file name", name.escape_debug()))),
-        None => Ok(names),
-    }
+    Ok(Index::read(index)?.files().into_iter().map(str::to_owned).collect())
 }
 
 /// A model that can be loaded without a request.

@@ -1,6 +1,6 @@
 //! One verified file over an unreliable wire.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::store::{digest, is_intact};
 use super::wire::{Head, Pieces, Start, Trouble, Wire};
 use super::{HubConfig, Listing, Observer, Remote, Spec, Transfer};
+use crate::files::try_lock;
 use crate::{Error, Result};
 
 /// Requests for one thing before giving up on it.
@@ -54,7 +55,10 @@ impl Client {
         let failed = |error: std::io::Error| Error::writing(&partial, &error);
         std::fs::create_dir_all(blob.parent().unwrap_or(blob)).map_err(failed)?;
         let mut part = File::options().read(true).append(true).create(true).open(&partial).map_err(failed)?;
-        lock(&part, file).map_err(failed)?;
+        if !try_lock(&part, &partial)? {
+            tracing::warn!("another process is fetching `{}`; waiting for it", file.name);
+            part.lock().map_err(failed)?;
+        }
         if is_intact(blob, file, None) {
             return Ok(()); // Another process held the lock, and this is what it did.
         }
@@ -227,18 +231,6 @@ fn copy(
         report(*have);
     }
     Ok(Ok(()))
-}
-
-/// Waits for the other processes that fetch this file.
-fn lock(part: &File, file: &Remote) -> std::io::Result<()> {
-    match part.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => {
-            tracing::warn!("another process is fetching `{}`; waiting for it", file.name);
-            part.lock()
-        }
-        Err(TryLockError::Error(error)) => Err(error),
-    }
 }
 
 #[cfg(test)]

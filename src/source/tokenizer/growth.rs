@@ -3,51 +3,43 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use serde::Deserialize;
 use serde_json::Value;
+
+use super::limits::steps;
 
 /// Bytes out of one byte at most. SentencePiece's `▁` is three bytes of one; real files stay below a hundred.
 const LARGEST: f64 = 1024.0;
 /// Of the steps whose tables are not looked into: compatibility forms (one ligature is 33 bytes of 3), and forms that only take apart.
 const OF_A_TABLE: [f64; 2] = [11.0, 3.0];
 
-/// The parts of a `tokenizer.json` that rewrite text.
-#[derive(Deserialize)]
-struct Parts {
-    normalizer: Option<Value>,
-    pre_tokenizer: Option<Value>,
-    decoder: Option<Value>,
-}
-
-/// Refuses a `tokenizer.json` that could make a text more than a thousand times as long. What is no such file is for the library to say.
-pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
-    let Ok(Parts { normalizer, pre_tokenizer, decoder }) = serde_json::from_slice(bytes) else { return Ok(()) };
-    for (name, part) in [("normalizer", normalizer), ("pre_tokenizer", pre_tokenizer), ("decoder", decoder)] {
-        let growth = part.as_ref().map_or(1.0, growth);
-        if growth > LARGEST {
-            return Err(format!("its {name} makes a text up to {growth:.0e} times as long, and at most {LARGEST} are computed"));
-        }
+/// Refuses a part that could make a text more than a thousand times as long.
+pub(super) fn check(name: &str, part: &Value) -> Result<(), String> {
+    let growth = growth(part);
+    if growth > LARGEST {
+        return Err(format!("its {name} makes a text up to {growth:.0e} times as long, and at most {LARGEST} are computed"));
     }
     Ok(())
 }
 
 /// Bytes that a step, or a sequence of steps, makes of one byte at most.
 fn growth(part: &Value) -> f64 {
+    if let Some(steps) = steps(part) {
+        return steps.iter().map(growth).product();
+    }
+    // The library tells these by their fields where their type is none.
+    if let Some(content) = part["content"].as_str() {
+        // A regular expression may match nothing, between all characters.
+        let grown = |pattern: &str| (content.len() as f64 / pattern.len() as f64).max(1.0);
+        return part["pattern"]["String"].as_str().map_or(content.len() as f64 + 1.0, grown);
+    }
+    if let Some(map) = part["precompiled_charsmap"].as_str() {
+        return longest_of_a_map(map);
+    }
     match part["type"].as_str() {
-        Some("Sequence") => {
-            let steps = ["normalizers", "pretokenizers", "decoders"].iter().find_map(|name| part[*name].as_array());
-            steps.into_iter().flatten().map(growth).product()
-        }
-        Some("Replace") => {
-            let content = part["content"].as_str().unwrap_or_default().len() as f64;
-            // A regular expression may match nothing, between all characters.
-            part["pattern"]["String"].as_str().map_or(content + 1.0, |pattern| (content / pattern.len() as f64).max(1.0))
-        }
         // Every byte beyond ASCII becomes a letter of two.
         Some("ByteLevel") => 2.0,
         Some("Metaspace") => 3.0,
         Some("Prepend") => 1.0 + part["prepend"].as_str().unwrap_or_default().len() as f64,
-        Some("Precompiled") => longest_of_a_map(part["precompiled_charsmap"].as_str().unwrap_or_default()),
         Some("NFKC" | "NFKD") => OF_A_TABLE[0],
         Some("NFC" | "NFD" | "Nmt" | "Lowercase") => OF_A_TABLE[1],
         _ => 1.0,
@@ -86,6 +78,7 @@ mod tests {
             ("decoder", replace(json!({"String": "a"}), "aa", 40)),
             ("normalizer", replace(json!({"Regex": ""}), "aaaa", 8)),
             ("normalizer", replace(json!({"String": ""}), "a", 1)),
+            ("normalizer", vec![json!({"pattern": {"String": "a"}, "content": "a".repeat(100)}); 5]),
             ("normalizer", vec![json!({"type": "ByteLevel"}); 18]),
             ("normalizer", vec![json!({"type": "Prepend", "prepend": "a".repeat(2000)})]),
             (

@@ -8,8 +8,11 @@
 mod context;
 mod growth;
 mod length;
+mod limits;
 
 use crate::error::{Error, Result, panic_message, quoted};
+use crate::files::hex;
+use sha2::{Digest, Sha256};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -31,6 +34,8 @@ pub struct Tokenizer {
 
 struct Inner {
     library: tokenizers::Tokenizer,
+    /// SHA-256 of its `tokenizer.json`, in hexadecimal.
+    digest: String,
     /// What each id is, `[vocab_size]`.
     kinds: Vec<Kind>,
 }
@@ -57,14 +62,15 @@ impl Tokenizer {
     /// (BPE dropout), or when an id is out of any reasonable range.
     pub fn from_json_bytes(bytes: &[u8], origin: &str) -> Result<Self> {
         let invalid = |reason: &str| Error::input(format!("tokenizer {} is invalid: {reason}", quoted(origin)));
-        growth::check(bytes).map_err(|reason| invalid(&reason))?;
+        limits::check(bytes).map_err(|reason| invalid(&reason))?;
         let library = caught(|| load(bytes)).and_then(|loaded| loaded).map_err(|reason| invalid(&reason))?;
         let size = caught(|| vocab_size(&library)).map_err(|reason| invalid(&reason))?;
         if size == 0 || size > MAX_TOKENS {
             return Err(invalid(&format!("its ids must lie below {MAX_TOKENS}, and there must be some")));
         }
         let kinds = caught(|| kinds(&library, size)).map_err(|reason| invalid(&reason))?;
-        let tokenizer = Self { inner: Arc::new(Inner { library, kinds }), context: usize::MAX };
+        let digest = hex(&Sha256::digest(bytes));
+        let tokenizer = Self { inner: Arc::new(Inner { library, digest, kinds }), context: usize::MAX };
         tokenizer.try_encode(PROBE).map_err(|reason| invalid(&reason))?;
         Ok(tokenizer)
     }
@@ -101,6 +107,11 @@ impl Tokenizer {
     /// Whether the text of `ids`, tokenised again, gives `ids`.
     pub fn round_trips(&self, ids: &[u32]) -> bool {
         self.encode(&self.decode(ids)) == ids
+    }
+
+    /// SHA-256 of the `tokenizer.json` that it was made from, in hexadecimal.
+    pub fn digest(&self) -> &str {
+        &self.inner.digest
     }
 
     /// One more than the largest id, added tokens included.

@@ -51,10 +51,15 @@ fn hostile_shard_names_are_refused_before_any_request_for_them() {
         let index = serde_json::json!({"weight_map": {"a": name}}).to_string();
         let hub = Fake::new(&[(INDEX, index.as_bytes())]).start();
         let error = hub.resolve().unwrap_err();
-        assert!(error.to_string().contains("not a plain file name"), "{name}: {error}");
+        assert!(error.to_string().contains("not the plain name of a `.safetensors` file"), "{name}: {error}");
         let last = hub.server.paths().pop().unwrap();
         assert_eq!(last, address(INDEX), "{name}");
     }
+    let many: serde_json::Map<_, _> = (0..513).map(|i| (format!("t{i}"), format!("{i}.safetensors").into())).collect();
+    let many = Fake::new(&[(INDEX, serde_json::json!({ "weight_map": many }).to_string().as_bytes())]).start();
+    let error = many.resolve().unwrap_err().to_string();
+    assert!(error.contains("names 513 files; at most 512 are read"), "what cannot be loaded is not fetched: {error}");
+    assert_eq!(many.server.paths().pop().unwrap(), address(INDEX));
     let empty = Fake::new(&[(INDEX, br#"{"weight_map": {}}"#)]).start();
     assert!(empty.resolve().unwrap_err().to_string().contains("names no file"));
 }
@@ -137,11 +142,13 @@ fn a_pull_reads_what_is_cached_again() {
 
 #[test]
 fn what_a_repository_need_not_have_comes_where_it_has_it() {
-    let hub =
-        Fake::new(&[(WEIGHTS, b"weights"), ("generation_config.json", b"{\"a\":1}"), ("tokenizer_config.json", b"{\"b\":2}")]).start();
+    let extras: [(&str, &[u8]); 3] =
+        [("generation_config.json", b"{\"a\":1}"), ("tokenizer_config.json", b"{\"b\":2}"), ("special_tokens_map.json", b"{\"c\":3}")];
+    let hub = Fake::new(&[&[(WEIGHTS, &b"weights"[..])], &extras[..]].concat()).start();
     let folder = hub.resolve().unwrap();
-    assert_eq!(std::fs::read(folder.join("generation_config.json")).unwrap(), b"{\"a\":1}");
-    assert_eq!(std::fs::read(folder.join("tokenizer_config.json")).unwrap(), b"{\"b\":2}");
+    for (name, content) in extras {
+        assert_eq!(std::fs::read(folder.join(name)).unwrap(), content);
+    }
     assert_eq!(hub.asked_for("chat_template.jinja"), 0);
 }
 
