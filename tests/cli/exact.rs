@@ -37,7 +37,7 @@ fn logits_that_are_no_numbers_are_never_exact() {
         (&score["exact"], &score["min_margin"], &score["completion_ids"]),
         (&json!(false), &Value::Null, &written["completion_ids"])
     );
-    assert!(score["notes"][0].as_str().unwrap().contains("overflow"), "{score}");
+    assert!(score["notes"].to_string().contains("overflow"), "{score}");
     let text = written["completion_text"].as_str().unwrap();
     for method in ["snap", "dlmi", "echo"] {
         let arguments = ["invert", text, "--allow-special", "--allow-target-tokens", "--method", method];
@@ -108,7 +108,8 @@ fn a_result_says_what_its_printed_text_does_not_show() {
     assert!(readable(&["--bos"]).contains("beginning-of-sequence"), "{}", readable(&["--bos"]));
     let suffixed = run(&mut tiny(["invert", "he is here", "--steps", "2", "--prompt-tokens", "3", "--suffix", " HERE"])).out;
     assert!(suffixed.contains("the suffix holds words of the target"), "{suffixed}");
-    let echo = readable(&["--method", "echo", "--allow-target-tokens"]);
+    let echo = ["invert", "he is here", "--method", "echo", "--allow-target-tokens", "--steps", "2", "--prompt-tokens", "10"];
+    let echo = run(&mut tiny(echo)).out;
     assert!(echo.contains("repeats much of the target"), "{echo}");
     let json = inversion(&mut tiny(["invert", "he is", "--steps", "2", "--prompt-tokens", "3", "--bos"]));
     assert!(json["notes"][0].as_str().unwrap().contains("beginning-of-sequence"), "{json}");

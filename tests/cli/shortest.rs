@@ -29,7 +29,8 @@ fn the_shortest_prompt_that_was_found_is_the_answer() {
         // One that was found is gone on from, so the run ends with its budget, or where nothing is shorter.
         let ended = (&found["stopped"], &found["steps"]) == (&json!("budget"), &json!(STEPS.parse::<u64>().unwrap()));
         assert!(ended || (found["stopped"] == "exact" && tokens(&found) == 1), "{found}");
-        let next = format!("no prompt of {} free tokens was found", tokens(&found) - 1);
+        let fewer = tokens(&found) - 1;
+        let next = format!("no prompt of {fewer} free token{} was found", if fewer == 1 { "" } else { "s" });
         assert_eq!(found["notes"].to_string().contains(&next), ended, "{found}");
         assert!(found["seconds_to_exact"].as_f64() <= found["seconds"].as_f64(), "{found}");
 
@@ -49,8 +50,9 @@ fn the_shortest_prompt_that_was_found_is_the_answer() {
 fn the_readable_answer_tells_its_length_and_what_was_not_found() {
     let found = shortest(STEPS, &[]).json();
     let shown = run(&mut tiny(["invert", " and", "--shortest", "--prompt-tokens", "8", "--steps", STEPS]));
-    assert!(shown.out.contains(&format!("; {} tokens of prompt, found in ", tokens(&found))), "{shown:?}");
-    assert!(shown.out.contains(&format!(" after {} steps", found["best"]["step"])), "{shown:?}");
+    let counted = |count: u64, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
+    assert!(shown.out.contains(&format!("; {} of prompt, found in ", counted(tokens(&found) as u64, "token"))), "{shown:?}");
+    assert!(shown.out.contains(&format!(" after {}", counted(found["best"]["step"].as_u64().unwrap(), "step"))), "{shown:?}");
     let note = "\nnote     no prompt of ";
     assert_eq!((shown.code, shown.out.contains(note)), (Some(0), found["stopped"] == "budget"), "{shown:?}");
 }
