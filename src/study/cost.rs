@@ -302,12 +302,13 @@ fn total_steps(cell: &Cell) -> f64 {
     in_steps.min(max_positions.map_or(f64::INFINITY, |limit| limit as f64 / (positions + decoded + graph)))
 }
 
-/// Steps of these cells are measured for so many seconds each.
-const MEASURED_SECONDS: f64 = 0.5;
-/// Steps that are measured at most.
+/// Steps of these cells are measured so many times, for so many seconds, of which the shortest counts: what else the machine does only adds.
+const MEASUREMENTS: u32 = 3;
+const MEASURED_SECONDS: f64 = 0.4;
+/// Steps of a measurement at most.
 const MEASURED_STEPS: u32 = 50;
 
-/// What a step of each of these cells takes on a device, in seconds by `clock`. The first step is left out where steps are short.
+/// What a step of each of these cells takes on a device, in seconds by `clock`.
 ///
 /// Inline, as is all that leads to [`backend::dispatch`].
 ///
@@ -351,17 +352,19 @@ fn step_seconds<B: TrackedBackend>(subject: &Subject<B>, problem: &Problem, cell
     let at = |step| Clock { seed: cell.options.seed, restart: 0, step };
     subject.prepare(problem);
     method.start(subject, problem, at(0))?;
-    let mut began = clock();
-    method.step(subject, problem, at(0))?;
-    let mut steps = 1;
-    if clock() - began < MEASURED_SECONDS {
-        (began, steps) = (clock(), 0);
+    let (mut number, mut seconds) = (0, f64::INFINITY);
+    for _ in 0..MEASUREMENTS {
+        let (began, before) = (clock(), number);
+        while number == before || (number - before < MEASURED_STEPS && clock() - began < MEASURED_SECONDS) {
+            method.step(subject, problem, at(number))?;
+            number += 1;
+        }
+        seconds = seconds.min((clock() - began) / f64::from(number - before));
+        if seconds > MEASURED_SECONDS {
+            break;
+        }
     }
-    while steps == 0 || (steps < MEASURED_STEPS && clock() - began < MEASURED_SECONDS) {
-        steps += 1;
-        method.step(subject, problem, at(steps))?;
-    }
-    Ok((clock() - began) / f64::from(steps))
+    Ok(seconds)
 }
 
 #[cfg(test)]
