@@ -358,7 +358,7 @@ pub fn until_counted(what: &str, file: &str, out: &str, are: impl Fn([u64; 4]) -
 pub fn until(what: &str, is: impl Fn() -> bool) {
     let began = Instant::now();
     while !is() {
-        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
+        assert!(began.elapsed() < Duration::from_secs(240), "{what}");
         sleep(Duration::from_millis(10));
     }
 }
