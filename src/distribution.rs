@@ -140,6 +140,7 @@ mod tests {
         assert_eq!(Quartiles::of(&[]), None);
         assert_eq!(Quartiles::of(&[2.0]).unwrap().q1, 2.0);
     }
+
     #[test]
     fn quantiles_lie_between_neighbours() {
         assert_eq!(quantile(&[1.0, 2.0, 3.0], 0.5), 2.0);

@@ -100,7 +100,7 @@ impl Observer for Watcher {
     }
 
     fn has(&self, unit: &Unit, step: u64) -> bool {
-        self.lines.iter().any(|line| line.unit == unit.id && line.step == step)
+        unit.is_measured(&self.lines, step)
     }
 
     fn line(&mut self, line: Line) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -18,7 +19,7 @@ use crate::subject::check_context;
 use crate::{Error, Result};
 
 /// When a run is measured, and by how much.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Protocol {
     /// Steps from one measurement of the variance to the next.
     pub every: u64,
@@ -76,6 +77,13 @@ pub struct Unit {
     pub seed: u32,
     /// What it runs by.
     pub row: TableRow,
+}
+
+impl Unit {
+    /// Whether these lines have its measurement before a step.
+    pub fn is_measured(&self, lines: &[Line], step: u64) -> bool {
+        lines.iter().any(|line| line.unit == self.id && line.step == step)
+    }
 }
 
 /// `gs-tau1, target k6_0, seed 0`.
@@ -138,8 +146,7 @@ impl Plan {
     /// The runs of which these lines lack a measurement.
     pub fn due(&self, lines: &[Line]) -> Vec<Unit> {
         let points = self.points();
-        let has = |unit: &Unit, step| lines.iter().any(|line| line.unit == unit.id && line.step == step);
-        self.units.iter().filter(|unit| !points.iter().all(|&step| has(unit, step))).cloned().collect()
+        self.units.iter().filter(|unit| !points.iter().all(|&step| unit.is_measured(lines, step))).cloned().collect()
     }
 
     pub(super) fn problem(&self, model: &Model, target: &Labelled) -> Result<Problem> {

@@ -129,10 +129,7 @@ impl Cell {
         let map = summary.as_object_mut().expect("an object");
         map.extend(AXES.iter().zip(self.axes()).map(|(name, value)| ((*name).to_owned(), value)));
         map.insert("target_ids".into(), self.target.target.ids.clone().into());
-        if let Some((_, Protocol { every, bias_every, draws, reference_samples })) = self.measured {
-            let protocol = json!({ "every": every, "bias_every": bias_every, "draws": draws, "reference_samples": reference_samples });
-            map.insert("gradients".into(), protocol);
-        }
+        map.extend(self.measured.map(|(_, protocol)| ("gradients".to_owned(), json!(protocol))));
         summary
     }
 }

@@ -252,9 +252,9 @@ impl Reader<'_> {
     fn estimators(&self, value: &Entry) -> Result<Vec<Method>> {
         let estimator = |entry: &Entry| {
             let label = self.string("estimators", entry)?;
-            let known = Compared::all().into_iter().map(Compared::label).collect::<Vec<_>>();
             let Some(estimator) = setting::named::<Compared>(&label) else {
-                return Err(self.wrong(entry.span(), format!("there is no estimator `{label}`; they are {}", known.join(", "))));
+                let known = setting::names::<Compared>().join(", ");
+                return Err(self.wrong(entry.span(), format!("there is no estimator `{label}`; they are {known}")));
             };
             let name = Given { value: Written::new(estimator.method(), Kind::Text), ..self.given("method", entry) };
             Ok(Method { name, label, settings: Vec::new(), estimator: Some(estimator) })

@@ -276,8 +276,8 @@ impl gradients::Observer for Measuring<'_> {
         self.foreman.measured(self.cell, steps)
     }
 
-    fn has(&self, _: &Unit, step: u64) -> bool {
-        self.lines.iter().any(|line| line.step == step)
+    fn has(&self, unit: &Unit, step: u64) -> bool {
+        unit.is_measured(&self.lines, step)
     }
 
     fn line(&mut self, line: Line) -> Result<()> {

@@ -26,8 +26,8 @@ pub(super) fn run(cli: &Cli, verb: &Compute, policy: Policy) -> Result<ExitCode>
     let store = Store::create(&verb.out)?;
     let cells = asked(&study, verb)?;
     let due: Vec<usize> = cells.iter().copied().filter(|&cell| !store.is_over(&study.cells()[cell].id, verb.retry)).collect();
-    let work = due.iter().map(|&cell| study.work(cell)).sum();
-    let queue = Queue::new(due, verb.limit.map(|limit| limit as usize));
+    let queue = Queue::new(due.iter().copied(), verb.limit.map(|limit| limit as usize));
+    let work = due.iter().take(queue.len()).map(|&cell| study.work(cell)).sum();
     let signal = watch_signals()?;
     let mut board = Board::new(policy, verb, [queue.len(), cells.len()], work);
     Office::new(cli, verb, &study, &store, queue, &mut board).on(&choice)?.run(&signal)?;
@@ -100,18 +100,19 @@ impl Board {
         self.tally.count(end);
         match end {
             End::Done { exact, hard_free, seconds } => {
+                self.work[0] += work;
                 let score = hard_free.map_or(String::new(), |score| format!("hard_free {score:.2}, "));
                 tracing::info!("{cell}: {score}{}{seconds:.1} s", if *exact { "exact, " } else { "" });
             }
-            End::Failed { reason, .. } => tracing::warn!("{cell} failed: {reason}"),
+            End::Failed { reason, .. } => {
+                self.work[0] += work;
+                tracing::warn!("{cell} failed: {reason}");
+            }
             End::Already => {
                 self.due = self.due.saturating_sub(1);
                 self.work[1] -= work;
             }
             End::Elsewhere | End::Interrupted => (),
-        }
-        if matches!(end, End::Done { .. } | End::Failed { .. }) {
-            self.work[0] += work;
         }
         self.show();
     }
