@@ -74,6 +74,13 @@ pub fn checkpoint(bytes: &[u8]) {
     let _ = Folder::open(folder.path(), serde_json::json!({}), true);
 }
 
+pub fn record(bytes: &[u8]) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("records.jsonl");
+    std::fs::write(&path, bytes).expect("a file");
+    let _ = dlmi::report::report(&[path], &folder.path().join("report"));
+}
+
 pub fn settings(bytes: &[u8]) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("settings.toml");

@@ -109,6 +109,11 @@ pub fn text(field: &mut String) -> Slot<'_> {
     slot(field, Written::string)
 }
 
+/// Any text, or `none`.
+pub fn optional_text(field: &mut Option<String>) -> Slot<'_> {
+    slot(field, |written| written.optional(Written::string))
+}
+
 /// A name out of an enumeration.
 pub fn choice<T: Choice>(field: &mut T) -> Slot<'_> {
     let value = name(field).into();

@@ -218,7 +218,7 @@ fn first_difference<'a>(known: &'a Value, now: &'a Value) -> Option<(String, &'a
         let (was, is) = (known.get(key).unwrap_or(&Value::Null), now.get(key).unwrap_or(&Value::Null));
         match (was, is) {
             // What is off may not have been there when the run was begun.
-            _ if was == is || (is_off(was) && is_off(is)) || key == MOMENT => None,
+            _ if was == is || (is_off(key, was) && is_off(key, is)) || key == MOMENT => None,
             (Value::Object(_), Value::Object(_)) => first_difference(was, is).map(|(name, was, is)| (format!("{key}.{name}"), was, is)),
             _ => Some((key.clone(), was, is)),
         }

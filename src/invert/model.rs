@@ -148,14 +148,11 @@ impl Model {
     /// # Errors
     /// The model has no usable chat template; options that contradict each other.
     pub fn chat(&self, options: &Options) -> Result<Option<Chat>> {
-        match (options.chat, options.system.is_empty()) {
-            (false, true) => Ok(None),
-            (false, false) => Err(Error::option("system", "it is a turn of a chat; ask for one (chat), or leave it out")),
+        match (options.chat, &options.system) {
+            (false, None) => Ok(None),
+            (false, Some(_)) => Err(Error::option("system", "it is a turn of a chat; ask for one (chat), or leave it out")),
             (true, _) if options.bos => Err(Error::option("bos", "a chat begins as the model's template says; leave it out")),
-            (true, no_system) => {
-                let system = (!no_system).then(|| options.system.clone());
-                Ok(Some(Chat { template: self.template()?, system }))
-            }
+            (true, system) => Ok(Some(Chat { template: self.template()?, system: system.clone() })),
         }
     }
 

@@ -86,12 +86,12 @@ impl Options {
 pub(crate) fn drop_what_is_off(settings: &mut Value) {
     let Value::Object(map) = settings else { return };
     map.values_mut().for_each(drop_what_is_off);
-    map.retain(|_, value| !is_off(value));
+    map.retain(|key, value| !is_off(key, value));
 }
 
-/// Whether a setting with this value is as if there were none of its name.
-pub(crate) fn is_off(value: &Value) -> bool {
-    value.is_null() || *value == json!(false) || *value == json!("")
+/// Whether the setting `key` with this value is as if there were none of its name. A turn of the system's without a word is a turn.
+pub(crate) fn is_off(key: &str, value: &Value) -> bool {
+    value.is_null() || *value == json!(false) || (*value == json!("") && key != "system")
 }
 
 /// The one whose name takes the fewest edits from `name`, with its section or without it.

@@ -4,7 +4,9 @@ use crate::backend::{BackendName, Dtype};
 use crate::budget::Budget;
 use crate::method::registry::{MethodName, MethodSettings};
 use crate::problem::{Chat, PromptOptions};
-use crate::setting::{Key, choice, key, named, names, optional_positive, optional_real, optional_whole, switch, text, whole};
+use crate::setting::{
+    Key, choice, key, named, names, optional_positive, optional_real, optional_text, optional_whole, switch, text, whole,
+};
 use crate::{Error, Result};
 
 /// The resolved settings of a run.
@@ -32,8 +34,8 @@ pub struct Options {
     pub suffix: String,
     /// The prompt is the user's turn of a chat, by the model's own template, and the target the reply.
     pub chat: bool,
-    /// The system's turn of the chat; empty: none.
-    pub system: String,
+    /// The system's turn of the chat.
+    pub system: Option<String>,
     /// Let the prompt hold tokens and words of the target.
     pub allow_target_tokens: bool,
     /// Let the prompt hold special tokens.
@@ -86,7 +88,7 @@ impl Default for Options {
             prefix: String::new(),
             suffix: String::new(),
             chat: false,
-            system: String::new(),
+            system: None,
             allow_target_tokens: false,
             allow_special: false,
             all_tokens: false,
@@ -133,7 +135,7 @@ pub const KEYS: &[Key<Options>] = &[
     key("chat", "The prompt is the user's turn of a chat, by the model's own template, and the target the reply", |s| {
         Some(switch(&mut s.chat))
     }),
-    key("system", "What the system says first in the chat", |s| Some(text(&mut s.system))),
+    key("system", "What the system says first in the chat, or `none`: \"\" is an empty turn", |s| Some(optional_text(&mut s.system))),
     key("allow_target_tokens", "Let the prompt hold tokens and words of the target", |s| Some(switch(&mut s.allow_target_tokens))),
     key("allow_special", "Let the prompt hold special tokens", |s| Some(switch(&mut s.allow_special))),
     key("all_tokens", "Search the whole vocabulary and ban nothing: special, unused and broken tokens too", |s| {

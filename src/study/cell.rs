@@ -63,10 +63,8 @@ impl Cell {
     /// # Errors
     /// As [`Plan::new`].
     fn measured(self, estimator: Compared, protocol: Protocol, model: &Model) -> Result<Self> {
-        let mut cell = Self { measured: Some((estimator, protocol)), ..self };
-        let plan = cell.plan(model)?.expect("it is measured");
-        cell.id.clone_from(&plan.units[0].id);
-        Ok(cell)
+        let id = self.run_of(estimator, protocol, model)?.units[0].id.clone();
+        Ok(Self { id, measured: Some((estimator, protocol)), ..self })
     }
 
     /// What is measured, one run, where it is no inversion.
@@ -74,10 +72,11 @@ impl Cell {
     /// # Errors
     /// As [`Plan::new`].
     pub(super) fn plan(&self, model: &Model) -> Result<Option<Plan>> {
-        let plan = |(estimator, protocol)| {
-            Plan::new(model, self.options.clone(), protocol, &[estimator], std::slice::from_ref(&self.target), &[self.options.seed])
-        };
-        self.measured.map(plan).transpose()
+        self.measured.map(|(estimator, protocol)| self.run_of(estimator, protocol, model)).transpose()
+    }
+
+    fn run_of(&self, estimator: Compared, protocol: Protocol, model: &Model) -> Result<Plan> {
+        Plan::new(model, self.options.clone(), protocol, &[estimator], std::slice::from_ref(&self.target), &[self.options.seed])
     }
 
     /// The settings of its method or estimator.

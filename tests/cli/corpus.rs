@@ -10,7 +10,7 @@ type Reader = fn(&[u8]);
 
 #[test]
 fn every_input_of_the_corpora_is_read_or_refused() {
-    let readers: [(&str, Reader); 9] = [
+    let readers: [(&str, Reader); 10] = [
         ("safetensors", inputs::safetensors),
         ("gguf", inputs::gguf),
         ("shard_index", inputs::shard_index),
@@ -19,6 +19,7 @@ fn every_input_of_the_corpora_is_read_or_refused() {
         ("chat_template", inputs::chat_template),
         ("targets", inputs::targets),
         ("checkpoint", inputs::checkpoint),
+        ("record", inputs::record),
         ("settings", inputs::settings),
     ];
     assert_eq!(std::fs::read_dir("fuzz/targets").unwrap().count(), readers.len(), "a target without its line here");

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::support::*;
 
 /// Two small models with tokenizers like SentencePiece's: a dummy prefix before every piece of text, and before the first.
-const SPM: [&str; 2] = ["tests/golden/cases/spm-legacy", "tests/golden/cases/spm-first"];
+const SPM: [&str; 3] = ["tests/golden/cases/spm-legacy", "tests/golden/cases/spm-first", "tests/golden/tiny_gguf/pieces.f16.gguf"];
 
 fn on(model: impl AsRef<Path>, arguments: &[&str]) -> Command {
     let mut command = dlmi([Path::new("--model"), model.as_ref()]);
@@ -81,6 +81,12 @@ fn a_chat_is_one_text_by_the_models_own_template() {
     let score = answer(on(&model, &["score", "the king", text, "--json"]).args(chat));
     assert_eq!((&score["exact"], &score["free_text"]), (&json!(true), &json!("the king")), "{score}");
     assert_eq!(score["prompt_text"], whole("the king"));
+    let turns = |system: &[&str]| {
+        let score = answer(on(&model, &["score", "he", "she", "--chat", "--json"]).args(system));
+        score["prompt_text"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(turns(&["--system", ""]), whole("he").replace("Be brief.", ""), "a turn without a word is one");
+    assert_eq!(turns(&[]), "<s>[user] he\n[assistant]");
     let inside = answer(on(&model, &["score", "king", text, "--json", "--template", "the {}"]).args(chat));
     assert_eq!(inside["prompt_ids"], score["prompt_ids"]);
 

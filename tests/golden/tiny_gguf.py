@@ -88,6 +88,13 @@ def new_form(config: dict) -> dict:
 
 def header(path: Path, config: dict, split: str = "smollm") -> gguf.GGUFWriter:
     """A writer holding the metadata and the tokenizer."""
+    writer = metadata(path, config)
+    add_tokenizer(writer, split)
+    return writer
+
+
+def metadata(path: Path, config: dict) -> gguf.GGUFWriter:
+    """A writer holding what the config says."""
     architecture = ARCHITECTURES[config["model_type"]]
     writer = gguf.GGUFWriter(str(path), architecture)
     rope = config["rope_parameters"]
@@ -107,7 +114,6 @@ def header(path: Path, config: dict, split: str = "smollm") -> gguf.GGUFWriter:
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    add_tokenizer(writer, split)
     return writer
 
 

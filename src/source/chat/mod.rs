@@ -172,7 +172,9 @@ impl ChatTemplate {
         }
         // Their blocks mark what a training loss is taken over, and print what is in them.
         let compiled = ["generation", "endgeneration"].iter().zip(["if true", "endif"]);
-        let compiled = compiled.fold(source.to_owned(), |text, (tag, plain)| replace_tag(&text, tag, plain));
+        // Python's Jinja ends every line of a template alike.
+        let lines = source.replace("\r\n", "\n").replace('\r', "\n");
+        let compiled = compiled.fold(lines, |text, (tag, plain)| replace_tag(&text, tag, plain));
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().expect("the usual delimiters");
         let lexed = scan::tokens(&compiled, &syntax);
         if !scan::holds_no_namespace(&lexed) {
@@ -261,6 +263,8 @@ fn environment(syntax: SyntaxConfig, date: Arc<Date>) -> Environment<'static> {
     });
     environment.add_function("strftime_now", move |format: String| date.write(&format));
     environment.add_filter("tojson", to_json);
+    // Templates are given no tools, which Python cannot go through.
+    environment.add_test("iterable", |value: &minijinja::Value| !value.is_none() && value.try_iter().is_ok());
     environment
 }
 

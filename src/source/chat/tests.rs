@@ -45,6 +45,21 @@ fn chats_are_those_of_transformers() {
     assert_eq!(templates.len(), 10);
 }
 
+#[test]
+fn nothing_is_not_gone_through() {
+    let iterable = "{{ tools is iterable }} {{ messages is iterable }} {{ 'a' is iterable }} {{ 1 is iterable }} {{ absent is iterable }}";
+    assert_eq!(render(iterable).unwrap().to_lowercase(), "false true true false true");
+}
+
+#[test]
+fn lines_may_end_in_any_way() {
+    for end in ["\r\n", "\r"] {
+        let template = "{% if true %}\nA {{ 'it\\r\\n' }}\n{% endif %}\n{{ messages[0].content }}\n\n";
+        assert_eq!(render(&template.replace('\n', end)).unwrap(), render(template).unwrap());
+        assert_eq!(render(template).unwrap(), "A it\r\n\nHello\n");
+    }
+}
+
 /// Templates of the kinds that would take hours or all memory: each ends in a sentence at once.
 #[test]
 fn hostile_templates_end_in_a_sentence() {

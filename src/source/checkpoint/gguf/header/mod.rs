@@ -95,6 +95,18 @@ impl Header {
         }
     }
 
+    /// The elements of an array of 32-bit floats; none when the key is absent.
+    pub fn floats(&self, key: &str) -> Result<Vec<f32>> {
+        match self.metadata.get(key) {
+            None => Ok(Vec::new()),
+            Some(Metadata::Array { element: F32, bytes, .. }) => {
+                let (words, _) = self.bytes[bytes.clone()].as_chunks::<4>();
+                Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
+            }
+            Some(_) => Err(self.wrong(key, "an array of 32-bit floats")),
+        }
+    }
+
     /// Whether there is an entry of this key.
     pub fn has(&self, key: &str) -> bool {
         self.metadata.contains_key(key)
@@ -242,6 +254,7 @@ fn stored(kind: u32) -> Stored {
 // Numbers of the metadata types that are met by name.
 const U32: u32 = 4;
 const I32: u32 = 5;
+const F32: u32 = 6;
 const TEXT: u32 = 8;
 const ARRAY: u32 = 9;
 

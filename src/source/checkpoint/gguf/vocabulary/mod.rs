@@ -1,14 +1,12 @@
 //! The tokenizer inside a GGUF file, as the `tokenizer.json` it was made from.
 
+mod byte_level;
+mod pieces;
+
 use super::header::Header;
 use crate::error::{Error, Result, quoted};
 use crate::source::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
-
-/// How Llama 3 and Qwen 2 cut text, but for the runs of digits: at contractions, words with what stands before them, punctuation with the
-/// line ends behind it, and white space.
-const WORDS: [&str; 2] =
-    [r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|", r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"];
 
 /// The texts of all tokens.
 const TOKENS: &str = "tokenizer.ggml.tokens";
@@ -16,44 +14,79 @@ const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
 
 // Values of [`TYPES`] that matter here.
+const NORMAL: i32 = 1;
+const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 
-/// Builds a byte-level BPE tokenizer from the metadata.
+/// Builds the tokenizer from the metadata: byte-level BPE, or SentencePiece's.
 ///
 /// # Errors
 /// [`Error::Input`] naming another kind of tokenizer or of pre-tokenizer, or the defect.
 pub(super) fn tokenizer(header: &Header) -> Result<Tokenizer> {
-    let model = header.text("tokenizer.ggml.model")?.unwrap_or("(none)");
-    if model != "gpt2" {
-        return Err(refused(header, "kind", model, "`gpt2`, byte-level BPE, is"));
-    }
-    let (tokens, types) = (header.texts(TOKENS)?, header.integers(TYPES)?);
-    if !types.is_empty() && types.len() != tokens.len() {
-        return Err(header.error(format!("has {} tokens but {} token types", tokens.len(), types.len())));
-    }
-    let kind = |id: usize| types.get(id).copied();
-    let added: Vec<Value> = (0..tokens.len())
-        .filter(|id| matches!(kind(*id), Some(CONTROL | USER_DEFINED)))
-        .map(|id| added_token(id, tokens[id], kind(id) == Some(CONTROL)))
-        .collect();
-    let mut vocabulary = Map::new();
-    for (id, token) in tokens.iter().enumerate().filter(|(id, _)| kind(*id) != Some(UNUSED)) {
-        if vocabulary.insert((*token).to_owned(), id.into()).is_some() {
-            return Err(header.error(format!("has the token {} twice", quoted(token))));
-        }
-    }
-    let Split { composed, pre_tokenizers, whole_words } = split(header)?;
-    let json = json!({
-        "version": "1.0",
-        "added_tokens": added,
-        "normalizer": composed.then(|| json!({ "type": "NFC" })),
-        "pre_tokenizer": { "type": "Sequence", "pretokenizers": pre_tokenizers },
-        "decoder": byte_level(true),
-        "model": { "type": "BPE", "vocab": vocabulary, "merges": merges(header)?, "ignore_merges": whole_words },
-    });
+    let build = match header.text("tokenizer.ggml.model")?.unwrap_or("(none)") {
+        "gpt2" => byte_level::parts,
+        "llama" => pieces::parts,
+        other => return Err(refused(header, "kind", other, "`gpt2`, byte-level BPE, and `llama`, SentencePiece's, are")),
+    };
+    let vocabulary = Vocabulary::of(header)?;
+    let mut json = build(&vocabulary)?;
+    json["version"] = "1.0".into();
+    json["added_tokens"] = vocabulary.added();
+    json["model"]["type"] = "BPE".into();
+    json["model"]["vocab"] = vocabulary.ids()?.into();
     Tokenizer::from_json_bytes(json.to_string().as_bytes(), header.origin())
+}
+
+/// The tokens of a file, by id.
+struct Vocabulary<'a> {
+    header: &'a Header,
+    tokens: Vec<&'a str>,
+    /// What each token is; empty where the file does not say.
+    types: Vec<i32>,
+}
+
+impl<'a> Vocabulary<'a> {
+    fn of(header: &'a Header) -> Result<Self> {
+        let (tokens, types) = (header.texts(TOKENS)?, header.integers(TYPES)?);
+        if !types.is_empty() && types.len() != tokens.len() {
+            return Err(header.error(format!("has {} tokens but {} token types", tokens.len(), types.len())));
+        }
+        Ok(Self { header, tokens, types })
+    }
+
+    /// What a token is.
+    fn kind(&self, id: usize) -> i32 {
+        self.types.get(id).copied().unwrap_or(NORMAL)
+    }
+
+    /// The tokens of these kinds, with their ids.
+    fn of_kinds(&self, kinds: &'static [i32]) -> impl Iterator<Item = (usize, &'a str)> {
+        self.tokens.iter().copied().enumerate().filter(|(id, _)| kinds.contains(&self.kind(*id)))
+    }
+
+    /// Those that a text is searched for before all others.
+    fn added(&self) -> Value {
+        let token = |(id, content): (usize, &str)| {
+            json!({
+                "id": id, "content": content, "special": self.kind(id) != USER_DEFINED,
+                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            })
+        };
+        self.of_kinds(&[UNKNOWN, CONTROL, USER_DEFINED]).map(token).collect()
+    }
+
+    /// All but the unused ones.
+    fn ids(&self) -> Result<Map<String, Value>> {
+        let mut ids = Map::new();
+        for (id, token) in self.tokens.iter().enumerate().filter(|(id, _)| self.kind(*id) != UNUSED) {
+            if ids.insert((*token).to_owned(), id.into()).is_some() {
+                return Err(self.header.error(format!("has the token {} twice", quoted(token))));
+            }
+        }
+        Ok(ids)
+    }
 }
 
 /// A token of the file that a tokenizer does not have at the same id; none where they agree, and where the file has no vocabulary. What
@@ -71,52 +104,6 @@ pub(super) fn disagreement<'a>(header: &'a Header, tokenizer: &Tokenizer) -> Res
     Ok(tokens.into_iter().enumerate().find(differs).map(|(_, token)| token))
 }
 
-fn added_token(id: usize, content: &str, special: bool) -> Value {
-    json!({
-        "id": id, "content": content, "special": special,
-        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-    })
-}
-
-/// What becomes of a text before it is merged.
-struct Split {
-    /// Letters and their accents become one character (NFC).
-    composed: bool,
-    pre_tokenizers: Vec<Value>,
-    /// A piece that is a token is not put together by merges.
-    whole_words: bool,
-}
-
-/// By the name llama.cpp gives it.
-fn split(header: &Header) -> Result<Split> {
-    let plain = |pre_tokenizers| Split { composed: false, pre_tokenizers, whole_words: false };
-    let cut = |digits: &str| {
-        let pattern = json!({ "Regex": WORDS.join(digits) });
-        vec![json!({ "type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false }), byte_level(false)]
-    };
-    let digits = json!({ "type": "Digits", "individual_digits": true });
-    match header.text("tokenizer.ggml.pre")?.unwrap_or("(none)") {
-        "smollm" => Ok(plain(vec![digits, byte_level(true)])),
-        "gpt-2" => Ok(plain(vec![byte_level(true)])),
-        "llama-bpe" => Ok(Split { whole_words: true, ..plain(cut(r"\p{N}{1,3}")) }),
-        "qwen2" => Ok(Split { composed: true, ..plain(cut(r"\p{N}")) }),
-        other => Err(refused(header, "pre-tokenizer", other, "`smollm`, `gpt-2`, `llama-bpe` and `qwen2` are")),
-    }
-}
-
-/// Bytes as letters; text cut by GPT-2's regular expression, or as it was cut before.
-fn byte_level(cut: bool) -> Value {
-    json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": cut })
-}
-
-fn merges(header: &Header) -> Result<Vec<Value>> {
-    let pair = |merge: &str| match merge.split_once(' ') {
-        Some((left, right)) => Ok(json!([left, right])),
-        None => Err(header.error(format!("has the merge {}, which is not a pair", quoted(merge)))),
-    };
-    header.texts("tokenizer.ggml.merges")?.into_iter().map(pair).collect()
-}
-
 fn refused(header: &Header, what: &str, found: &str, supported: &str) -> Error {
     header.error(format!(
         "the tokenizer {what} {} cannot be built from a GGUF ({supported}); put the model's `tokenizer.json` beside the file",
@@ -126,8 +113,8 @@ fn refused(header: &Header, what: &str, found: &str, supported: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::Gguf;
     use super::*;
+    use crate::source::checkpoint::gguf::fixture::Gguf;
     use crate::source::checkpoint::storage::Source;
     use crate::testing::{golden, real_smollm2};
     use std::path::Path;
@@ -163,6 +150,40 @@ mod tests {
                 assert_eq!(tokenizer.encode(&text), ids, "{model}: {text:?}");
             }
         }
+    }
+
+    /// `tests/golden/pieces.py` made the ids with SentencePiece itself.
+    #[test]
+    fn a_gguf_of_pieces_gives_the_ids_of_sentencepiece() {
+        let tokenizer = built(&golden("tiny_gguf/pieces.f16.gguf"));
+        for (text, ids) in cases_of("tiny/tokenizer_cases.pieces.json") {
+            assert_eq!(tokenizer.encode(&text), ids, "{text:?}");
+            // The space before the text behind a special token is shown, and so is what stands for one.
+            if !text.contains("s>") && !text.contains("<unk>") && !text.contains('▁') {
+                assert_eq!(tokenizer.decode(&ids), text);
+            }
+        }
+        assert_eq!((tokenizer.token_id("<unk>"), tokenizer.token_id("</s>")), (Some(0), Some(2)));
+        assert!((0..3).all(|id| tokenizer.is_special(id)) && tokenizer.is_learned(3) && tokenizer.is_text(262));
+    }
+
+    #[test]
+    fn pieces_may_go_without_a_space_before_the_text() {
+        let file = |prefix: u8| pieces(&["▁", "a", "▁a"], &[0.0, 0.0, -1.0]).pair("tokenizer.ggml.add_space_prefix", 7, &[prefix]);
+        let tokenizers = [1, 0].map(|prefix| build(&file(prefix)).unwrap());
+        assert_eq!(tokenizers.each_ref().map(|tokenizer| tokenizer.encode("a a")), [vec![3, 3], vec![2, 3]]);
+        assert_eq!(tokenizers.map(|tokenizer| tokenizer.decode(&[3, 3])), ["a a", " a a"]);
+    }
+
+    /// A vocabulary of pieces after `<unk>`, whose id is 0.
+    fn pieces(texts: &[&str], scores: &[f32]) -> Gguf {
+        let types: Vec<u8> = [UNKNOWN].into_iter().chain(texts.iter().map(|_| NORMAL)).flat_map(i32::to_le_bytes).collect();
+        let bytes: Vec<u8> = [0.0].iter().chain(scores).flat_map(|score| score.to_le_bytes()).collect();
+        Gguf::new()
+            .text("tokenizer.ggml.model", "llama")
+            .texts(TOKENS, &[&["<unk>"], texts].concat())
+            .array(TYPES, 5, types.len() as u64 / 4, &types)
+            .array("tokenizer.ggml.scores", 6, bytes.len() as u64 / 4, &bytes)
     }
 
     /// Shakespeare, GSM8K, and digits, whitespace, emoji and scripts; `tests/golden/tokenizer_ids.py` made the ids with
@@ -204,7 +225,13 @@ mod tests {
         let good = Gguf::new().tokenizer("smollm", &["a", "b", "ab"], &[1, 1, 1], &["a b"]);
         build(&good).unwrap();
         let cases = [
-            (good.clone().text("tokenizer.ggml.model", "llama"), "the tokenizer kind `llama`"),
+            (good.clone().text("tokenizer.ggml.model", "t5"), "the tokenizer kind `t5`"),
+            (good.clone().text("tokenizer.ggml.model", "llama"), "3 tokens but 0 scores"),
+            (pieces(&["a", "b"], &[1.0]), "3 tokens but 2 scores"),
+            (pieces(&["a", "b"], &[1.0, f32::NAN]), "the score of token 2 is not finite"),
+            (pieces(&["a", "a"], &[1.0, 1.0]), "the token `a` twice"),
+            (pieces(&[&"a".repeat(1 << 15), &"b".repeat(1 << 15)], &[1.0, 1.0]), "too long"),
+            (pieces(&["a"], &[1.0]).texts("tokenizer.ggml.scores", &["1", "1"]), "must be an array of 32-bit floats"),
             (good.clone().text("tokenizer.ggml.pre", "tekken"), "the tokenizer pre-tokenizer `tekken`"),
             (Gguf::new(), "the tokenizer kind `(none)`"),
             (good.clone().texts("tokenizer.ggml.tokens", &["a", "b"]), "2 tokens but 3 token types"),
