@@ -64,20 +64,24 @@ def bases(work: Path, binary: str) -> dict:
     cell = next((study / "cells").glob("*.json"), None)
     complete = ["--model", "{}", "--backend", "flex", "complete", "he is", "--tokens", "2"]
     show, chat = ["models", "show", "{}"], [*complete, "--chat"]
+    search = [*complete[:4], "invert", "he is", "--prompt-tokens", "3", "--steps", "1", "--max-seconds", "2"]
+    score = [*complete[:4], "score", "the king", " is"]
     sharded = sorted(path.name for path in (GOLDEN / "tiny/sharded").iterdir() if path.name != "expected.safetensors")
     tiny, spm = folder("tiny/gqa3-tied", PLAIN), folder("cases/spm-legacy", PLAIN)
     gguf = {"m.gguf": (GOLDEN / "tiny_gguf/gqa3-tied.f32.gguf").read_bytes()}
+    pieces = {"m.gguf": (GOLDEN / "tiny_gguf/pieces.f16.gguf").read_bytes()}
     quantised = {"m.gguf": (GOLDEN / "tiny_gguf/kquants.gguf").read_bytes()}
     target = ['{"id":"a","text":" the king","ids":[3,4],"k":1,"bos":0}', '{"text":"he is"}']
     kinds = {
         "config": (tiny, ["config.json"], [complete, show]),
         "weights": (tiny, ["model.safetensors"], [complete, show]),
-        "tokenizer": (tiny, ["tokenizer.json"], [complete]),
-        "sentencepiece": (spm, ["tokenizer.json"], [complete]),
+        "tokenizer": (tiny, ["tokenizer.json"], [complete, search, score]),
+        "sentencepiece": (spm, ["tokenizer.json"], [complete, search, score]),
         "shards": (folder("tiny/sharded", sharded), sharded, [complete]),
         "gguf": (gguf, ["m.gguf"], [["--model", "{}/m.gguf", *complete[2:]], ["models", "show", "{}/m.gguf"]]),
+        "pieces": (pieces, ["m.gguf"], [["--model", "{}/m.gguf", *complete[2:]], ["--model", "{}/m.gguf", *score[2:]]]),
         "k-quants": (quantised, ["m.gguf"], [["--model", "{}/m.gguf", *complete[2:]]]),
-        "chat": ({**spm, "chat_template.jinja": CHAT, "tokenizer_config.json": SPECIAL}, ["chat_template.jinja", "tokenizer_config.json"], [chat]),
+        "chat": ({**spm, "chat_template.jinja": CHAT, "tokenizer_config.json": SPECIAL}, ["chat_template.jinja", "tokenizer_config.json"], [chat, [*search, "--chat"]]),
         "special tokens": ({**spm, "chat_template.jinja": CHAT, "special_tokens_map.json": SPECIAL}, ["special_tokens_map.json"], [chat, show]),
         "generation": ({**tiny, "generation_config.json": b'{"eos_token_id": [0, 261], "bos_token_id": 0}'}, ["generation_config.json"],
                        [[*complete, "--stop-at-eos"], show]),

@@ -1,7 +1,7 @@
 //! Files and texts from outside: reads with a limit, UTF-8 with an offset in the error, writes that are whole or absent.
 
 use std::fs::{File, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -161,9 +161,20 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
         file.write_all(content)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
-        File::open(folder)?.sync_all()
+        sync_folder(folder)
     };
     write().map_err(|error| Error::writing(path, &error))
+}
+
+/// Makes a rename outlive the machine, where the file system can: some know no such thing of a folder.
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    if cfg!(not(unix)) {
+        return Ok(());
+    }
+    match File::open(folder)?.sync_all() {
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        synced => synced,
+    }
 }
 
 /// A temporary file that whoever the umask lets may read: by itself it would be its owner's alone.

@@ -52,6 +52,20 @@ impl Compared {
         setting::name(&self)
     }
 
+    /// What the paper's figure calls it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Reinforce => "REINFORCE",
+            Self::GsTau1 => "GS, τ = 1",
+            Self::GsTau100 => "GS, τ = 100",
+            Self::GsLearned => "GS, L",
+            Self::GsDecoupled => "GS, D + L",
+            Self::Stgs => "STGS",
+            Self::Rebar => "REBAR",
+            Self::Relax => "RELAX",
+        }
+    }
+
     /// The method whose section of the settings its row is.
     pub fn method(self) -> &'static str {
         match self {

@@ -1,5 +1,6 @@
 //! Which runs are measured, and when.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::Serialize;
@@ -17,6 +18,9 @@ use crate::problem::targets::Labelled;
 use crate::settings::{Options, drop_what_is_off};
 use crate::subject::check_context;
 use crate::{Error, Result};
+
+/// More gradients or prompts than any measurement takes.
+const MANY: u32 = 1_000_000_000;
 
 /// When a run is measured, and by how much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -59,6 +63,10 @@ impl Protocol {
             Self { every: 0, .. } => Err(Error::option("every", "it must be 1 or more")),
             Self { bias_every: 0, .. } => Err(Error::option("bias_every", "it must be 1 or more")),
             Self { draws: 0 | 1, .. } => Err(Error::option("draws", "a variance takes 2 or more")),
+            Self { draws: MANY.., .. } | Self { reference_samples: MANY.., .. } => {
+                let option = if self.draws >= MANY { "draws" } else { "reference_samples" };
+                Err(Error::option(option, format!("it must be below {MANY}")))
+            }
             _ => Ok(()),
         }
     }
@@ -135,6 +143,8 @@ impl Plan {
                 plan.units.extend(units);
             }
         }
+        let mut seen = HashSet::new();
+        plan.units.retain(|unit| seen.insert(unit.id.clone()));
         Ok(plan)
     }
 
@@ -164,7 +174,7 @@ impl Plan {
         let row: Map<String, Value> = row.keys().into_iter().filter_map(|(name, _)| Some((name.to_owned(), row.get(name)?))).collect();
         let mut content = json!({
             "schema": SCHEMA, "model": self.digest, "estimator": estimator.label(), "row": row,
-            "target": target.id, "target_ids": target.target.ids, "seed": seed,
+            "target_ids": target.target.ids, "seed": seed,
             "prompt_tokens": prompt_tokens, "prefix": prefix, "suffix": suffix, "bos": bos, "all_tokens": all_tokens,
             "allow_special": allow_special, "allow_target_tokens": allow_target_tokens, "dtype": dtype.as_str(),
             "steps": self.steps, "every": every, "bias_every": bias_every, "draws": draws,

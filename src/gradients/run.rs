@@ -64,7 +64,9 @@ impl Job for Runs<'_> {
         let Self { model, plan, units, observer } = self;
         let plain = model.load(&device, plan.options.dtype)?;
         for unit in units {
-            measure_run::<B>(&plain, model, plan, unit, observer)?;
+            if !measure_run::<B>(&plain, model, plan, unit, observer)? {
+                break;
+            }
         }
         Ok(())
     }
@@ -111,6 +113,9 @@ fn along<B: TrackedBackend>(
         }
         if observer.has(unit, point) {
             continue;
+        }
+        if observer.interrupted() {
+            return Ok(false);
         }
         let (began, clocks) = (Instant::now(), Clocks { seed: unit.seed, step: point as u32 });
         let measurement = || Ok(measure(method.estimator()?, &method.relaxation(subject, problem), &plan.protocol, clocks));

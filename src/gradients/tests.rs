@@ -90,13 +90,20 @@ fn options() -> Options {
     Options { steps: Some(60), prompt_tokens: 4, ..Options::default() }
 }
 
-fn target(id: &str) -> Labelled {
-    Labelled { id: id.into(), target: Target::new("", vec![3, 7]), k: Some(2), bos: None, known_prompt_tokens: None }
+fn target(id: &str, ids: [u32; 2]) -> Labelled {
+    Labelled { id: id.into(), target: Target::new("", ids.to_vec()), k: Some(2), bos: None, known_prompt_tokens: None }
 }
 
 fn planned(options: Options, estimators: &[Compared]) -> crate::Result<Plan> {
     let model = Model::open("tests/golden/tiny/gqa3-tied").unwrap();
-    Plan::new(&model, options, Protocol::default(), estimators, &[target("a"), target("b")], &[1, 2, 1])
+    Plan::new(
+        &model,
+        options,
+        Protocol::default(),
+        estimators,
+        &[target("a", [3, 7]), target("b", [7, 3]), target("c", [3, 7])],
+        &[1, 2, 1],
+    )
 }
 
 #[test]
@@ -120,7 +127,7 @@ fn a_plan_is_balanced_and_its_ids_are_of_what_decides_the_lines() {
     let plan = planned(options(), &[Compared::Rebar, Compared::Stgs, Compared::Rebar]).unwrap();
     let names: Vec<String> = plan.units.iter().map(ToString::to_string).collect();
     assert_eq!(names[..3], ["rebar, target a, seed 1", "stgs, target a, seed 1", "rebar, target a, seed 2"]);
-    assert_eq!(names.len(), 8);
+    assert_eq!(names.len(), 8, "a target by another name is the same");
     let ids = |plan: &Plan| -> Vec<String> { plan.units.iter().map(|unit| unit.id.clone()).collect() };
     let mut settings = options();
     settings.assign("stgs.learning_rate", "0.2").unwrap();

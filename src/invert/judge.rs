@@ -1,9 +1,11 @@
 //! The only place where anything is called `exact`, and what a hard prompt is worth along the way.
 
 use std::cell::OnceCell;
+use std::ops::Range;
 use std::time::Instant;
 
 use burn::backend::Flex;
+use burn::tensor::Tensor;
 use burn::tensor::activation::log_softmax;
 use serde::{Deserialize, Serialize};
 
@@ -261,7 +263,17 @@ fn forced(model: &Llama<Flex>, prompt: &[u32], target: &[u32]) -> Vec<u32> {
         return Vec::new();
     }
     let input = model.embed(ids_tensor(&[[prompt, &target[..target.len() - 1]].concat()], &model.device()));
-    argmax_rows(model.logits(model.hidden(input, target.len())))
+    by_rows(model, model.hidden(input, target.len()), |logits, _| argmax_rows(logits))
+}
+
+/// Rows of logits at once: of a long text all of them would take gigabytes.
+const ROWS: usize = 64;
+
+/// What `of` makes of the logits of each row of `hidden`, [`ROWS`] at a time; it is told which rows they are.
+fn by_rows<T>(model: &Llama<Flex>, hidden: Tensor<Flex, 2>, of: impl Fn(Tensor<Flex, 2>, Range<usize>) -> Vec<T>) -> Vec<T> {
+    let rows = hidden.dims()[0];
+    let parts = (0..rows).step_by(ROWS).map(|start| start..(start + ROWS).min(rows));
+    parts.flat_map(|part| of(model.logits(hidden.clone().slice([part.clone()])), part)).collect()
 }
 
 /// −ln p of every token but the first, given those before it; nothing of what cannot be fed.
@@ -270,9 +282,10 @@ pub(crate) fn nll(model: &Llama<Flex>, ids: &[u32]) -> Vec<f64> {
         return Vec::new();
     }
     let input = model.embed(ids_tensor(&[&ids[..ids.len() - 1]], &model.device()));
-    let log_p = log_softmax(model.logits(model.hidden(input, ids.len() - 1)), 1);
-    let next = ids_tensor::<Flex>(&[&ids[1..]], &model.device()).reshape([ids.len() - 1, 1]);
-    host(log_p.gather(1, next)).into_iter().map(|x| -f64::from(x)).collect()
+    by_rows(model, model.hidden(input, ids.len() - 1), |logits, rows| {
+        let next = ids_tensor::<Flex>(&[&ids[1..][rows.clone()]], &model.device()).reshape([rows.len(), 1]);
+        host(log_softmax(logits, 1).gather(1, next)).into_iter().map(|x| -f64::from(x)).collect()
+    })
 }
 
 /// The smallest, which is not a number where one of them is none.

@@ -242,7 +242,11 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
             self.judge();
             let solved = self.has_all()?;
             let due = self.at.step.is_multiple_of(self.trial.budget.eval_every);
-            let scores = due.then(|| self.scores());
+            let scores = if due { self.scores_unless(observer.signal()) } else { None };
+            if due && scores.is_none() {
+                // As if it had been killed here: it goes on from its last checkpoint.
+                return Ok((Stopped::Signal, None));
+            }
             observer.step(&self.report(progress, scores))?;
             if solved {
                 observer.save(&|| self.snapshot())?;
@@ -323,6 +327,11 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
                 now
             }
         }
+    }
+
+    /// The same, unless a signal comes first.
+    fn scores_unless(&mut self, signal: Option<Arc<AtomicUsize>>) -> Option<Scores> {
+        interrupt::within(Interrupt { signal, deadline: None }, || self.scores())
     }
 
     /// Judges the hard prompt at hand, unless it is the one that was judged last.
@@ -444,8 +453,9 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
         }
         let scores = match stopped {
             Stopped::Signal => interrupt::within(Interrupt::after(PATIENCE), || self.scores()),
-            _ => Some(self.scores()),
+            _ => self.scores_unless(observer.signal()),
         };
+        let stopped = if scores.is_none() { Stopped::Signal } else { stopped };
         let best = self.at.best.clone().expect("a prompt was judged");
         observer.end(&best, scores)?;
         let (best, seconds_to_exact) = match self.at.shortest.clone() {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::groups::FLOOR;
 use crate::error::quoted;
 use crate::files::read_text;
-use crate::gradients::{SCHEMA as GRADIENTS, SUMMARY_SCHEMA as GRADIENTS_SUMMARY};
+use crate::gradients::{Line, SCHEMA as GRADIENTS, SUMMARY_SCHEMA as GRADIENTS_SUMMARY};
 use crate::metrics::Spread;
 use crate::study::cell;
 use crate::subject::Cost;
@@ -25,7 +25,7 @@ pub struct Data {
     /// Cells in the order in which they were read: files as named, folders by id.
     pub cells: Vec<Cell>,
     /// Measurements of gradients.
-    pub gradients: Vec<Gradient>,
+    pub gradients: Vec<Line>,
     /// Runs that were to be measured, and failed.
     pub unmeasured: usize,
 }
@@ -184,59 +184,11 @@ pub struct Prefix {
     pub matched_prefix: usize,
 }
 
-/// A line of `dlmi gradients`: n gradients of an estimator at one Z.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Gradient {
-    /// Which run it is of.
-    pub unit: String,
-    /// Name of the estimator.
-    pub estimator: String,
-    /// Name of the target.
-    pub target: String,
-    /// Seed.
-    pub seed: u64,
-    /// Steps before it.
-    pub step: u64,
-    /// SHA-256 of the weights.
-    pub model: String,
-    /// N.
-    pub prompt_tokens: u64,
-    /// Steps of the run.
-    pub steps: u64,
-    /// S.
-    pub samples: u64,
-    /// n.
-    pub draws: u64,
-    /// Variance of one gradient.
-    pub variance: Extent,
-    /// Against a fresh shared baseline, as the paper's authors took it.
-    pub bias_authors: Option<Extent>,
-    /// Against leave-one-out REINFORCE.
-    pub bias: Option<Bias>,
-}
-
-/// Largest and mean of the entries over all N·V logits; null where one is no number.
-#[derive(Debug, Clone, Copy, Deserialize)]
-pub struct Extent {
-    /// The largest.
-    pub max: Option<f64>,
-    /// The mean.
-    pub mean: Option<f64>,
-}
-
-/// A bias, and what it could not be told from.
-#[derive(Debug, Clone, Copy, Deserialize)]
-pub struct Bias {
-    /// Mean of |ḡ − r| over all N·V logits.
-    pub mean: Option<f64>,
-    /// Of its standard error.
-    pub floor: Extent,
-}
-
 impl Cell {
-    /// M.
+    /// M, the stop token included where one was asked for.
     pub fn target_tokens(&self) -> usize {
-        self.place.target_ids.len()
+        let ends = self.found().is_some_and(|found| found.settings["end"] == true);
+        self.place.target_ids.len() + usize::from(ends)
     }
 
     /// Its result, where it has one.
@@ -283,6 +235,7 @@ pub fn read(paths: &[PathBuf]) -> Result<Data> {
     let mut data = Data::default();
     let mut places: HashMap<String, usize> = HashMap::new();
     let mut measured: HashSet<(String, u64)> = HashSet::new();
+    let mut unmeasured: HashSet<String> = HashSet::new();
     for path in paths {
         for file in files(path)? {
             let name = quoted(&file.display().to_string());
@@ -293,13 +246,16 @@ pub fn read(paths: &[PathBuf]) -> Result<Data> {
                     Record::Gradients(lines) => {
                         data.gradients.extend(lines.into_iter().filter(|line| measured.insert((line.unit.clone(), line.step))));
                     }
-                    Record::Unmeasured => data.unmeasured += 1,
+                    Record::Unmeasured(unit) => _ = unmeasured.insert(unit),
                     Record::Other => (),
                 }
             }
         }
     }
     distinct(&data.cells)?;
+    distinct_measurements(&data.gradients)?;
+    data.gradients.iter().for_each(|line| _ = unmeasured.remove(&line.unit));
+    data.unmeasured = unmeasured.len();
     match data.cells.is_empty() && data.gradients.is_empty() && data.unmeasured == 0 {
         false => Ok(data),
         true => Err(Error::input("there is no record yet; `study run` and `gradients` make them")),
@@ -317,6 +273,24 @@ fn distinct(cells: &[Cell]) -> Result<()> {
                 "the cells {other} and {id} are both {}, N {prompt_tokens}, {budget}, seed {seed}, target {}, by different settings; give the \
                  methods labels of their own, or, where the study's file has changed, report what `study merge` makes of the folder",
                 quoted(method),
+                quoted(target)
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses measurements of what would count as one run, by two settings.
+fn distinct_measurements(lines: &[Line]) -> Result<()> {
+    let mut seen: HashMap<_, &str> = HashMap::new();
+    for line in lines {
+        let Line { model, estimator, target, seed, prompt_tokens, steps, .. } = line;
+        let other = *seen.entry((model, estimator, target, seed, prompt_tokens, steps)).or_insert(&line.unit);
+        if other != line.unit {
+            return Err(Error::input(format!(
+                "the runs {other} and {} are both {estimator}, N {prompt_tokens}, {steps} steps, seed {seed}, target {}, measured by different \
+                 settings; report them apart, or, where the study's file has changed, what `study merge` makes of the folder",
+                line.unit,
                 quoted(target)
             )));
         }
@@ -346,8 +320,9 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
 
 enum Record {
     Cell(Box<Cell>),
-    Gradients(Vec<Gradient>),
-    Unmeasured,
+    Gradients(Vec<Line>),
+    /// The run with this id.
+    Unmeasured(String),
     Other,
 }
 
@@ -356,7 +331,7 @@ fn parse(line: &str) -> Result<Record, String> {
     let schema = value["schema"].as_str().unwrap_or_default().to_owned();
     match schema.as_str() {
         cell::SCHEMA if value["cell"]["gradients"].is_object() => match value["failed"].is_string() {
-            true => Ok(Record::Unmeasured),
+            true => Ok(Record::Unmeasured(value["cell"]["id"].as_str().unwrap_or_default().to_owned())),
             false => Ok(Record::Gradients(typed(value["gradients"].take())?)),
         },
         cell::SCHEMA => Ok(Record::Cell(Box::new(parse_cell(value)?))),

@@ -1,6 +1,6 @@
 //! Cells put side by side: what may be compared stands in one group.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::data::{Budget, Cell, Data, Inversion};
 use super::palette::Style;
@@ -87,9 +87,14 @@ impl<'a> Series<'a> {
 
     /// A number of each run that has one, by target.
     pub fn by_target(&self, targets: &[Target], of: impl Fn(&Cell) -> Option<f64>) -> Vec<Vec<f64>> {
-        let on =
-            |target: &Target| self.cells.iter().filter(|cell| cell.place.target_ids == target.ids).filter_map(|cell| of(cell)).collect();
-        targets.iter().map(on).collect()
+        let places: HashMap<&[u32], usize> = targets.iter().enumerate().map(|(place, target)| (target.ids, place)).collect();
+        let mut numbers = vec![Vec::new(); targets.len()];
+        for cell in &self.cells {
+            if let Some(&place) = places.get(&*cell.place.target_ids) {
+                numbers[place].extend(of(cell));
+            }
+        }
+        numbers
     }
 
     /// A number of each run by target. What failed counts as 0, where the method has this number at all.

@@ -25,7 +25,7 @@ impl Scale {
     pub fn log(numbers: impl IntoIterator<Item = f64>) -> Self {
         let (low, high) = extremes(numbers.into_iter().filter(|x| *x > 0.0 && x.is_finite()));
         match low <= high {
-            true => Self::Log(low / 1.15, high * 1.15),
+            true => Self::Log((low / 1.15).max(f64::MIN_POSITIVE), (high * 1.15).min(f64::MAX)),
             false => Self::Log(1.0, 10.0),
         }
     }

@@ -15,7 +15,7 @@ const TAIL: f64 = 0.025;
 pub struct Estimate {
     /// Mean over the targets of the means over their runs: each target counts alike.
     pub mean: f64,
-    /// Both ends of the interval. None where there is one run only.
+    /// Both ends of the interval. None where all runs are alike, or there is one only: resampling them says nothing.
     pub interval: Option<(f64, f64)>,
     /// Targets.
     pub targets: usize,
@@ -23,23 +23,26 @@ pub struct Estimate {
     pub runs: usize,
 }
 
+/// The mean over the targets of the means over their runs, without an interval. None without a run.
+pub fn average(targets: &[impl AsRef<[f64]>]) -> Option<Estimate> {
+    let targets: Vec<&[f64]> = targets.iter().map(AsRef::as_ref).filter(|runs| !runs.is_empty()).collect();
+    let runs = targets.iter().map(|runs| runs.len()).sum();
+    let mean = mean_of(targets.len(), |target| mean(targets[target]));
+    (runs > 0).then_some(Estimate { mean, interval: None, targets: targets.len(), runs })
+}
+
 /// The mean of the runs of each target, with the percentile interval of a bootstrap over targets, runs nested in them. With a single
 /// target the interval is over its runs alone. None without a run.
 pub fn estimate(targets: &[Vec<f64>]) -> Option<Estimate> {
     let targets: Vec<&[f64]> = targets.iter().map(Vec::as_slice).filter(|runs| !runs.is_empty()).collect();
-    let runs = targets.iter().map(|runs| runs.len()).sum();
     let once = |draws: &mut Draws| {
         mean_of(targets.len(), |_| {
             let target = draws.below(targets.len());
             draws.resampled_mean(targets[target])
         })
     };
-    (!targets.is_empty()).then(|| Estimate {
-        mean: mean_of(targets.len(), |target| mean(targets[target])),
-        interval: (runs > 1).then(|| bootstrap(once)),
-        targets: targets.len(),
-        runs,
-    })
+    let all_alike = targets.concat().windows(2).all(|pair| pair[0] == pair[1]);
+    Some(Estimate { interval: (!all_alike).then(|| bootstrap(once)), ..average(&targets)? })
 }
 
 /// The mean of a − b over the targets that both have: `a[i]` and `b[i]` are runs on the same target. The interval as in [`estimate`].
@@ -152,7 +155,7 @@ mod tests {
         assert_eq!(estimate(&[]), None);
         assert_eq!(estimate(&[vec![]]), None);
         let constant = estimate(&[vec![0.25; 4], vec![0.25; 2]]).unwrap();
-        assert_eq!(constant.interval, Some((0.25, 0.25)));
+        assert_eq!((constant.mean, constant.interval), (0.25, None));
     }
 
     /// A normal number: the sum of twelve uniform ones.

@@ -26,20 +26,24 @@ const NOT_SCIENCE: [&str; 16] = [
     "gradients.seconds",
 ];
 
-/// The record of every cell that is over, and how many are not. With `science`, without what a clock, a path or a machine decides.
+/// Of an inversion.
+const SCORES: [&str; 4] = ["relaxed_forced", "relaxed_free", "hard_forced", "hard_free"];
+
+/// The record of every cell that is over, and the cells that are not. With `science`, without what a clock, a path or a machine decides.
 ///
 /// # Errors
 /// A broken record; two CPUs' different results of one cell.
-pub fn merge(cells: &[Cell], stores: &[Store], science: bool) -> Result<(Vec<Value>, usize)> {
-    let mut records = Vec::new();
+pub fn merge<'a>(cells: &'a [Cell], stores: &[Store], science: bool) -> Result<(Vec<Value>, Vec<&'a Cell>)> {
+    let (mut records, mut missing) = (Vec::new(), Vec::new());
     for cell in cells {
-        if let Some(mut record) = one(cell, stores)? {
-            // Names and groups are the file's own.
-            record["cell"] = cell.summary();
-            records.push(if science { self::science(record) } else { record });
-        }
+        let Some(mut record) = one(cell, stores)? else {
+            missing.push(cell);
+            continue;
+        };
+        // Names and groups are the file's own.
+        record["cell"] = cell.summary();
+        records.push(if science { self::science(record) } else { record });
     }
-    let missing = cells.len() - records.len();
     Ok((records, missing))
 }
 
@@ -74,10 +78,18 @@ fn agree(cell: &Cell, known: &Value, other: &Value) -> Result<()> {
         setting::named::<BackendName>(backend).is_some_and(|name| !name.on_cpu())
     };
     if on_gpu(known) || on_gpu(other) {
-        tracing::warn!("two different results of cell {} ({cell}), one of a GPU; the first one is taken", cell.id);
+        let apart = distance(known, other).map_or(String::new(), |apart| format!(", up to {apart:.3} apart in a score"));
+        tracing::warn!("two different results of cell {} ({cell}){apart}, one of a GPU; the first one is taken", cell.id);
         return Ok(());
     }
     Err(Error::input(format!("the folders hold two different results of cell {} ({cell}); delete the wrong one", cell.id)))
+}
+
+/// The largest difference of two inversions in one of the four scores.
+fn distance(one: &Value, other: &Value) -> Option<f64> {
+    let score = |record: &Value, name: &str| record["inversion"]["lcs"][name].as_f64();
+    let apart = SCORES.iter().filter_map(|name| Some((score(one, name)? - score(other, name)?).abs()));
+    apart.reduce(f64::max)
 }
 
 /// A record without what a clock, a path or a machine decides.

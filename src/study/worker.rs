@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Cell, Store, Study};
 use crate::backend::{self, Choice, Job};
 use crate::error::panic_message;
-use crate::gradients::{self, Line, LineFile, Unit, measure_run};
+use crate::gradients::{self, Line, LineFile, Plan, Unit, measure_run};
 use crate::invert::event::Event;
 use crate::invert::folder::Folder;
 use crate::invert::judge::Judged;
@@ -191,16 +191,14 @@ impl<B: TrackedBackend> Worker<'_, B> {
         let loaded = self.loaded.as_ref().expect("it was just loaded");
         let model = &self.study.models[cell.model];
         let plan = cell.plan(model)?.expect("it is measured");
-        let folder = self.store.work(&cell.id);
-        std::fs::create_dir_all(&folder).map_err(|error| Error::writing(&folder, &error))?;
-        let (file, lines) = LineFile::open(&folder.join("gradients.jsonl"), &plan)?;
+        let backend = self.choice.device.backend.as_str();
+        let (file, lines) = measured(self.store, cell, &plan, backend)?;
         let (began, before) = (Instant::now(), lines.iter().map(|line| line.seconds).sum::<f64>());
         let mut measuring = Measuring { cell, foreman, file, lines };
         if !measure_run::<B>(&loaded.plain, model, &plan, &plan.units[0], &mut measuring)? {
             return Ok(None);
         }
         let seconds = before + began.elapsed().as_secs_f64();
-        let backend = self.choice.device.backend.as_str();
         let found = json!({ "backend": backend, "seconds": seconds, "gradients": printed(&measuring.lines) });
         Ok(Some((found, End::Done { exact: false, hard_free: None, seconds })))
     }
@@ -232,6 +230,23 @@ fn begun(store: &Store, cell: &Cell, task: &Task) -> Result<(Folder, Option<Snap
             tracing::warn!("{error}; the cell is begun again");
             store.clear(&cell.id);
             Folder::open(&path, identity, true)
+        }
+        opened => opened,
+    }
+}
+
+/// The measurements of a cell by this backend, and those that it has. What is no such file is begun again.
+fn measured(store: &Store, cell: &Cell, plan: &Plan, backend: &str) -> Result<(LineFile, Vec<Line>)> {
+    let folder = store.work(&cell.id);
+    let open = || {
+        std::fs::create_dir_all(&folder).map_err(|error| Error::writing(&folder, &error))?;
+        LineFile::open(&folder.join(format!("gradients.{backend}.jsonl")), plan)
+    };
+    match open() {
+        Err(error @ Error::Input(_)) => {
+            tracing::warn!("{error}; the cell is begun again");
+            store.clear(&cell.id);
+            open()
         }
         opened => opened,
     }

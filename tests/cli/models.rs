@@ -204,7 +204,8 @@ fn what_is_no_model_is_said_at_once() {
     for name in ["config.json", "tokenizer.json", "model.safetensors"] {
         broken(&|model| fs::write(model.join(name), pointer).unwrap(), &[name, "Git LFS pointer", "git lfs pull"]);
     }
-    broken(&|model| fs::write(model.join("generation_config.json"), "[").unwrap(), &["generation_config.json", "JSON"]);
+    let only_sentencepiece = |model: &Path| fs::rename(model.join("tokenizer.json"), model.join("tokenizer.model")).unwrap();
+    broken(&only_sentencepiece, &["no `", "tokenizer.json`", "`tokenizer.model`", "save_pretrained"]);
 
     let gguf = |change: &dyn Fn(&mut Vec<u8>)| -> (TempDir, PathBuf) {
         let model = folder();
@@ -220,6 +221,11 @@ fn what_is_no_model_is_said_at_once() {
     let (model, path) = gguf(&|_| ());
     fs::copy(&path, model.path().join("other.gguf")).unwrap();
     refuses(&mut on(model.path(), &["complete", "x"]), 2, &["2 GGUF files", "model.gguf"]);
+    // One of the two shows pictures to the other, whose name is in capitals.
+    fs::rename(model.path().join("other.gguf"), model.path().join("mmproj-f16.gguf")).unwrap();
+    fs::rename(&path, model.path().join("MODEL.GGUF")).unwrap();
+    let written = run(&mut on(model.path(), &["complete", "x", "--tokens", "2"]));
+    assert_eq!(written.code, Some(0), "{written:?}");
 
     // A folder that is here, and a name in it that is not; with a revision it is one on the hub.
     refuses(&mut dlmi(["--model", "tests/gloden", "complete", "x"]), 2, &["`tests/gloden`", "`tests`", "`gloden`", "@main"]);

@@ -172,7 +172,11 @@ fn figure_5_is_drawn_from_gradients() {
     let line = |estimator: &str, seed: usize, step: usize| {
         let of = |scale: f64| json!({ "max": scale * (1.0 + (seed * 7 + step) as f64 % 13.0), "mean": scale });
         let (max, floor) = (0.2 + seed as f64, of(0.05));
-        let bias = json!({ "max": max, "mean": 0.1, "floor": floor, "reference_error": floor, "squared": 1, "gradient_squared": 1 });
+        let squares = [1.0, 2.0, 3.0];
+        let bias = json!({
+            "max": max, "mean": 0.1, "floor": floor, "reference_error": floor,
+            "squared": squares[0], "floor_squared": squares[1], "gradient_squared": squares[2],
+        });
         let (authors, bias) = if step.is_multiple_of(50) { (of(1.0), bias) } else { (Value::Null, Value::Null) };
         let variance = of(if estimator == "reinforce" { 10.0 } else { 0.01 });
         json!({
@@ -196,6 +200,34 @@ fn figure_5_is_drawn_from_gradients() {
     let row = rows.iter().find(|row| row["quantity"] == "variance" && row["estimator"] == "gs-tau1").unwrap();
     assert_eq!((row["values"].as_str(), row["ks_distance_to_reinforce"].as_str()), ("30", "1"));
     assert!(row["ks_p"].parse::<f64>().unwrap() < 1e-9);
+    let row = rows.iter().find(|row| row["quantity"] == "bias" && row["estimator"] == "gs-tau1").unwrap();
+    assert_eq!(row["floor"], "0.05", "the whole standard error");
+
+    // A run that failed before it was measured counts once, and only where it was not measured after all.
+    let failed = |id: &str| json!({ "schema": "dlmi.cell/1", "cell": { "id": id, "gradients": {} }, "failed": "no memory" });
+    let (_, out) = reported(&folder, "failed", &[records.clone(), ["gs-tau10", "x", "x"].map(failed).to_vec()].concat());
+    let page = fs::read_to_string(out.join("index.html")).unwrap();
+    assert!(page.contains("could not be measured: 1."), "of two that failed one was measured");
+    // Numbers at the end of what there is draw an axis.
+    records[0]["variance"]["max"] = 1.7e308.into();
+    reported(&folder, "huge", &records);
+    // Of one run there are no two by different settings.
+    let mut other = line("reinforce", 0, 0);
+    other["unit"] = "another".into();
+    records.push(other);
+    let file = folder.path().join("two.jsonl");
+    fs::write(&file, lines(&records)).unwrap();
+    refuses(dlmi(["report"]).arg(&file), 2, &["reinforce, N 80, 256 steps, seed 0", "different settings", "`study merge`"]);
+}
+
+/// The stop token that `end` asks for is a token more than the record's target.
+#[test]
+fn a_solved_target_may_have_its_end() {
+    let (folder, mut records) = (folder(), records());
+    let m = records[0]["cell"]["target_ids"].as_array().unwrap().len();
+    records[0]["inversion"]["settings"]["end"] = true.into();
+    records[0]["inversion"]["best"]["matched_prefix"] = (m + 1).into();
+    reported(&folder, "report", &records);
 }
 
 #[test]

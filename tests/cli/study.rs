@@ -156,12 +156,21 @@ fn runs_of_estimators_are_measured_cell_by_cell() {
     (line["seconds"], line["objective"]) = (1.5.into(), 123.0.into());
     let work = Path::new(&begun).join("work").join(id);
     fs::create_dir_all(&work).unwrap();
-    fs::write(work.join("gradients.jsonl"), format!("{line}\n{}", &line.to_string()[..50])).unwrap();
+    fs::write(work.join("gradients.flex.jsonl"), format!("{line}\n{}", &line.to_string()[..50])).unwrap();
     computed(&[&file, "--out", &begun]);
     let mut resumed = lines(&merged(&file, &[&begun]));
     assert_eq!(resumed[0]["gradients"][0]["objective"], 123.0);
     resumed[0]["gradients"][0] = records[0]["gradients"][0].clone();
     assert_eq!(resumed, records);
+    // A file that was damaged is begun again, and what another backend measured is its own.
+    let damaged = out(&folder, "damaged");
+    let work = Path::new(&damaged).join("work").join(id);
+    fs::create_dir_all(&work).unwrap();
+    fs::write(work.join("gradients.flex.jsonl"), format!("{{\"schema\": \"none\"}}\n{line}\n")).unwrap();
+    fs::write(work.join("gradients.ndarray.jsonl"), format!("{line}\n")).unwrap();
+    let ran = run(&mut dlmi(["study", "run", &file, "--out", &damaged]));
+    assert!(ran.code == Some(0) && ran.err.contains("the cell is begun again"), "{ran:?}");
+    assert_eq!(lines(&merged(&file, &[&damaged])), records);
     let made = answer(&mut dlmi(["report", "--json", &whole, &begun, "-o", &report]));
     assert_eq!((&made["cells"], &made["figures"]), (&0.into(), &1.into()), "{made}");
     // The report counts no measurement twice.
@@ -416,6 +425,13 @@ fn a_cell_that_fails_costs_itself_only() {
         assert!(ran.err.contains("failed: ") && ran.err.contains("context holds 256"), "{}", ran.err);
         let records = lines(&merged(&file, &[&out]));
         assert_eq!(records.iter().filter(|record| record.get("failed").is_some()).count(), 9);
+        let listed = |flags: &[&str]| {
+            let ran = run(&mut dlmi(["study", "cells", &file, "--ids", "--pending", "--out", &out].iter().chain(flags)));
+            ran.out.lines().count()
+        };
+        assert_eq!((listed(&[]), listed(&["--retry"])), (0, 9));
+        let slurm = |flags: &[&str]| run(&mut dlmi(["study", "slurm", &file, "--out", &out, "--tasks", "2"].iter().chain(flags)));
+        assert!(slurm(&[]).err.contains("--retry") && slurm(&["--retry"]).out.contains(" --retry\n"));
     }
 }
 

@@ -44,13 +44,16 @@ The cells are cut into so many lists of nearly the same work, which lie in DIR/l
 A task that is warned, preempted or loses its node is queued again and goes on from its checkpoints.")]
     Slurm(Slurm),
     /// Count the cells that are done, failed, running and pending
-    #[command(after_help = "Example:\n  dlmi study status configs/study/smoke.toml --out smoke")]
+    #[command(after_help = "\
+Examples:
+  dlmi study status configs/study/smoke.toml --out smoke
+  dlmi study status configs/study/smoke.toml --out here --out there")]
     Status {
         /// The study
         file: PathBuf,
-        /// Its folder
-        #[arg(long, value_name = "DIR")]
-        out: PathBuf,
+        /// A folder of the study; may be repeated
+        #[arg(long, value_name = "DIR", required = true)]
+        out: Vec<PathBuf>,
     },
     /// Put the records of one folder or several into one JSON Lines file, in the order of the cells
     #[command(after_help = "\
@@ -85,6 +88,9 @@ pub struct Cells {
     /// Only those that are neither done nor failed in --out
     #[arg(long, requires = "out")]
     pub pending: bool,
+    /// And those that have failed
+    #[arg(long, requires = "pending")]
+    pub retry: bool,
     /// The study's folder
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -123,6 +129,9 @@ pub struct Slurm {
     /// A GPU for each of them
     #[arg(long)]
     pub gpus: bool,
+    /// Compute failed cells again
+    #[arg(long)]
+    pub retry: bool,
     /// How long a task may run at a time, as Slurm writes it: what is begun then goes on in the next
     #[arg(long, value_name = "TIME", default_value = "04:00:00", value_parser = slurm_time)]
     pub time: String,

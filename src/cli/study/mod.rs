@@ -22,6 +22,8 @@ use crate::ui::{Policy, print_result, transfer_bar};
 
 /// Cells are missing.
 const INCOMPLETE: u8 = 4;
+/// Missing cells that are named at most.
+const MISSING_SHOWN: usize = 12;
 /// The settings that say where to compute, and that are no part of a study.
 const PLACE: [&str; 2] = ["backend", "device"];
 
@@ -32,7 +34,7 @@ pub(super) fn run(cli: &Cli, verb: &args::Study, policy: Policy) -> Result<ExitC
         args::Study::Run(verb) => run::run(cli, verb, policy),
         args::Study::Slurm(verb) => slurm::run(cli, verb, &open(cli, &verb.file, policy)?),
         args::Study::Worker(verb) => workers::work(cli, verb, policy),
-        args::Study::Status { file, out } => status(cli, &open(cli, file, policy)?, &[Store::open(out)?]),
+        args::Study::Status { file, out } => status(cli, &open(cli, file, policy)?, &stores(out)?),
         args::Study::Merge { file, out, science, merged } => merge_all(&open(cli, file, policy)?, out, *science, merged.as_deref()),
     }
 }
@@ -66,7 +68,7 @@ fn place(cli: &Cli) -> Result<(Option<BackendName>, Option<usize>)> {
 fn cells(cli: &Cli, verb: &args::Cells, mut study: Study) -> Result<ExitCode> {
     let store = verb.out.as_deref().map(Store::open).transpose()?;
     let listed: Vec<usize> = match &store {
-        Some(store) if verb.pending => study.due(store, false),
+        Some(store) if verb.pending => study.due(store, verb.retry),
         _ => (0..study.cells().len()).collect(),
     };
     if verb.cost {
@@ -120,16 +122,22 @@ fn print_all(lines: &str) -> Result<()> {
     if lines.is_empty() { Ok(()) } else { print_result(lines) }
 }
 
+fn stores(folders: &[PathBuf]) -> Result<Vec<Store>> {
+    folders.iter().map(|folder| Store::open(folder)).collect()
+}
+
 fn merge_all(study: &Study, folders: &[PathBuf], science: bool, merged: Option<&Path>) -> Result<ExitCode> {
-    let stores: Vec<Store> = folders.iter().map(|folder| Store::open(folder)).collect::<Result<_>>()?;
-    let (records, missing) = merge(study.cells(), &stores, science)?;
+    let (records, missing) = merge(study.cells(), &stores(folders)?, science)?;
     let lines: String = records.iter().map(|record| format!("{}\n", json(record))).collect();
     match merged {
         Some(path) => replace(path, lines.as_bytes())?,
         None => print_all(&lines)?,
     }
-    if missing > 0 {
-        tracing::warn!("{missing} of {} cells are missing; `study run` computes them", study.cells().len());
+    if !missing.is_empty() {
+        let mut ids: Vec<&str> = missing.iter().take(MISSING_SHOWN).map(|cell| &*cell.id).collect();
+        ids.extend((missing.len() > MISSING_SHOWN).then_some("…"));
+        let (count, all) = (missing.len(), study.cells().len());
+        tracing::warn!("{count} of {all} cells are missing; `study run` computes them: {}", ids.join(", "));
         return Ok(ExitCode::from(INCOMPLETE));
     }
     Ok(ExitCode::SUCCESS)

@@ -24,9 +24,9 @@ pub(super) fn run(cli: &Cli, verb: &Slurm, study: &Study) -> Result<ExitCode> {
         return Err(Error::input("--gpus: say what computes on them, `--backend cuda` or `--backend wgpu`"));
     }
     let store = Store::create(&verb.out)?;
-    let due = study.due(&store, false);
+    let due = study.due(&store, verb.retry);
     if due.is_empty() {
-        tracing::warn!("every cell is over: there is nothing to submit");
+        tracing::warn!("every cell is over: there is nothing to submit (--retry computes failed ones again)");
         return Ok(ExitCode::SUCCESS);
     }
     if verb.tasks > USUAL_ARRAY {
@@ -67,8 +67,8 @@ fn script(cli: &Cli, verb: &Slurm, study: &Study, lists: &str, tasks: usize) -> 
     for (key, value) in cli.flags_among(&PLACE)? {
         command += &format!(" --{key} {}", quoted(&value));
     }
-    if cli.global.offline {
-        command += " --offline";
+    for (wanted, flag) in [(cli.global.offline, " --offline"), (verb.retry, " --retry")] {
+        command += if wanted { flag } else { "" };
     }
     Ok(format!(
         r#"#!/bin/bash

@@ -122,8 +122,8 @@ impl<'a> Office<'a> {
         }
         command.args(self.cli.global.offline.then_some("--offline")).args(self.verb.retry.then_some("--retry"));
         command.args(self.cli.global.quiet.then_some("-q"));
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let share = cores / self.count + usize::from(number < cores % self.count);
+        let threads = rayon::current_num_threads();
+        let share = threads / self.count + usize::from(number < threads % self.count);
         command.env("RAYON_NUM_THREADS", share.max(1).to_string());
         apart(&mut command);
         Ok(command)

@@ -236,7 +236,8 @@ fn stop_tokens_are_those_of_the_generation_config() {
     assert_eq!(ends(r#"{"eos_token_id": 7}"#).unwrap(), [7]);
     assert_eq!(ends(r#"{"eos_token_id": null}"#).unwrap(), [0]);
     assert_eq!(ends(r#"{"top_k": 3}"#).unwrap(), [0]);
-    assert!(ends("{").unwrap_err().to_string().contains("generation_config.json` is not valid JSON"));
+    // One that is broken is passed over, with a warning, as transformers does.
+    assert_eq!(ends("{").unwrap(), [0]);
 }
 
 #[test]

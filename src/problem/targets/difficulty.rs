@@ -227,11 +227,11 @@ mod tests {
         let mut checkpoint = tiny();
         let config = checkpoint.config.clone();
         let model = Llama::<Flex>::load(&config, &mut checkpoint, &Default::default(), DType::F32).unwrap();
-        let written = greedy(&model, model.embed(ids_tensor(&[[7]], &model.device())), 30, &[]).ids.remove(0);
-        let recipe = Recipe { k: 1, sigma: 1e-3, tokens: 30, ..RECIPE };
+        let written = greedy(&model, model.embed(ids_tensor(&[[7]], &model.device())), 100, &[]).ids.remove(0);
+        let recipe = Recipe { k: 1, sigma: 1e-3, tokens: 100, ..RECIPE };
         let found = draw(&recipe, config.vocab_size, &[], 7, reader(&model));
         assert_eq!(found.ids, written);
-        assert_eq!(found.ranks, [1; 30]);
+        assert_eq!(found.ranks, [1; 100]);
         // The whole at once, without a cache, gives the same likelihoods.
         let nll = crate::invert::judge::nll(&model, &[&[7], &written[..]].concat());
         for (found, wanted) in found.nll.iter().zip(nll) {

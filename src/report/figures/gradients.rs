@@ -3,50 +3,40 @@
 use std::collections::BTreeMap;
 
 use super::super::csv::{Csv, exact, text};
-use super::super::data::{Data, Gradient};
+use super::super::data::Data;
 use super::super::groups::{model_names, slug};
 use super::super::palette::Style;
 use super::super::scale::Scale;
 use super::super::statistics::mean;
 use super::super::svg::{Axis, Figure, Mark, Panel};
 use crate::distribution::{kolmogorov_smirnov, quantile, sorted};
-
-/// Estimators as `dlmi gradients` names them, as the paper does, and the method whose colour they have.
-const ESTIMATORS: [(&str, &str, &str); 8] = [
-    ("reinforce", "REINFORCE", "reinforce"),
-    ("gs-tau1", "GS, τ = 1", "gbda"),
-    ("gs-tau100", "GS, τ = 100", "gbda"),
-    ("gs-learned", "GS, L", "dlmi-tf"),
-    ("gs-decoupled", "GS, D + L", "dlmi-tf"),
-    ("stgs", "STGS", "stgs"),
-    ("rebar", "REBAR", "rebar"),
-    ("relax", "RELAX", "relax"),
-];
+use crate::gradients::{Compared, Line};
+use crate::setting::named;
 
 /// What is measured of a gradient.
 struct Quantity {
     name: &'static str,
     title: &'static str,
-    of: fn(&Gradient) -> Option<f64>,
+    of: fn(&Line) -> Option<f64>,
 }
 
 const QUANTITIES: [Quantity; 3] = [
-    Quantity { name: "variance", title: "largest variance over the logits", of: |it| it.variance.max },
-    Quantity { name: "bias_authors", title: "largest \"bias\", the paper's reference", of: |it| it.bias_authors?.max },
-    Quantity { name: "bias", title: "mean bias against leave-one-out REINFORCE", of: |it| it.bias?.mean },
+    Quantity { name: "variance", title: "largest variance over the logits", of: |it| Some(it.measurement.variance.max) },
+    Quantity { name: "bias_authors", title: "largest \"bias\", the paper's reference", of: |it| Some(it.measurement.bias_authors?.max) },
+    Quantity { name: "bias", title: "mean bias against leave-one-out REINFORCE", of: |it| Some(it.measurement.bias?.mean) },
 ];
 
 /// A figure for each model, N and number of steps, its variance and biases as violins.
 pub(super) fn figures(data: &Data) -> Vec<Figure> {
     let names = model_names(data);
-    let mut sorted: BTreeMap<(&str, u64, u64), Vec<&Gradient>> = BTreeMap::new();
+    let mut sorted: BTreeMap<(&str, usize, u64), Vec<&Line>> = BTreeMap::new();
     for gradient in &data.gradients {
         sorted.entry((&gradient.model, gradient.prompt_tokens, gradient.steps)).or_default().push(gradient);
     }
     sorted.into_iter().map(|((model, n, steps), gradients)| figure(&names[model], n, steps, &gradients)).collect()
 }
 
-fn figure(model: &str, n: u64, steps: u64, gradients: &[&Gradient]) -> Figure {
+fn figure(model: &str, n: usize, steps: u64, gradients: &[&Line]) -> Figure {
     let estimators = estimators(gradients);
     let mut table =
         Csv::new(&["quantity", "estimator", "values", "mean", "min", "median", "max", "floor", "ks_distance_to_reinforce", "ks_p"]);
@@ -55,12 +45,12 @@ fn figure(model: &str, n: u64, steps: u64, gradients: &[&Gradient]) -> Figure {
         .map(|quantity| panel(quantity, &estimators, gradients, &mut table))
         .filter(|panel| !panel.marks.is_empty())
         .collect();
-    let range = |of: fn(&Gradient) -> u64| {
+    let range = |of: fn(&Line) -> u64| {
         let values: std::collections::BTreeSet<u64> = gradients.iter().map(|gradient| of(gradient)).collect();
         values.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
     };
     Figure {
-        name: format!("gradients-{}", slug(model, n, &steps.to_string())),
+        name: format!("gradients-{}", slug(model, n as u64, &steps.to_string())),
         title: format!("Figure 5: variance and bias of gradients ({model}, N = {n}, {steps} steps)"),
         caption: format!(
             "A value is one measurement: a step of a run (target × seed) of the estimator itself, {} gradients of {} prompts each, the \
@@ -70,8 +60,8 @@ fn figure(model: &str, n: u64, steps: u64, gradients: &[&Gradient]) -> Figure {
              estimator without any bias would show: by the standard error of the difference, median of the measurements. Values at the \
              floor are no evidence of a bias. Values of one run depend on each other: the p-values of the Kolmogorov–Smirnov tests in the \
              CSV are too small.",
-            range(|it| it.draws),
-            range(|it| it.samples)
+            range(|it| it.draws.into()),
+            range(|it| it.samples as u64)
         ),
         panels,
         legend: Vec::new(),
@@ -80,20 +70,21 @@ fn figure(model: &str, n: u64, steps: u64, gradients: &[&Gradient]) -> Figure {
 }
 
 /// The estimators that there are, the paper's first: name, label, style.
-fn estimators<'a>(gradients: &[&'a Gradient]) -> Vec<(&'a str, String, Style)> {
+fn estimators<'a>(gradients: &[&'a Line]) -> Vec<(&'a str, String, Style)> {
     let mut names: Vec<&str> = gradients.iter().map(|gradient| gradient.estimator.as_str()).collect();
-    let known = |name: &str| ESTIMATORS.iter().position(|(own, ..)| *own == name);
-    names.sort_by_key(|name| (known(name).unwrap_or(usize::MAX), *name));
+    let known = |name: &str| named::<Compared>(name);
+    let place = |name: &str| Compared::all().iter().position(|estimator| estimator.label() == name);
+    names.sort_by_key(|name| (place(name).unwrap_or(usize::MAX), *name));
     names.dedup();
     let style = |name: &'a str| match known(name) {
-        Some(place) => (name, ESTIMATORS[place].1.to_owned(), Style::of_method(ESTIMATORS[place].2)),
-        None => (name, name.to_owned(), Style::of_method("snap")),
+        Some(estimator) => (name, estimator.title().to_owned(), Style::of_method(estimator.method())),
+        None => (name, name.to_owned(), Style::of_method("")),
     };
     names.into_iter().map(style).collect()
 }
 
-fn panel(quantity: &Quantity, estimators: &[(&str, String, Style)], gradients: &[&Gradient], table: &mut Csv) -> Panel {
-    let of = |name: &str, of: fn(&Gradient) -> Option<f64>| -> Vec<f64> {
+fn panel(quantity: &Quantity, estimators: &[(&str, String, Style)], gradients: &[&Line], table: &mut Csv) -> Panel {
+    let of = |name: &str, of: fn(&Line) -> Option<f64>| -> Vec<f64> {
         let own = gradients.iter().filter(|gradient| gradient.estimator == name);
         own.filter_map(|gradient| of(gradient)).filter(|value| value.is_finite() && *value > 0.0).collect()
     };
@@ -107,7 +98,7 @@ fn panel(quantity: &Quantity, estimators: &[(&str, String, Style)], gradients: &
         }
         // The mean size of an error is its standard error at most: 0.8 of it where errors are normal, all of it where five gradients hit a
         // logit once or never.
-        let floor = (quantity.name == "bias").then(|| median(&of(name, |it| it.bias?.floor.mean))).flatten();
+        let floor = (quantity.name == "bias").then(|| median(&of(name, |it| Some(it.measurement.bias?.floor.mean)))).flatten();
         let test = if *name == "reinforce" { None } else { kolmogorov_smirnov(&values, &reinforce) };
         let (distance, p) = (test.map(|test| test.statistic), test.map(|test| test.p));
         let ordered = sorted(&values);

@@ -7,18 +7,21 @@ use super::super::data::last_at;
 use super::super::data::{Cell, Step};
 use super::super::groups::{Group, Series};
 use super::super::scale::Scale;
-use super::super::statistics::{Estimate, estimate, wilson};
+use super::super::statistics::{Estimate, average, estimate, wilson};
 use super::super::svg::{Axis, Figure, Mark, Panel, Point};
 use super::{csv, legend, numbers, words};
 
 /// Points of a line at most.
 const MAX_STAGES: usize = 200;
+/// Those that have an interval, the last among them: one takes thousands of resamples of all runs.
+const WITH_INTERVAL: usize = 10;
 
 /// What a method has come to after so much work.
 struct Stage {
     cost: f64,
     exact: usize,
     runs: usize,
+    /// Mean over the targets; its interval at some stages only.
     matched: Estimate,
 }
 
@@ -79,15 +82,19 @@ fn marks(series: &Series, stages: &[Stage], of: fn(&Stage) -> Point) -> [Mark; 2
 }
 
 fn stages(group: &Group, series: &Series) -> Vec<Stage> {
-    let stage = |cost: u64| {
+    let stage = |(number, cost): (usize, u64)| {
         let runs = series.by_target(&group.targets, |cell| Some(matched_at(cell, cost)));
         let exact = series.cells.iter().filter(|cell| exact_at(cell, cost)).count();
-        Some(Stage { cost: cost as f64, exact, runs: series.cells.len(), matched: estimate(&runs)? })
+        let with_interval = number.is_multiple_of(MAX_STAGES / WITH_INTERVAL);
+        let matched = if with_interval { estimate(&runs) } else { average(&runs) };
+        Some(Stage { cost: cost as f64, exact, runs: series.cells.len(), matched: matched? })
     };
     let costs: BTreeSet<u64> = series.cells.iter().flat_map(|cell| cell.trace.iter().map(|step| step.cost.positions())).collect();
     let every = costs.len().div_ceil(MAX_STAGES).max(1);
     // Counted from the end, which is always drawn.
-    costs.into_iter().rev().step_by(every).collect::<Vec<_>>().into_iter().rev().filter_map(stage).collect()
+    let mut stages: Vec<Stage> = costs.into_iter().rev().step_by(every).enumerate().filter_map(stage).collect();
+    stages.reverse();
+    stages
 }
 
 /// A run when it was last scored before it had cost more.

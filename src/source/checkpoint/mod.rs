@@ -67,8 +67,13 @@ impl ConfigFields {
         let mut config = Self::read_file(path)?;
         let generation = path.with_file_name("generation_config.json");
         if generation.exists() {
-            let stop = Self::read_file(&generation)?.fields.remove(STOP_TOKENS).filter(|ids| !ids.is_null());
-            config.fields.extend(stop.map(|ids| (STOP_TOKENS.to_owned(), ids)));
+            match Self::read_file(&generation) {
+                Ok(mut generation) => {
+                    let stop = generation.fields.remove(STOP_TOKENS).filter(|ids| !ids.is_null());
+                    config.fields.extend(stop.map(|ids| (STOP_TOKENS.to_owned(), ids)));
+                }
+                Err(error) => tracing::warn!("{error}; the stop tokens are those of the config"),
+            }
         }
         Ok(config)
     }
@@ -131,7 +136,8 @@ impl ModelFiles {
             };
             return Ok(Self { origin, config, chat, rest: Box::new(rest) });
         }
-        match path.extension().and_then(|extension| extension.to_str()) {
+        let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
+        match extension.as_deref() {
             Some("safetensors") => {
                 let config = ConfigFields::read(&path.with_file_name("config.json"))?;
                 let chat = ChatFiles::Folder(path.with_file_name(""));

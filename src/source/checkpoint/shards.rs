@@ -82,7 +82,12 @@ pub(super) fn open_folder(folder: &Path) -> Result<(Vec<Source>, Tensors)> {
     )))
 }
 
-/// The one GGUF file of a folder without safetensors.
+/// Whether a GGUF holds what shows pictures to a language model, and no such model.
+fn is_projector(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("mmproj"))
+}
+
+/// The one GGUF file of a folder without safetensors, or the first of the parts of one, which says that they must be joined.
 ///
 /// # Errors
 /// There are several: which one is meant?
@@ -92,11 +97,12 @@ pub(super) fn only_gguf(folder: &Path) -> Result<Option<PathBuf>> {
     }
     let entries = std::fs::read_dir(folder).map_err(|error| Error::reading(folder, &error))?;
     let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    found.retain(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+    found.retain(|path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) && !is_projector(path));
     found.sort();
     match &found[..] {
         [] => Ok(None),
         [one] => Ok(Some(one.clone())),
+        [first, ..] if first.to_string_lossy().contains("-00001-of-") => Ok(Some(first.clone())),
         [first, ..] => Err(Error::input(format!(
             "{} holds {} GGUF files; give the path of one of them as the model, such as {}",
             quoted(&folder.display().to_string()),

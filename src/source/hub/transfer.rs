@@ -54,13 +54,17 @@ impl Client {
         let partial = blob.with_extension("dlmi-partial");
         let failed = |error: std::io::Error| Error::writing(&partial, &error);
         std::fs::create_dir_all(blob.parent().unwrap_or(blob)).map_err(failed)?;
-        let mut part = File::options().read(true).append(true).create(true).open(&partial).map_err(failed)?;
-        if !try_lock(&part, &partial)? {
+        let open = || File::options().read(true).append(true).create(true).open(&partial).map_err(failed);
+        let mut part = open()?;
+        while !try_lock(&part, &partial)? {
             tracing::warn!("another process is fetching `{}`; waiting for it", file.name);
             part.lock().map_err(failed)?;
+            // What it held may be gone: taken for the whole, or removed.
+            part = open()?;
         }
         if is_intact(blob, file, None) {
-            return Ok(()); // Another process held the lock, and this is what it did.
+            // Another process held the lock, and this is what it did.
+            return std::fs::remove_file(&partial).map_err(failed);
         }
         self.fill(commit, file, &mut part, &failed, observer)?;
         let found = digest(&partial, file).map_err(failed)?;

@@ -1,6 +1,9 @@
 //! What a `tokenizer.json` may ask of the library that reads it, said before it does.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::growth;
@@ -12,9 +15,16 @@ const LONGEST_ADDED: usize = 1 << 10;
 /// Bytes of all of them. Real vocabularies have up to a few thousand.
 const MOST_ADDED: usize = 1 << 20;
 
+/// Bytes of a token of the vocabulary, or of what is put before or behind one. Real ones have up to some hundreds.
+const LONGEST_TOKEN: usize = 1 << 12;
+/// Characters of a word that WordPiece cuts: it takes the cube of them. Real files say 100.
+const LONGEST_WORD: u64 = 1 << 10;
+
 /// What is looked into.
 #[derive(Deserialize)]
 struct Parts {
+    #[serde(default)]
+    model: Model,
     #[serde(default)]
     added_tokens: Vec<Added>,
     normalizer: Option<Value>,
@@ -28,11 +38,57 @@ struct Added {
     content: String,
 }
 
+#[derive(Deserialize, Default)]
+struct Model {
+    #[serde(default)]
+    vocab: Longest,
+    max_input_chars_per_word: Option<u64>,
+    continuing_subword_prefix: Option<String>,
+    end_of_word_suffix: Option<String>,
+}
+
+/// Bytes of the longest token of a vocabulary: tokens with their ids, or a list of them with their scores.
+#[derive(Default)]
+struct Longest(usize);
+
+impl<'de> Deserialize<'de> for Longest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LongestOf)
+    }
+}
+
+struct LongestOf;
+
+impl<'de> Visitor<'de> for LongestOf {
+    type Value = Longest;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a vocabulary")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Longest, A::Error> {
+        let mut longest = 0;
+        while let Some((token, _)) = map.next_entry::<String, IgnoredAny>()? {
+            longest = longest.max(token.len());
+        }
+        Ok(Longest(longest))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Longest, A::Error> {
+        let mut longest = 0;
+        while let Some((token, _)) = list.next_element::<(String, IgnoredAny)>()? {
+            longest = longest.max(token.len());
+        }
+        Ok(Longest(longest))
+    }
+}
+
 /// Refuses what would take the library too long. What is no such file is for the library to say.
 pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
-    let Ok(Parts { added_tokens, normalizer, pre_tokenizer, post_processor, decoder }) = serde_json::from_slice(bytes) else {
+    let Ok(Parts { model, added_tokens, normalizer, pre_tokenizer, post_processor, decoder }) = serde_json::from_slice(bytes) else {
         return Ok(());
     };
+    check_model(&model)?;
     check_added(added_tokens.iter().map(|token| token.content.len()))?;
     let parts = [("normalizer", normalizer), ("pre_tokenizer", pre_tokenizer), ("post_processor", post_processor), ("decoder", decoder)];
     for (name, part) in parts {
@@ -44,6 +100,19 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
         growth::check(name, &part)?;
     }
     Ok(())
+}
+
+fn check_model(model: &Model) -> Result<(), String> {
+    let Model { vocab, max_input_chars_per_word, continuing_subword_prefix, end_of_word_suffix } = model;
+    let around = [continuing_subword_prefix, end_of_word_suffix].into_iter().flatten().map(String::len);
+    let longest = around.chain([vocab.0]).max().unwrap_or(0);
+    if longest > LONGEST_TOKEN {
+        return Err(format!("a token of its vocabulary has {longest} bytes, and may have {LONGEST_TOKEN} at most"));
+    }
+    match max_input_chars_per_word {
+        Some(word @ LONGEST_WORD..) => Err(format!("it cuts words of up to {word} characters, and may cut those below {LONGEST_WORD}")),
+        _ => Ok(()),
+    }
 }
 
 fn check_added(lengths: impl Iterator<Item = usize> + Clone) -> Result<(), String> {
@@ -98,6 +167,28 @@ mod tests {
         assert!(added((0..4000).map(|number| format!("<|reserved_special_token_{number}|>"))).is_ok());
         let error = added((0..1025).map(|number| format!("{number:z>1024}"))).unwrap_err();
         assert!(error.contains("its added tokens have 1049600 bytes together, and may have 1048576 at most"), "{error}");
+    }
+
+    #[test]
+    fn the_vocabulary_is_bounded() {
+        let word = |length: usize| "z".repeat(length);
+        let pieces = |length: usize| json!({"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], [word(length), -1.0]]});
+        assert!(with("model", pieces(4096)).is_ok());
+        let words = |limit: u64, prefix: usize| {
+            json!({
+                "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": word(prefix), "max_input_chars_per_word": limit,
+                "vocab": {"[UNK]": 0, "a": 1},
+            })
+        };
+        assert!(with("model", words(100, 2)).is_ok());
+        for (model, what) in [
+            (pieces(4097), "a token of its vocabulary has 4097 bytes, and may have 4096 at most"),
+            (words(100, 5000), "a token of its vocabulary has 5000 bytes"),
+            (words(1_000_000_000, 2), "it cuts words of up to 1000000000 characters, and may cut those below 1024"),
+        ] {
+            let error = with("model", model).unwrap_err();
+            assert!(error.contains(what), "{error}");
+        }
     }
 
     #[test]

@@ -77,6 +77,13 @@ impl Tokenizer {
 
     /// Reads a `tokenizer.json` file; see [`Tokenizer::from_json_bytes`].
     pub fn from_file(path: &Path) -> Result<Self> {
+        if !path.exists() && path.with_file_name("tokenizer.model").exists() {
+            let name = quoted(&path.display().to_string());
+            return Err(Error::input(format!(
+                "there is no {name}, only SentencePiece's `tokenizer.model`; AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of \
+                 transformers writes it"
+            )));
+        }
         let text = crate::files::read_text(path, LARGEST_FILE)?;
         Self::from_json_bytes(text.as_bytes(), &path.display().to_string())
     }

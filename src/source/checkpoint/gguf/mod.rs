@@ -19,12 +19,21 @@ use header::Header;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// What `general.architecture` may be, the architecture of transformers, and whether the rows of queries and keys are permuted.
-const ARCHITECTURES: [(&str, &str, bool); 4] = [
-    ("llama", "LlamaForCausalLM", true),
-    ("smollm3", "SmolLM3ForCausalLM", true),
-    ("qwen2", "Qwen2ForCausalLM", false),
-    ("qwen3", "Qwen3ForCausalLM", false),
+/// A kind of models in both worlds.
+struct Architecture {
+    /// What `general.architecture` says.
+    name: &'static str,
+    /// The class of transformers.
+    class: &'static str,
+    /// The rows of queries and keys are permuted.
+    permuted: bool,
+}
+
+const ARCHITECTURES: [Architecture; 4] = [
+    Architecture { name: "llama", class: "LlamaForCausalLM", permuted: true },
+    Architecture { name: "smollm3", class: "SmolLM3ForCausalLM", permuted: true },
+    Architecture { name: "qwen2", class: "Qwen2ForCausalLM", permuted: false },
+    Architecture { name: "qwen3", class: "Qwen3ForCausalLM", permuted: false },
 ];
 
 /// Hugging Face's name, llama.cpp's key after the architecture, whether the key must be there.
@@ -66,19 +75,19 @@ pub(super) fn open(path: &Path) -> Result<(ConfigFields, ChatFiles, Rest)> {
     let mut source = Source::open(path)?;
     let header = Header::read(&mut source)?;
     refuse_parts(&header)?;
-    let mut tensors = tensors(&header)?;
-    let mut fields = fields(&header, &tensors)?;
+    let architecture = architecture(&header)?;
+    let mut tensors = tensors(&header, architecture.name)?;
+    let mut fields = fields(&header, architecture, &tensors)?;
     // Of another width there is no model: the config is refused.
     if let Some(head_dim) = head_dim(&fields) {
-        refuse_partial_heads(&header, head_dim)?;
+        refuse_partial_heads(&header, architecture.name, head_dim)?;
         if let Some(entry) = tensors.remove(FACTORS) {
             let factors = factors(&header, &mut source, &entry, head_dim / 2)?;
             fields.insert("rope_scaling".to_owned(), json!({ "rope_type": ROPE_FACTORS, "factors": factors }));
         }
     }
-    let named = architecture(&header)?;
-    for (name, entry) in tensors.iter_mut().filter(|_| ARCHITECTURES.iter().any(|(known, _, permuted)| *known == named && *permuted)) {
-        entry.interleaved = interleaved(name, &fields);
+    if architecture.permuted {
+        tensors.iter_mut().for_each(|(name, entry)| entry.interleaved = interleaved(name, &fields));
     }
     let config = ConfigFields { fields, origin: header.origin().to_owned() };
     let chat = chat(&header)?;
@@ -119,8 +128,8 @@ fn tokenizer(header: &Header, next_to_it: &Path) -> Result<Tokenizer> {
 }
 
 /// The tensors under their Hugging Face names.
-fn tensors(header: &Header) -> Result<Tensors> {
-    let (mut tensors, architecture) = (Tensors::new(), architecture(header)?);
+fn tensors(header: &Header, architecture: &str) -> Result<Tensors> {
+    let mut tensors = Tensors::new();
     for tensor in &header.tensors {
         let name = hugging_face(&tensor.name, architecture).unwrap_or_else(|| tensor.name.clone());
         let (start, len, shape, stored) = (tensor.start, tensor.len, tensor.shape.clone(), tensor.stored.clone());
@@ -160,20 +169,15 @@ fn hugging_face(name: &str, architecture: &str) -> Option<String> {
 }
 
 /// The config that the metadata and the presence of tensors amount to.
-fn fields(header: &Header, tensors: &Tensors) -> Result<Map<String, Value>> {
-    let architecture = architecture(header)?;
-    let Some((_, class, _)) = ARCHITECTURES.iter().find(|(known, ..)| *known == architecture) else {
-        let all: Vec<&str> = ARCHITECTURES.iter().map(|(known, ..)| *known).collect();
-        return Err(header.error(format!("architecture {} is not supported; {} are", quoted(architecture), all.join(", "))));
-    };
-    refuse_unsupported(header, architecture)?;
-    let mut fields = Map::new();
-    let mut set = |field: &str, value: Value| drop(fields.insert(field.to_owned(), value));
+fn fields(header: &Header, architecture: &Architecture, tensors: &Tensors) -> Result<Map<String, Value>> {
+    refuse_unsupported(header, architecture.name)?;
     let has = |name: &str| Value::from(tensors.contains_key(name));
-    set("architectures", vec![*class].into());
-    if let Some(window) = header.scalar(&format!("{architecture}.attention.sliding_window"))?.filter(|window| **window != 0) {
+    let mut fields = sizes(header, architecture.name, tensors)?;
+    let mut set = |field: &str, value: Value| drop(fields.insert(field.to_owned(), value));
+    set("architectures", vec![architecture.class].into());
+    if let Some(window) = header.scalar(&format!("{}.attention.sliding_window", architecture.name))?.filter(|window| **window != 0) {
         // Of the Llamas only Mistral has one.
-        if architecture == "llama" {
+        if architecture.name == "llama" {
             set("architectures", vec!["MistralForCausalLM"].into());
         }
         set("sliding_window", window.clone());
@@ -183,7 +187,17 @@ fn fields(header: &Header, tensors: &Tensors) -> Result<Map<String, Value>> {
     set("tie_word_embeddings", (!tensors.contains_key("lm_head.weight")).into());
     set("attention_bias", has("model.layers.0.self_attn.q_proj.bias"));
     set("mlp_bias", has("model.layers.0.mlp.down_proj.bias"));
-    // What llama.cpp assumes where the file is silent.
+    if let Some(id) = header.scalar("tokenizer.ggml.bos_token_id")? {
+        set("bos_token_id", id.clone());
+    }
+    set(STOP_TOKENS, ends(header)?.into());
+    Ok(fields)
+}
+
+/// The numbers of [`FIELDS`], and what llama.cpp assumes where the file is silent.
+fn sizes(header: &Header, architecture: &str, tensors: &Tensors) -> Result<Map<String, Value>> {
+    let mut fields = Map::new();
+    let mut set = |field: &str, value: Value| drop(fields.insert(field.to_owned(), value));
     set("rope_theta", 10_000.into());
     let number = |key: &str| header.scalar(&format!("{architecture}.{key}"));
     let (width, heads) = (number("embedding_length")?, number("attention.head_count")?);
@@ -199,34 +213,46 @@ fn fields(header: &Header, tensors: &Tensors) -> Result<Map<String, Value>> {
         set("vocab_size", (*rows).into());
     }
     for (field, key, required) in FIELDS {
-        let key = format!("{architecture}.{key}");
-        match header.scalar(&key)? {
+        match number(key)? {
             Some(value) => set(field, value.clone()),
-            None if required => return Err(header.error(format!("{} is missing", quoted(&key)))),
+            None if required => return Err(header.error(format!("{} is missing", quoted(&format!("{architecture}.{key}"))))),
             None => {}
         }
     }
-    if let Some(id) = header.scalar("tokenizer.ggml.bos_token_id")? {
-        set("bos_token_id", id.clone());
-    }
-    // Of a text, of a turn, of a message.
-    let ends = ["eos", "eot", "eom"].map(|end| header.scalar(&format!("tokenizer.ggml.{end}_token_id")));
-    let ends: Vec<Value> = ends.into_iter().filter_map(|end| end.map(Option::<&Value>::cloned).transpose()).collect::<Result<_>>()?;
-    set(STOP_TOKENS, ends.into());
     Ok(fields)
 }
 
-fn architecture(header: &Header) -> Result<&str> {
-    Ok(header.text("general.architecture")?.unwrap_or("(none)"))
+/// The texts of tokens that end a text, a turn or a message wherever they are control tokens. A file names one of them or two, and its model's
+/// `generation_config.json` all.
+const ENDS: [&str; 6] = ["<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>"];
+
+/// The stop tokens: those that the file names, and control tokens that are some by their texts, as llama.cpp has it. One that stands for what
+/// is unknown is none, as SmolLM2's `<|endoftext|>`.
+fn ends(header: &Header) -> Result<Vec<Value>> {
+    let named = |key: &str| Ok(header.scalar(&format!("tokenizer.ggml.{key}_token_id"))?.cloned());
+    let of_keys = ["eos", "eot", "eom"].map(named).into_iter().filter_map(Result::transpose).collect::<Result<Vec<Value>>>()?;
+    let unknown = named("unknown")?;
+    let of_texts = vocabulary::controls(header)?.into_iter().filter(|(_, text)| ENDS.contains(text)).map(|(id, _)| Value::from(id));
+    let mut ends: Vec<Value> = Vec::new();
+    for end in of_keys.into_iter().chain(of_texts.filter(|id| Some(id) != unknown.as_ref())) {
+        if !ends.contains(&end) {
+            ends.push(end);
+        }
+    }
+    Ok(ends)
 }
 
-/// Width of a head, as the config will have it: given, or an equal share of the model's width. None where it is no sensible one.
+fn architecture(header: &Header) -> Result<&'static Architecture> {
+    let name = header.text("general.architecture")?.unwrap_or("(none)");
+    ARCHITECTURES.iter().find(|known| known.name == name).ok_or_else(|| {
+        let all: Vec<&str> = ARCHITECTURES.iter().map(|known| known.name).collect();
+        header.error(format!("architecture {} is not supported; {} are", quoted(name), all.join(", ")))
+    })
+}
+
+/// Width of a head, given or an equal share of the model's width. None where it is no sensible one.
 fn head_dim(fields: &Map<String, Value>) -> Option<usize> {
-    let number = |field: &str| fields.get(field).and_then(Value::as_u64);
-    let head_dim = match fields.contains_key("head_dim") {
-        true => number("head_dim"),
-        false => number("hidden_size")?.checked_div(number("num_attention_heads")?),
-    };
+    let head_dim = fields.get("head_dim").and_then(Value::as_u64);
     head_dim.filter(|width| (2..=LARGEST_HEAD).contains(width)).map(|width| width as usize)
 }
 
@@ -259,8 +285,7 @@ fn refuse_parts(header: &Header) -> Result<()> {
 }
 
 /// Refuses heads that rotate only a part of their channels, or whose values have another width.
-fn refuse_partial_heads(header: &Header, head_dim: usize) -> Result<()> {
-    let architecture = architecture(header)?;
+fn refuse_partial_heads(header: &Header, architecture: &str, head_dim: usize) -> Result<()> {
     for key in ["rope.dimension_count", "attention.value_length"] {
         let key = format!("{architecture}.{key}");
         if let Some(value) = header.scalar(&key)?

@@ -75,7 +75,7 @@ fn the_metadata_become_the_config() {
     assert_eq!((config.vocab_size, config.hidden_size, config.intermediate_size), (4, 8, 6));
     assert_eq!((config.num_attention_heads, config.num_key_value_heads, config.head_dim), (2, 1, 4));
     assert_eq!((config.rms_norm_eps, config.rope_theta, config.max_position_embeddings), (1e-5, 5e5, 16));
-    assert_eq!((config.bos_token_id, config.eos_token_ids.as_slice()), (Some(0), [2].as_slice()));
+    assert_eq!((config.bos_token_id, config.eos_token_ids.as_slice()), (Some(0), [2, 0].as_slice()));
     assert!(config.tie_word_embeddings && !config.attention_bias && config.rope_scaling.is_none());
     let untied = open(&llama().floats("output.weight", &[8, 4], &[0.5; 32])).unwrap();
     assert!(!untied.config.tie_word_embeddings);
@@ -222,8 +222,14 @@ fn rows_of_qwen_are_where_they_belong() {
 
 #[test]
 fn every_token_that_ends_something_is_a_stop_token() {
-    let file = llama().u32("tokenizer.ggml.eos_token_id", 2).u32("tokenizer.ggml.eot_token_id", 3);
-    assert_eq!(open(&file).unwrap().config.eos_token_ids, [2, 3]);
+    let stops = |ids: &[(&str, u32)]| {
+        let file = ids.iter().fold(llama(), |file, (name, id)| file.u32(&format!("tokenizer.ggml.{name}_token_id"), *id));
+        open(&file).unwrap().config.eos_token_ids
+    };
+    // `<|end|>`, a control token, is 0.
+    assert_eq!(stops(&[("eos", 2), ("eot", 3)]), [2, 3, 0]);
+    assert_eq!(stops(&[("eos", 2), ("eot", 2), ("eom", 0)]), [2, 0]);
+    assert_eq!(stops(&[("eos", 2), ("unknown", 0)]), [2]);
 }
 
 /// SHA-256 pinned by `scripts/fetch_smollm2.sh`; the config of the model's repository.

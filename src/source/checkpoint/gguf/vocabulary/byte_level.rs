@@ -41,9 +41,10 @@ fn split(header: &Header) -> Result<Split> {
     match header.text("tokenizer.ggml.pre")?.unwrap_or("(none)") {
         "smollm" => Ok(plain(vec![digits, byte_level(true)])),
         "gpt-2" => Ok(plain(vec![byte_level(true)])),
-        "llama-bpe" => Ok(Split { whole_words: true, ..plain(cut(r"\p{N}{1,3}")) }),
+        // SmolLM3, and Llama 3 by some converters.
+        "llama-bpe" | "llama3" | "llama-v3" | "smaug-bpe" => Ok(Split { whole_words: true, ..plain(cut(r"\p{N}{1,3}")) }),
         "qwen2" => Ok(Split { composed: true, ..plain(cut(r"\p{N}")) }),
-        other => Err(refused(header, "pre-tokenizer", other, "`smollm`, `gpt-2`, `llama-bpe` and `qwen2` are")),
+        other => Err(refused(header, "pre-tokenizer", other, "`smollm`, `gpt-2`, `llama-bpe`, `smaug-bpe` and `qwen2` are")),
     }
 }
 

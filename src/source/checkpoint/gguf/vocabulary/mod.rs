@@ -89,6 +89,14 @@ impl<'a> Vocabulary<'a> {
     }
 }
 
+/// The control tokens of the file, with their ids.
+///
+/// # Errors
+/// As [`tokenizer`], for lists of tokens that are none.
+pub(super) fn controls(header: &Header) -> Result<Vec<(usize, &str)>> {
+    Ok(Vocabulary::of(header)?.of_kinds(&[CONTROL]).collect())
+}
+
 /// A token of the file that a tokenizer does not have at the same id; none where they agree, and where the file has no vocabulary. What
 /// users defined is not compared: llama.cpp writes some of it otherwise.
 ///
