@@ -80,8 +80,8 @@ fn script(cli: &Cli, verb: &Slurm, study: &Study, lists: &str, tasks: usize) -> 
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output={output}
-# Submit it with sbatch --partition=... --account=... A shorter --time does no harm: 120 seconds before its end a task is warned, writes its
-# checkpoints and ends with 138 (128 + SIGUSR1); it is then queued again, and goes on.
+# Submit it with sbatch --partition=... --account=... 120 seconds before the end of its time a task is warned, writes its checkpoints and
+# ends with 138 (128 + SIGUSR1); it is then queued again, and goes on.
 cd {here} || exit
 srun --cpus-per-task={cores} {command}
 code=$?
