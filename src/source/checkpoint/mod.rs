@@ -16,7 +16,7 @@ use crate::files::read_text;
 use crate::source::chat::ChatFiles;
 use crate::source::tokenizer::Tokenizer;
 use serde_json::{Map, Value};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use storage::Source;
 use weights::{Entry, Tensors};
 
@@ -124,31 +124,18 @@ impl ModelFiles {
         let (origin, path) = (path.display().to_string(), path.to_owned());
         let metadata = std::fs::metadata(&path).map_err(|error| Error::reading(&path, &error))?;
         if metadata.is_dir() {
-            if let Some(gguf) = shards::only_gguf(&path)? {
-                return Self::open(&gguf);
-            }
-            let config = ConfigFields::read(&path.join("config.json"))?;
-            let chat = ChatFiles::Folder(path.clone());
-            let rest = move || {
-                let tokenizer = Tokenizer::from_file(&path.join("tokenizer.json"))?;
-                let (sources, tensors) = shards::open_folder(&path)?;
-                Ok((tokenizer, sources, tensors))
+            return match shards::only_gguf(&path)? {
+                Some(gguf) => Self::open(&gguf),
+                None => Self::in_folder(origin, path.clone(), move || shards::open_folder(&path)),
             };
-            return Ok(Self { origin, config, chat, rest: Box::new(rest) });
         }
         let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
         match extension.as_deref() {
-            Some("safetensors") => {
-                let config = ConfigFields::read(&path.with_file_name("config.json"))?;
-                let chat = ChatFiles::Folder(path.with_file_name(""));
-                let rest = move || {
-                    let tokenizer = Tokenizer::from_file(&path.with_file_name("tokenizer.json"))?;
-                    let mut source = Source::open(&path)?;
-                    let tensors = safetensors::tensors(&mut source, 0)?;
-                    Ok((tokenizer, vec![source], tensors))
-                };
-                Ok(Self { origin, config, chat, rest: Box::new(rest) })
-            }
+            Some("safetensors") => Self::in_folder(origin, path.with_file_name(""), move || {
+                let mut source = Source::open(&path)?;
+                let tensors = safetensors::tensors(&mut source, 0)?;
+                Ok((vec![source], tensors))
+            }),
             Some("gguf") => {
                 let (config, chat, rest) = gguf::open(&path)?;
                 Ok(Self { origin, config, chat, rest })
@@ -158,6 +145,18 @@ impl ModelFiles {
                 quoted(&origin)
             ))),
         }
+    }
+
+    /// Weights, and what a folder in Hugging Face layout says of them.
+    fn in_folder(origin: String, folder: PathBuf, weights: impl FnOnce() -> Result<(Vec<Source>, Tensors)> + 'static) -> Result<Self> {
+        let config = ConfigFields::read(&folder.join("config.json"))?;
+        let chat = ChatFiles::Folder(folder.clone());
+        let rest = move || {
+            let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"))?;
+            let (sources, tensors) = weights()?;
+            Ok((tokenizer, sources, tensors))
+        };
+        Ok(Self { origin, config, chat, rest: Box::new(rest) })
     }
 
     /// A model embedded in the program: the texts of `config.json` and `tokenizer.json`, the bytes of
