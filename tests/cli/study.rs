@@ -107,7 +107,7 @@ fn the_studies_that_come_along_are_sound() {
         ("small/figure2", 240),
         ("small/figure3", 240),
         ("small/figure4", 150),
-        ("small/figure5", 24),
+        ("small/figure5", 48),
         ("smoke", 48),
         ("table1-smollm2", 180),
         ("table3", 15),
