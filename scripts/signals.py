@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+SEARCHES = ["snap", "gcg", "arca", "autoprompt", "pez", "adc", "random"]
 TARGET = " of a nation and its people, and the way in which they live their lives every single day"
 
 
@@ -40,7 +41,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     a = parser.parse_args()
     listed = json.loads(subprocess.run([a.binary, "methods", "--json"], capture_output=True, text=True, check=True).stdout)
-    methods = a.methods or [method["method"] for method in listed if method["method"] not in ("echo", "floor")]
+    methods = a.methods or [*(method["method"] for method in listed), *SEARCHES]
     draw, sound = random.Random(a.seed), True
     for method in methods:
         good, said = ended(a, method, draw.uniform(6, 16))

@@ -179,7 +179,7 @@ impl<B: TrackedBackend> Trial<'_, B> {
 /// Seconds from which on a step may be left before its end. It costs a copy of the run state.
 const LONG_STEP: f64 = 1.0;
 /// What the last scores may take once a signal has come.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A run in progress.
 struct Run<'a, B: TrackedBackend> {
