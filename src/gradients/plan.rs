@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -19,8 +20,10 @@ use crate::settings::{Options, drop_what_is_off};
 use crate::subject::check_context;
 use crate::{Error, Result};
 
-/// More gradients or prompts than any measurement takes.
-const MANY: u32 = 1_000_000_000;
+/// Gradients of a measurement.
+const DRAWS: RangeInclusive<u32> = 2..=1_000_000;
+/// Prompts of the reference.
+const REFERENCE_SAMPLES: RangeInclusive<u32> = 2 * REFERENCE_PROMPTS..=1_000_000_000;
 
 /// When a run is measured, and by how much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -29,9 +32,9 @@ pub struct Protocol {
     pub every: u64,
     /// Steps from one measurement of the bias to the next.
     pub bias_every: u64,
-    /// n, gradients of a measurement: 2 or more.
+    /// n, gradients of a measurement: 2 to 1,000,000.
     pub draws: u32,
-    /// Prompts of the unbiased reference; rounded up to whole gradients of 16 prompts, two or more.
+    /// Prompts of the unbiased reference; rounded up to whole gradients of 16 prompts; 32 to 1,000,000,000.
     pub reference_samples: u32,
 }
 
@@ -55,20 +58,19 @@ impl Protocol {
 
     /// Gradients of the reference.
     pub fn reference_gradients(&self) -> u32 {
-        self.reference_samples.div_ceil(REFERENCE_PROMPTS).max(2)
+        self.reference_samples.div_ceil(REFERENCE_PROMPTS)
     }
 
     fn check(&self) -> Result<()> {
-        match self {
-            Self { every: 0, .. } => Err(Error::option("every", "it must be 1 or more")),
-            Self { bias_every: 0, .. } => Err(Error::option("bias_every", "it must be 1 or more")),
-            Self { draws: 0 | 1, .. } => Err(Error::option("draws", "a variance takes 2 or more")),
-            Self { draws: MANY.., .. } | Self { reference_samples: MANY.., .. } => {
-                let option = if self.draws >= MANY { "draws" } else { "reference_samples" };
-                Err(Error::option(option, format!("it must be below {MANY}")))
-            }
-            _ => Ok(()),
-        }
+        let at_least_one = |option, steps| if steps == 0 { Err(Error::option(option, "it must be 1 or more")) } else { Ok(()) };
+        let within = |option, range: RangeInclusive<u32>, number, why: &str| match range.contains(&number) {
+            true => Ok(()),
+            false => Err(Error::option(option, format!("it must be from {} to {}{why}, and it is {number}", range.start(), range.end()))),
+        };
+        at_least_one("every", self.every)?;
+        at_least_one("bias_every", self.bias_every)?;
+        within("draws", DRAWS, self.draws, ", because a variance takes two")?;
+        within("reference_samples", REFERENCE_SAMPLES, self.reference_samples, ", because its error takes two gradients of 16 prompts")
     }
 }
 

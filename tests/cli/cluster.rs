@@ -1,7 +1,7 @@
 //! Studies in pieces for an engine that schedules them: lists of ids, batch scripts, warnings.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -116,6 +116,10 @@ fn a_signal_ends_a_run_and_its_workers_cleanly() {
         let arguments = ["study", "run", &file, "--out", &out, "--workers", workers, "--json"];
         let parent = child(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         until_counted("cells are running", &file, &out, |counts| counts[2].to_string() == workers);
+        // Before its first scores are taken, a cell has nothing to go on from.
+        let begun = || fs::read_dir(Path::new(&out).join("work")).map_or(Vec::new(), |cells| cells.map(|cell| cell.unwrap().path()).collect());
+        let has_saved = |cell: &PathBuf| cell.join("checkpoint.safetensors").exists();
+        until("all can go on", || begun().len().to_string() == workers && begun().iter().all(has_saved));
         let all = workers_at(&out).into_iter().chain([parent.id()]).map(|id| id.to_string());
         assert!(std::process::Command::new("kill").arg(format!("-{name}")).args(all).status().unwrap().success());
         let output = parent.wait_with_output().unwrap();
@@ -123,8 +127,7 @@ fn a_signal_ends_a_run_and_its_workers_cleanly() {
         assert_eq!(String::from_utf8_lossy(&output.stderr), "");
         let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!((&summary["study"]["pending"], &summary["study"]["failed"]), (&(CELLS as u64).into(), &0.into()));
-        let begun = fs::read_dir(Path::new(&out).join("work")).unwrap();
-        for cell in begun.map(|cell| cell.unwrap().path()) {
+        for cell in begun() {
             assert!(cell.join("checkpoint.safetensors").exists(), "{cell:?}");
         }
         until("no worker is left", || workers_at(&out).is_empty());

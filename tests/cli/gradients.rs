@@ -100,13 +100,20 @@ fn without_a_file_lines_are_printed_and_a_summary_with_one_is_for_people() {
 
 #[test]
 fn what_makes_no_sense_is_refused() {
-    refuses(&mut gradients(&["--estimators", "gumbel"]), 2, &["gumbel", "gs-tau1"]);
-    refuses(&mut gradients(&["--draws", "1"]), 2, &["--draws"]);
-    refuses(&mut gradients(&["--seeds", "x"]), 2, &["--seeds"]);
-    refuses(&mut gradients(&["--steps", "none"]), 2, &["--steps"]);
-    refuses(&mut gradients(&["--preset", "sdlm"]), 2, &["rebar", "`feedback`"]);
-    refuses(&mut gradients(&["a text", "--targets", "targets.jsonl"]), 2, &["cannot be used"]);
-    refuses(&mut gradients(&["--targets", "nothing.jsonl"]), 2, &["nothing.jsonl"]);
-    refuses(&mut gradients(&["--out", "no/such/folder.jsonl"]), 3, &["no/such"]);
+    let refused = |arguments: &[&str], code, parts: &[&str]| {
+        refuses(dlmi(["--backend", "flex", "gradients", "--prompt-tokens", "4"]).args(arguments), code, parts);
+    };
+    for (option, beyond) in [("--draws", "1"), ("--draws", "1000001"), ("--reference-samples", "31"), ("--reference-samples", "1000000001")]
+    {
+        refused(&["the king", option, beyond], 2, &[option, "must be from", beyond]);
+    }
+    refused(&["the king", "--every", "0"], 2, &["--every", "1 or more"]);
+    refused(&["the king", "--steps", "none"], 2, &["--steps", "needs a number"]);
+    refused(&["the king", "--seeds", "x"], 2, &["--seeds"]);
+    refused(&["--estimators", "gumbel"], 2, &["gumbel", "gs-tau1"]);
+    refused(&["--preset", "sdlm"], 2, &["rebar", "`feedback`"]);
+    refused(&["a text", "--targets", "targets.jsonl"], 2, &["cannot be used with"]);
+    refused(&["--targets", "nothing.jsonl"], 2, &["nothing.jsonl"]);
+    refused(&["--out", "no/such/folder.jsonl"], 3, &["no/such"]);
     refuses(tiny(["gradients"]).arg("--offline"), 2, &["a target is needed"]);
 }

@@ -183,7 +183,8 @@ fn runs_of_estimators_are_measured_cell_by_cell() {
         refuses(&mut dlmi(["study", "cells", &file]), 2, parts);
     };
     other("estimators = [\"reinforce\"", "estimators = [\"gumbel\"", &["line 2", "`gumbel`", "gs-tau100"]);
-    other("draws = 2", "draws = 1", &["draws", "2 or more"]);
+    other("draws = 2", "draws = 1", &["draws", "from 2"]);
+    other("reference_samples = 32", "reference_samples = 31", &["reference_samples", "from 32"]);
     other("draws = 2", "draws = -2", &["line 10", "`draws`", "whole number"]);
     other("every = 2\n", "step = 2\n", &["line 8", "`step`", "bias_every"]);
     other("steps = [5]", "positions = [500]", &["steps"]);

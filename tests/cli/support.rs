@@ -138,6 +138,7 @@ pub fn refusal(command: &mut Command, code: i32) -> String {
 #[track_caller]
 pub fn refuses(command: &mut Command, code: i32, parts: &[&str]) {
     let sentence = refusal(command, code);
+    assert!(!sentence.contains("multiple times"), "refused for what the test itself repeats: {sentence}");
     for part in parts {
         assert!(sentence.contains(part), "`{part}` is not in: {sentence}");
     }

@@ -54,10 +54,10 @@ pub struct Gradients {
     /// Steps from one measurement of the bias to the next
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub bias_every: u64,
-    /// Gradients of a measurement (n)
+    /// Gradients of a measurement (n), 2 or more
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub draws: u32,
-    /// Prompts of the unbiased reference: more of them show a smaller bias
+    /// Prompts of the unbiased reference: more of them show a smaller bias; 32 or more
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub reference_samples: u32,
     /// Add the lines to a file; what it holds already is not measured again

@@ -1,6 +1,6 @@
 //! Figure 5: variance and bias of gradient estimates.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::csv::{Csv, exact, text};
 use super::super::data::Data;
@@ -11,7 +11,6 @@ use super::super::statistics::mean;
 use super::super::svg::{Axis, Figure, Mark, Panel};
 use crate::distribution::{kolmogorov_smirnov, quantile, sorted};
 use crate::gradients::{Compared, Line};
-use crate::setting::named;
 
 /// What is measured of a gradient.
 struct Quantity {
@@ -71,16 +70,14 @@ fn figure(model: &str, n: usize, steps: u64, gradients: &[&Line]) -> Figure {
 
 /// The estimators that there are, the paper's first: name, label, style.
 fn estimators<'a>(gradients: &[&'a Line]) -> Vec<(&'a str, String, Style)> {
-    let mut names: Vec<&str> = gradients.iter().map(|gradient| gradient.estimator.as_str()).collect();
-    let known = |name: &str| named::<Compared>(name);
-    let place = |name: &str| Compared::all().iter().position(|estimator| estimator.label() == name);
-    names.sort_by_key(|name| (place(name).unwrap_or(usize::MAX), *name));
-    names.dedup();
-    let style = |name: &'a str| match known(name) {
+    let all = Compared::all();
+    let placed = |name: &'a str| (all.iter().position(|estimator| estimator.label() == name).unwrap_or(all.len()), name);
+    let found: BTreeSet<(usize, &str)> = gradients.iter().map(|gradient| placed(&gradient.estimator)).collect();
+    let style = |(place, name): (usize, &'a str)| match all.get(place) {
         Some(estimator) => (name, estimator.title().to_owned(), Style::of_method(estimator.method())),
         None => (name, name.to_owned(), Style::of_method("")),
     };
-    names.into_iter().map(style).collect()
+    found.into_iter().map(style).collect()
 }
 
 fn panel(quantity: &Quantity, estimators: &[(&str, String, Style)], gradients: &[&Line], table: &mut Csv) -> Panel {
