@@ -28,6 +28,8 @@ pub enum Purpose {
     SecondNoise = 7,
     /// The first weights of RELAX's network.
     Surrogate = 8,
+    /// Other hard prompts that a search looks at when it begins.
+    OtherPrompts = 9,
 }
 
 /// Where the random numbers of a step come from.

@@ -143,7 +143,20 @@ fn of_cell(cell: &Cell) -> Work {
         MethodSettings::Search(_) | MethodSettings::Adc(_) | MethodSettings::Control(Control::Echo) => (Work::default(), hard),
         MethodSettings::Pez(_) | MethodSettings::Control(Control::Floor) => (Work::forced(1.0, n, m), hard),
     };
-    of_step(cell) * steps + look * steps + scores * (steps / options.eval_every as f64) + hard * 3.0
+    of_step(cell) * steps
+        + others_at_start(cell) * f64::from(1 + options.restarts)
+        + look * steps
+        + scores * (steps / options.eval_every as f64)
+        + hard * 3.0
+}
+
+/// Prompts that are looked at in place of the candidates of a first step.
+fn others_at_start(cell: &Cell) -> Work {
+    let (n, m) = sizes(cell);
+    match cell.method_settings() {
+        MethodSettings::Search(search) => Work::forced(search.start.others_count() as f64, n, m),
+        _ => Work::default(),
+    }
 }
 
 /// The steps up to the last measurement, and the gradients of all of them: the estimator's own, and those of two references.
@@ -297,9 +310,14 @@ impl Rates {
 /// Steps of a cell, all starts together.
 fn total_steps(cell: &Cell) -> f64 {
     let Options { steps, max_positions, restarts, .. } = &cell.options;
-    let Work { positions, decoded, graph, .. } = of_step(cell);
     let in_steps = steps.map_or(f64::INFINITY, |steps| steps as f64 * f64::from(1 + restarts));
-    in_steps.min(max_positions.map_or(f64::INFINITY, |limit| limit as f64 / (positions + decoded + graph)))
+    let left = |limit: u64| (limit as f64 - positions(others_at_start(cell))).max(0.0) / positions(of_step(cell));
+    in_steps.min(max_positions.map_or(f64::INFINITY, left))
+}
+
+/// What a budget in positions counts.
+fn positions(Work { positions, decoded, graph, .. }: Work) -> f64 {
+    positions + decoded + graph
 }
 
 /// Steps of these cells are measured so many times, for so many seconds, of which the shortest counts: what else the machine does only adds.
@@ -353,6 +371,11 @@ fn step_seconds<B: TrackedBackend>(subject: &Subject<B>, problem: &Problem, cell
     subject.prepare(problem);
     method.start(subject, problem, at(0))?;
     let (mut number, mut seconds) = (0, f64::INFINITY);
+    if positions(others_at_start(cell)) > 0.0 {
+        // The first step is another one.
+        method.step(subject, problem, at(number))?;
+        number += 1;
+    }
     for _ in 0..MEASUREMENTS {
         let (began, before) = (clock(), number);
         while number == before || (number - before < MEASURED_STEPS && clock() - began < MEASURED_SECONDS) {

@@ -40,7 +40,9 @@ fn every_step_is_a_line_and_the_last_one_has_scores() {
             assert_eq!((&event["step"], &event["restart"]), (&json!(step), &json!(0)));
             assert!(event["objective"].is_number() && event["seconds"].is_number(), "{event}");
             assert_eq!(keys(&event["cost"]), keys(&record["cost"]));
-            assert_eq!(event["gradient_norm"].is_number(), method != "random", "{event}");
+            // The first step of snap looks at its starts.
+            let has_gradient = method == "dlmi" || (method == "snap" && step > 1);
+            assert_eq!(event["gradient_norm"].is_number(), has_gradient, "{event}");
             match relaxed {
                 true => {
                     is_a_spread(&event["temperature"], 1e-6..=200.1);

@@ -40,7 +40,7 @@ pub use proposal::Proposal;
 pub use schedule::{Growth, Schedule};
 pub use sets::Sets;
 pub use start::Start;
-pub(crate) use step::random_prompt;
+pub(crate) use start::random_prompt;
 
 use memory::Memory;
 use proposal::Ranking;
@@ -84,6 +84,12 @@ pub const KEYS: &[Key<Search>] = &[
         Some(optional_real(&mut search.fluency, 0.0..=1e3))
     }),
     key("start", "Where the search begins", |search| matches!(search.proposal, Proposal::Top { .. }).then(|| choice(&mut search.start))),
+    key("starts", "Prompts that it begins at the best of; three of four paraphrase the target word by word", |search| {
+        match &mut search.start {
+            Start::Paraphrase(count) => Some(whole(count, 1..=65_536)),
+            _ => None,
+        }
+    }),
     key("top", "Ranks of a position that swaps are drawn from", |search| match &mut search.proposal {
         Proposal::Gradient { top, .. } | Proposal::Top { top } => Some(whole(top, 1..=MANY)),
         Proposal::Uniform | Proposal::Best { .. } => None,
@@ -125,7 +131,7 @@ pub const KEYS: &[Key<Search>] = &[
     key("patience", "Steps without a new best before the batch doubles, and at last before it stalls", |search| {
         search.schedule.growth.as_mut().map(|growth| whole(&mut growth.patience, 1..=MANY))
     }),
-    key("restart_when_stalled", "When it stalls, go on from a new random prompt, not from the best", |search| {
+    key("restart_when_stalled", "When it stalls, start again from other prompts, not from the best", |search| {
         search.schedule.growth.as_mut().map(|growth| switch(&mut growth.restart_when_stalled))
     }),
 ];
@@ -184,8 +190,11 @@ struct RunState {
     current: Scored,
     best: Scored,
     pace: Pace,
-    /// Random prompts that the search was restarted from after its first.
+    /// Starts after the first.
     restarts: u32,
+    /// Whether the other prompts of its start are still to be looked at.
+    #[serde(default)]
+    opening: bool,
 }
 
 /// A prompt and what it is worth.

@@ -18,7 +18,7 @@ pub struct Growth {
     pub patience: u64,
     /// Candidates of a step at most.
     pub batch_max: usize,
-    /// A stalled search goes on from a new random prompt, not from its best. Worth it where a search takes seconds.
+    /// A stalled search starts again from other prompts and does not go on from its best. Worth it where a search takes seconds.
     pub restart_when_stalled: bool,
 }
 
@@ -56,7 +56,7 @@ impl Schedule {
         stalls
     }
 
-    /// Whether a stalled search is restarted from a random prompt.
+    /// Whether a stalled search is started again from other prompts.
     pub(super) fn restarts(&self) -> bool {
         self.growth.is_some_and(|growth| growth.restart_when_stalled)
     }

@@ -1,5 +1,6 @@
-//! snap, the default: gradient-guided search on hard tokens from a random readable prompt.
+//! snap, the default: gradient-guided search on hard tokens from a word by word paraphrase of the target.
 //!
+//! Of some prompts made of tokens near those of the target, and some random ones, the best is where it begins.
 //! The gradient of a hinge on the logit margins orders the swaps of every position by predicted change over squared distance,
 //! averaged over steps with momentum; ranks are drawn as top·u² and scored exactly. So are sets of swaps whose measured changes add up to
 //! the lowest objective. The best of all is taken, a slightly worse one now and then. Batches grow while nothing better turns up; after
@@ -10,7 +11,7 @@ use crate::objective::Goal;
 
 /// snap with its defaults.
 pub const SNAP: Search = Search {
-    start: Start::Readable,
+    start: Start::Paraphrase(64),
     proposal: Proposal::Gradient { top: 128, momentum: 0.6 },
     moves: Moves::Swap(1),
     goal: Goal::HINGE,

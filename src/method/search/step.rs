@@ -1,17 +1,17 @@
-//! One step of a search, and its start from a random prompt.
+//! One step of a search, and its start.
 
 use std::collections::{BTreeSet, HashSet};
 
 use super::memory::Known;
 use super::proposal::{Proposal, Tokens};
 use super::sets::{Aim, Sets};
+use super::start::random_prompt;
 use super::{Clock, Progress, RunState, Scored, SearchMethod, weights};
-use crate::interrupt;
+use crate::Result;
 use crate::noise::{Draws, Purpose, Stream};
 use crate::ops::{Products, TrackedBackend};
 use crate::problem::Problem;
 use crate::subject::Subject;
-use crate::{Error, Result};
 
 /// Draws for each candidate of a batch at most: many of them miss.
 pub(super) const TRIES: usize = 6;
@@ -24,6 +24,9 @@ impl SearchMethod {
                 self.at.pace = self.search.schedule.fresh();
                 self.go_to(self.at.best.clone());
             }
+        }
+        if std::mem::take(&mut self.at.opening) {
+            return Ok(self.open(subject, problem, clock));
         }
         let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, clock.step, Purpose::SearchDraws, 0));
         let bound = self.search.acceptance.bound(self.at.current.value, draws.uniform());
@@ -39,13 +42,27 @@ impl SearchMethod {
         if self.search.schedule.wait(&mut self.at.pace) {
             self.go_to(self.at.best.clone());
         }
-        Ok(Progress {
+        Ok(self.progress(gradient_norm))
+    }
+
+    /// The first step of a search that knows paraphrases: they are its candidates.
+    fn open<B: TrackedBackend>(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Progress {
+        let others = self.search.start.others(subject, problem, clock, self.at.restarts);
+        let (bound, parts) = (self.at.current.value, self.parts(problem));
+        if let Some(best) = self.best_below(bound, &others, &parts, subject, problem) {
+            self.take(best);
+        }
+        self.progress(None)
+    }
+
+    fn progress(&self, gradient_norm: Option<f32>) -> Progress {
+        Progress {
             objective: self.at.current.value,
             gradient_norm,
             temperature: None,
             entropy: None,
             stalled: self.at.pace.stalled && !self.search.schedule.restarts(),
-        })
+        }
     }
 
     /// Goes on from the start with this number, and from nothing else.
@@ -66,6 +83,7 @@ impl SearchMethod {
         let scored = starts.into_iter().zip(scores).map(|(free, scores)| self.search.scored(free, scores, problem));
         let best = scored.min_by(|a, b| a.value.total_cmp(&b.value)).expect("a search has a start");
         self.begin(best, number);
+        self.at.opening = self.search.start.others_count() > 0;
         Ok(())
     }
 
@@ -81,7 +99,7 @@ impl SearchMethod {
 
     /// Forgets everything but this prompt, the start with this number.
     fn begin(&mut self, start: Scored, number: u32) {
-        let state = RunState { best: start.clone(), current: start, pace: self.search.schedule.fresh(), restarts: number };
+        let state = RunState { best: start.clone(), current: start, pace: self.search.schedule.fresh(), restarts: number, opening: false };
         *self = Self { at: state, ..Self::new(self.search) };
     }
 
@@ -241,52 +259,5 @@ impl SearchMethod {
             self.effects.moved(&self.at.current.free, &prompt.free, self.search.sets.map_or(0, |sets| sets.kept));
         }
         self.at.current = prompt;
-    }
-}
-
-/// Whole prompts that are drawn before one is mended.
-const WHOLE_DRAWS: usize = 16;
-/// Tokens that are drawn again to mend one.
-const MENDS: usize = 4000;
-
-/// A random readable prompt that survives decode → encode. Few long ones do, so the last that was drawn is mended where it does not.
-pub(crate) fn random_prompt(problem: &Problem, clock: Clock, number: u32) -> Result<Vec<u32>> {
-    let mut draws = Draws::new(Stream::new(clock.seed, clock.restart, 0, Purpose::InitialPrompt, number));
-    let readable = problem.prompt.readable();
-    let mut free = Vec::new();
-    for _ in 0..WHOLE_DRAWS {
-        interrupt::check();
-        free = (0..problem.prompt.tokens()).map(|_| readable[draws.below(readable.len())]).collect();
-        if problem.admits(&free) {
-            return Ok(free);
-        }
-    }
-    let (allowed, last, mut missed) = (problem.prompt.allowed(), free.len() - 1, vec![0; free.len()]);
-    for _ in 0..MENDS {
-        interrupt::check();
-        let position = match problem.first_misread(&free) {
-            // It, or the next one that it merges with.
-            Some(position) => (position + draws.below(2)).min(last),
-            None if problem.prompt.keeps_rules(&problem.free_text(&free)) => return Ok(free),
-            // The text breaks a rule.
-            None => draws.below(free.len()),
-        };
-        missed[position] += 1;
-        // Where no readable token can stand, as at the start of a turn that is trimmed, any other.
-        free[position] = if missed[position] % 16 < 8 { readable[draws.below(readable.len())] } else { any(allowed, &mut draws) };
-    }
-    Err(Error::input(
-        "no random prompt survives decoding and encoding between the fixed texts around it and keeps the rules for its text; change where they \
-         are cut, or ask for less",
-    ))
-}
-
-/// Any allowed token.
-fn any(allowed: &[bool], draws: &mut Draws) -> u32 {
-    loop {
-        let token = draws.below(allowed.len());
-        if allowed[token] {
-            return token as u32;
-        }
     }
 }

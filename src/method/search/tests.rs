@@ -7,7 +7,6 @@ use super::autoprompt::AUTOPROMPT;
 use super::gcg::GCG;
 use super::random::RANDOM;
 use super::snap::SNAP;
-use super::step::random_prompt;
 use super::*;
 use crate::invert::judge::Judge;
 use crate::invert::{Budget, Stopped, Trial};
@@ -22,7 +21,8 @@ use crate::testing::{each_tracked_cpu_backend, largest_difference, tiny};
 
 fn snap() -> Search {
     let growth = Some(Growth { patience: 5, batch_max: 16, restart_when_stalled: false });
-    Search { proposal: Proposal::Gradient { top: 64, momentum: 0.6 }, schedule: Schedule { batch: 8, growth }, rough: false, ..SNAP }
+    let schedule = Schedule { batch: 8, growth };
+    Search { start: Start::Readable, proposal: Proposal::Gradient { top: 64, momentum: 0.6 }, schedule, rough: false, ..SNAP }
 }
 
 fn subject<B: TrackedBackend>() -> Subject<B> {
@@ -70,7 +70,7 @@ fn what_is_held_can_be_typed<B: TrackedBackend>() {
     let subject = subject::<B>();
     let problem = problem(&subject, 3);
     let rivals = [GCG, ARCA, AUTOPROMPT].map(|rival| Search { schedule: Schedule { batch: 8, growth: None }, ..rival });
-    for search in std::iter::once(snap()).chain(rivals) {
+    for search in [snap(), Search { start: Start::Paraphrase(16), ..snap() }].into_iter().chain(rivals) {
         let mut method = started(search, 3, &subject, &problem);
         for step in 0..12 {
             let progress = method.step(&subject, &problem, clock(3, step)).unwrap();
@@ -195,7 +195,7 @@ fn fluency_is_minimised_too<B: TrackedBackend>() {
     let subject = subject::<B>();
     let problem = problem(&subject, 3);
     let rivals = [GCG, ARCA, AUTOPROMPT, RANDOM].map(|rival| Search { schedule: Schedule { batch: 8, growth: None }, ..rival });
-    for search in std::iter::once(snap()).chain(rivals) {
+    for search in [snap(), Search { start: Start::Paraphrase(16), ..snap() }].into_iter().chain(rivals) {
         let search = Search { fluency: Some(0.8), ..search };
         let mut method = started(search, 3, &subject, &problem);
         let first = method.at.current.scores.nll;
@@ -248,6 +248,91 @@ fn a_stalled_search_restarts<B: TrackedBackend>() {
     let changed = again.iter().zip(&method.at.current.free).filter(|(a, b)| a != b).count();
     assert!(changed <= 1, "one step from the new prompt");
     assert!(problem.round_trips(&again));
+}
+
+/// The `count` allowed tokens nearest to one, from the embeddings themselves, nearest first.
+fn nearest<B: TrackedBackend>(of: u32, count: usize, subject: &Subject<B>, problem: &Problem) -> Vec<u32> {
+    let ids: Vec<u32> = (0..subject.vocab_size() as u32).collect();
+    let embeddings = crate::tensor::host(subject.embed(&[&ids]));
+    let rows: Vec<&[f32]> = embeddings.chunks_exact(embeddings.len() / ids.len()).collect();
+    let dot = |a: u32, b: u32| rows[a as usize].iter().zip(rows[b as usize]).map(|(a, b)| a * b).sum::<f32>();
+    let cosine = |token: u32| dot(of, token) / dot(token, token).sqrt();
+    let mut allowed: Vec<u32> = ids.into_iter().filter(|&id| problem.prompt.allowed()[id as usize]).collect();
+    allowed.sort_by(|&a, &b| cosine(b).total_cmp(&cosine(a)));
+    allowed.truncate(count);
+    allowed
+}
+
+/// Three of four prompts that a search looks at first paraphrase a target, each in turn, stretched or over and over; all can be typed.
+fn paraphrases_are_of_tokens_near_the_targets<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let of = |tokens: usize, lengths: &[usize]| {
+        let target = |&m| (Context::default(), problem(&subject, m).examples.remove(0).target);
+        let options = PromptOptions { tokens, ..PromptOptions::default() };
+        Problem::with_examples(options, lengths.iter().map(target).collect(), subject.tokenizer(), subject.vocab_size()).unwrap()
+    };
+    for problem in [of(4, &[4]), of(7, &[3]), of(3, &[5]), of(4, &[2, 5])] {
+        let n = problem.prompt.tokens();
+        let others = |count, number| Start::Paraphrase(count).others(&subject, &problem, clock(6, 0), number);
+        let all = others(65, 0);
+        assert_eq!((all.len(), &all[..16]), (64, &others(17, 0)[..]), "more of them are the same and others");
+        assert_ne!(all[..16], others(17, 1), "another start has others");
+        assert!(all.iter().all(|free| free.len() == n && problem.admits(free)));
+        for (example, target) in problem.examples.iter().map(|example| &example.target.ids).enumerate() {
+            let near: Vec<Vec<u32>> = target.iter().map(|&id| nearest(id, 4, &subject, &problem)).collect();
+            let m = target.len();
+            let stretched = |i: usize| i * m / n;
+            let cycled = |i: usize| (0..m).find(|token| (n - i) % m == (m - token) % m).unwrap();
+            let shares = |token: &dyn Fn(usize) -> usize| -> Vec<usize> {
+                let like = |free: &Vec<u32>| (0..n).filter(|&i| near[token(i)].contains(&free[i])).count();
+                all.iter().map(like).collect()
+            };
+            let (stretched, cycled) = (shares(&stretched), shares(&cycled));
+            let paraphrases: Vec<usize> = (0..64).filter(|place| place % 4 != 0).collect();
+            let own: Vec<usize> = paraphrases
+                .into_iter()
+                .enumerate()
+                .filter(|(number, _)| number % problem.examples.len() == example)
+                .map(|(_, place)| place)
+                .collect();
+            let in_layout = own.iter().enumerate().map(|(number, &place)| if number % 2 == 0 { stretched[place] } else { cycled[place] });
+            let share = in_layout.sum::<usize>() as f32 / (own.len() * n) as f32;
+            assert!(share > 0.6, "{share} of their tokens are near the target's, what was mended apart");
+            let share = (0..64).step_by(4).map(|place| stretched[place]).sum::<usize>() as f32 / (16 * n) as f32;
+            assert!(share < 0.2, "{share} of random words");
+        }
+    }
+}
+
+/// The first step goes to the best of the prompts that are looked at first, where one is better, and counts what they cost.
+fn it_begins_at_the_best_paraphrase<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let problem = problem(&subject, 4);
+    let objective = snap().goal.objective();
+    let worth = |all: &[Vec<u32>]| -> Vec<f32> {
+        subject.target_scores(all, &problem, objective).iter().map(|scores| value(objective, scores, &problem)).collect()
+    };
+    let search = Search { start: Start::Paraphrase(64), ..snap() };
+    let mut method = started(search, 6, &subject, &problem);
+    let first = method.at.current.clone();
+    assert_eq!(first.free, random_prompt(&problem, clock(6, 0), 0).unwrap());
+    let others = search.start.others(&subject, &problem, clock(6, 0), 0);
+    let best = worth(&others).into_iter().fold(f32::INFINITY, f32::min);
+    assert!(best < first.value);
+    let saved = Method::<B>::state(&method);
+    let before = subject.cost();
+    let progress = method.step(&subject, &problem, clock(6, 0)).unwrap();
+    assert!((progress.objective - best).abs() < 1e-4 && others.contains(&method.at.current.free), "{progress:?} {best}");
+    assert!(subject.cost().forward_tokens > before.forward_tokens + 64 && subject.cost().backward_tokens == before.backward_tokens);
+
+    // Left and begun again, it is the same step; the next one is like any other.
+    let mut again = SearchMethod::new(search);
+    again.restore(saved, &subject, &problem).unwrap();
+    again.step(&subject, &problem, clock(6, 0)).unwrap();
+    assert_eq!((&again.at.current, again.at.opening), (&method.at.current, false));
+    assert!(method.step(&subject, &problem, clock(6, 1)).unwrap().gradient_norm.is_some());
+    let alone = started(Search { start: Start::Paraphrase(1), ..search }, 6, &subject, &problem);
+    assert_eq!((alone.at.opening, &alone.at.current), (false, &first));
 }
 
 /// Random swaps never make the prompt worse.
@@ -407,6 +492,8 @@ each_tracked_cpu_backend!(
     fluency_is_minimised_too,
     what_fluency_promises_of_the_last_token_comes_true,
     a_stalled_search_restarts,
+    paraphrases_are_of_tokens_near_the_targets,
+    it_begins_at_the_best_paraphrase,
     the_control_only_improves,
     gcg_begins_and_goes_on_as_its_buffer_says,
     nothing_is_scored_twice_at_an_unchanged_prompt,
