@@ -117,7 +117,8 @@ fn a_signal_ends_a_run_and_its_workers_cleanly() {
         let parent = child(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         until_counted("cells are running", &file, &out, |counts| counts[2].to_string() == workers);
         // Before its first scores are taken, a cell has nothing to go on from.
-        let begun = || fs::read_dir(Path::new(&out).join("work")).map_or(Vec::new(), |cells| cells.map(|cell| cell.unwrap().path()).collect());
+        let begun =
+            || fs::read_dir(Path::new(&out).join("work")).map_or(Vec::new(), |cells| cells.map(|cell| cell.unwrap().path()).collect());
         let has_saved = |cell: &PathBuf| cell.join("checkpoint.safetensors").exists();
         until("all can go on", || begun().len().to_string() == workers && begun().iter().all(has_saved));
         let all = workers_at(&out).into_iter().chain([parent.id()]).map(|id| id.to_string());
