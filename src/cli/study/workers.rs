@@ -83,16 +83,20 @@ impl<'a> Office<'a> {
     }
 
     pub fn run(mut self, signal: &AtomicUsize) -> Result<()> {
-        for number in 0..self.count {
-            let worker = self.start(number)?;
-            self.workers.push(worker);
-            self.hand_out(number);
-        }
-        let outcome = self.until_done(signal);
+        let outcome = self.begin().and_then(|()| self.until_done(signal));
         // Whoever is still there, after an error, ends with its input.
         self.workers.iter_mut().for_each(|worker| drop(worker.input.take()));
         self.workers.iter_mut().for_each(|worker| _ = worker.child.wait());
         outcome
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        for number in 0..self.count {
+            let worker = self.start(number)?;
+            self.workers.push(worker);
+            self.hand_out(number)?;
+        }
+        Ok(())
     }
 
     fn start(&self, number: usize) -> Result<Worker> {
@@ -130,13 +134,14 @@ impl<'a> Office<'a> {
     }
 
     /// Gives a worker its next cell, or lets it go.
-    fn hand_out(&mut self, number: usize) {
+    fn hand_out(&mut self, number: usize) -> Result<()> {
         let worker = &mut self.workers[number];
         worker.cell = self.queue.next_cell();
         match worker.cell {
-            Some(cell) => tell(worker, &self.study.cells()[cell].id),
+            Some(cell) => tell(worker, &self.study.cells()[cell].id)?,
             None => worker.input = None,
         }
+        Ok(())
     }
 
     fn until_done(&mut self, signal: &AtomicUsize) -> Result<()> {
@@ -146,7 +151,7 @@ impl<'a> Office<'a> {
             // Looked at after listening: a worker that has just died may have died of the same signal.
             if !stopping && signal.load(Ordering::Relaxed) != 0 {
                 stopping = true;
-                self.workers.iter_mut().for_each(|worker| tell(worker, STOP));
+                self.workers.iter_mut().try_for_each(|worker| tell(worker, STOP))?;
             }
             match heard {
                 Ok((number, Some(line))) => self.hear(number, &line, stopping)?,
@@ -179,7 +184,7 @@ impl<'a> Office<'a> {
         }
         // One that has lost its GPU ends by itself.
         if !stopping && !matches!(end, End::Failed { device_lost: true, .. }) {
-            self.hand_out(number);
+            self.hand_out(number)?;
         }
         Ok(())
     }
@@ -210,7 +215,7 @@ impl<'a> Office<'a> {
     fn replace(&mut self, number: usize) -> Result<()> {
         if !self.queue.is_empty() {
             self.workers[number] = self.start(number)?;
-            self.hand_out(number);
+            self.hand_out(number)?;
         }
         Ok(())
     }
@@ -226,9 +231,13 @@ impl<'a> Office<'a> {
 }
 
 /// Writes a line to a worker. That it is gone is heard from its output.
-fn tell(worker: &mut Worker, line: &str) {
-    if let Some(input) = &mut worker.input {
-        _ = writeln!(input, "{line}").and_then(|()| input.flush());
+fn tell(worker: &mut Worker, line: &str) -> Result<()> {
+    let Some(input) = &mut worker.input else { return Ok(()) };
+    match writeln!(input, "{line}").and_then(|()| input.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::environment(format!("cannot write to a worker: {error}")))
+        }
+        _ => Ok(()),
     }
 }
 
