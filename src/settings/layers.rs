@@ -100,10 +100,11 @@ impl Layers {
         Ok(())
     }
 
-    /// The settings without the model's preset: enough to open the backend and to find the model.
+    /// The settings without the model's preset: enough to open the backend and to find the model. Whether they contradict each other is not
+    /// known yet.
     ///
     /// # Errors
-    /// Values of the wrong kind or out of range, and values that contradict each other.
+    /// Values of the wrong kind or out of range.
     pub fn preview(&self) -> Result<Resolved> {
         self.fold(Vec::new())
     }
@@ -111,12 +112,12 @@ impl Layers {
     /// The settings for this model.
     ///
     /// # Errors
-    /// As [`Self::preview`].
+    /// As [`Self::preview`], and values that contradict each other.
     pub fn resolve(&self, model: &ModelShape) -> Result<Resolved> {
-        let Some((name, values)) = presets::of_model(model)? else { return self.preview() };
+        let Some((name, values)) = presets::of_model(model)? else { return self.preview()?.check() };
         let mut resolved = self.fold(values)?;
         resolved.presets.insert(0, name.into());
-        Ok(resolved)
+        resolved.check()
     }
 
     fn fold(&self, model: Vec<Assignment>) -> Result<Resolved> {
@@ -140,7 +141,7 @@ impl Layers {
             resolved.apply(assignment)?;
         }
         resolved.given_budgets_alone();
-        resolved.check()
+        Ok(resolved)
     }
 }
 
@@ -175,7 +176,7 @@ mod tests {
     }
 
     fn refusal(sources: Sources) -> String {
-        let error = Layers::read(sources).and_then(|layers| layers.preview()).unwrap_err();
+        let error = Layers::read(sources).and_then(|layers| layers.resolve(&unknown())).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         error.to_string()
     }
@@ -188,6 +189,11 @@ mod tests {
 
     fn smollm2() -> ModelShape {
         ModelShape { digest: String::new(), architecture: "LlamaForCausalLM".into(), hidden_size: 576, layers: 30, vocab_size: 49_152 }
+    }
+
+    /// A model without a preset.
+    fn unknown() -> ModelShape {
+        ModelShape { hidden_size: 577, ..smollm2() }
     }
 
     #[test]
@@ -404,10 +410,17 @@ mod tests {
         assert_eq!(settings.seed, 3);
     }
 
+    /// Between all layers: a preset of the model may make good what the defaults contradict.
     #[test]
     fn contradictions_are_refused() {
-        let message = refusal(set(&["snap.batch=200", "snap.batch_max=100"]));
-        assert_eq!(message, "`snap.batch` (--set) is 200 but `snap.batch_max` (--set) is 100: it must be at least `snap.batch`");
+        let outcome = |pairs: &[&str], model: &ModelShape| {
+            Layers::read(set(pairs)).unwrap().resolve(model).map(|_| ()).map_err(|error| error.to_string())
+        };
+        let message = "`snap.batch` (--set) is 200 but `snap.batch_max` (--set) is 100: it must be at least `snap.batch`";
+        assert_eq!(outcome(&["snap.batch=200", "snap.batch_max=100"], &smollm2()), Err(message.to_owned()));
+        let narrow = ["snap.batch_max=12"];
+        assert_eq!(outcome(&narrow, &smollm2()), Ok(()), "its preset has batches of 12");
+        assert!(outcome(&narrow, &unknown()).unwrap_err().starts_with("`snap.batch` (default of snap) is 24"));
     }
 
     #[test]
