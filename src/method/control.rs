@@ -1,6 +1,6 @@
 //! echo and floor, the controls: prompts that nothing searched for. What they get belongs beside every score of a method that did search.
 
-use super::search::random_prompt;
+use super::search::{cycled, random_prompt};
 use super::{Clock, HardPrompt, Method, Progress, State};
 use crate::Result;
 use crate::ops::TrackedBackend;
@@ -30,8 +30,7 @@ impl Control {
 
 /// A target as `n` tokens. Its last repetition is whole: what comes after it is the target's beginning.
 fn repeated(target: &[u32], n: usize) -> Vec<u32> {
-    let skipped = (target.len() - n % target.len()) % target.len();
-    target.iter().cycle().skip(skipped).take(n).copied().collect()
+    (0..n).map(|position| target[cycled(position, [n, target.len()])]).collect()
 }
 
 /// A control at work.

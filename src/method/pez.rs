@@ -69,9 +69,7 @@ impl<B: TrackedBackend> PezMethod<B> {
 
     /// Starts at the embeddings of these N tokens.
     fn begin(&mut self, free: Vec<u32>, subject: &Subject<B>, problem: &Problem) {
-        let model = subject.model();
-        let embedded = subject.embed(&[&free]).reshape([free.len(), model.config().hidden_size]).cast(wide(model.dtype()));
-        self.prompt = Some(Variable::new(embedded));
+        self.prompt = Some(Variable::new(subject.embedded(&free, wide(subject.model().dtype()))));
         self.mask = vocabulary_mask(subject, problem);
         self.at = Fields { free, steps: 0 };
     }

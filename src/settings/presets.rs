@@ -110,7 +110,7 @@ pub fn bos_token(model: &ModelShape) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Layers, Sources};
+    use super::super::{Layers, Resolved, Sources};
     use super::*;
     use crate::method::registry::MethodName;
 
@@ -122,7 +122,8 @@ mod tests {
     fn every_preset_reads() {
         for name in preset_names() {
             assert!(!by_name(name).unwrap().is_empty(), "{name} sets nothing");
-            Layers::read(Sources { presets: vec![name.into()], ..Sources::default() }).unwrap().preview().unwrap();
+            let layers = Layers::read(Sources { presets: vec![name.into()], ..Sources::default() }).unwrap();
+            layers.preview().and_then(Resolved::check).unwrap();
         }
     }
 

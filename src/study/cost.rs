@@ -371,7 +371,7 @@ fn step_seconds<B: TrackedBackend>(subject: &Subject<B>, problem: &Problem, cell
     subject.prepare(problem);
     method.start(subject, problem, at(0))?;
     let (mut number, mut seconds) = (0, f64::INFINITY);
-    if positions(others_at_start(cell)) > 0.0 {
+    if others_at_start(cell).positions > 0.0 {
         // The first step is another one.
         method.step(subject, problem, at(number))?;
         number += 1;

@@ -239,11 +239,6 @@ impl<B: TrackedBackend> Subject<B> {
         self.times_embedding(rows) / norms
     }
 
-    /// Every token's embedding along those of some tokens, `[R, V]`: the order of each row is that of the cosines.
-    pub fn cosine_order(&self, ids: &[u32]) -> Matrix<B> {
-        self.along_embeddings(self.embedded(ids, DType::F32))
-    }
-
     /// ‖E_v‖², `[1, V]`.
     fn norms(&self, dtype: DType) -> Matrix<B> {
         let of_rows = |rows: Matrix<B>| rows.powi_scalar(2).sum_dim(1).transpose();
@@ -251,8 +246,8 @@ impl<B: TrackedBackend> Subject<B> {
         self.norms.get_or_init(norms).clone()
     }
 
-    /// Embeddings of free tokens, `[N, D]`, in this type.
-    fn embedded(&self, free: &[u32], dtype: DType) -> Matrix<B> {
+    /// Embeddings of N tokens, `[N, D]`, in this type.
+    pub fn embedded(&self, free: &[u32], dtype: DType) -> Matrix<B> {
         self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]).cast(dtype)
     }
 

@@ -40,7 +40,7 @@ pub use proposal::Proposal;
 pub use schedule::{Growth, Schedule};
 pub use sets::Sets;
 pub use start::Start;
-pub(crate) use start::random_prompt;
+pub(crate) use start::{cycled, random_prompt};
 
 use memory::Memory;
 use proposal::Ranking;

@@ -1,5 +1,7 @@
 //! Where a search begins.
 
+use burn::tensor::DType;
+
 use super::proposal::head_of;
 use crate::noise::{Clock, Draws, Purpose, Stream};
 use crate::ops::TrackedBackend;
@@ -53,7 +55,7 @@ impl Start {
         let prompt = |place: usize| {
             let stream = Stream::new(clock.seed, clock.restart, number, Purpose::OtherPrompts, place as u32);
             if place.is_multiple_of(ONE_RANDOM_OF) {
-                return typeable(problem, stream, |_, missed, draws| word(problem, missed, draws)).ok();
+                return words(problem, stream).ok();
             }
             // Each target in either layout in turn.
             let paraphrase = place - place.div_ceil(ONE_RANDOM_OF);
@@ -79,7 +81,10 @@ fn repeated(problem: &Problem, word: &str) -> Option<Vec<u32>> {
 /// # Errors
 /// None is found.
 pub(crate) fn random_prompt(problem: &Problem, clock: Clock, number: u32) -> Result<Vec<u32>> {
-    let stream = Stream::new(clock.seed, clock.restart, 0, Purpose::InitialPrompt, number);
+    words(problem, Stream::new(clock.seed, clock.restart, 0, Purpose::InitialPrompt, number))
+}
+
+fn words(problem: &Problem, stream: Stream) -> Result<Vec<u32>> {
     typeable(problem, stream, |_, missed, draws| word(problem, missed, draws))
 }
 
@@ -109,9 +114,14 @@ impl Layout {
     fn target_token(self, position: usize, [n, m]: [usize; 2]) -> usize {
         match self {
             Self::Stretched => position * m / n,
-            Self::Cycled => (position + m - n % m) % m,
+            Self::Cycled => cycled(position, [n, m]),
         }
     }
+}
+
+/// Which of M tokens stands at one of N positions, where they follow each other over and over and the last of them is at the end.
+pub(crate) fn cycled(position: usize, [n, m]: [usize; 2]) -> usize {
+    (position + m - n % m) % m
 }
 
 /// Of each token of an example's target the allowed ones nearest to it, by the cosine of their embeddings, nearest first, `[M][NEAR]`.
@@ -119,7 +129,7 @@ fn near<B: TrackedBackend>(example: &Example, subject: &Subject<B>, problem: &Pr
     let allowed = problem.prompt.allowed();
     // A few at a time: each is compared with the whole vocabulary.
     let some = |ids: &[u32]| -> Vec<Vec<u32>> {
-        let farness = host(subject.cosine_order(ids).neg());
+        let farness = host(subject.along_embeddings(subject.embedded(ids, DType::F32)).neg());
         farness.chunks_exact(allowed.len()).map(|row| head_of(row, allowed, None, NEAR)).collect()
     };
     let target = &example.target;
