@@ -100,7 +100,7 @@ impl<B: TrackedBackend> Method<B> for PezMethod<B> {
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, _: Clock) -> Result<Progress> {
         let rows = self.prompt().value.clone();
         self.at.free = self.nearest(rows, subject);
-        let (objective, gradient) = subject.gradient(&self.at.free, problem, self.settings.goal.objective(), Products::Full);
+        let (objective, gradient) = subject.gradient(&self.at.free, problem, self.settings.goal.objective(), None, Products::Full);
         let gradient_norm = norm(gradient.clone());
         self.at.steps += 1;
         let (Pez { learning_rate, weight_decay, .. }, steps) = (self.settings, self.at.steps);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burn::module::{AutodiffModule, Module};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorData};
 
 use super::{Subject, assemble, repeat, with_fed};
 use crate::model::{Cache, Llama, LlamaConfig};
@@ -30,18 +30,21 @@ struct Samples<B: Kernels> {
 
 /// What passes there and back are asked for.
 #[derive(Clone, Copy)]
-struct Ask {
+struct Ask<'a> {
     objective: Objective,
+    /// What each target position counts for in the gradient besides its weight, where the targets' own are fed: of all examples `[Σ M]`, of
+    /// one `[M]`.
+    emphasis: Option<&'a [f32]>,
     /// By which products, but for distributions that are fed back.
     products: Products,
     /// How far target tokens are ahead, where the targets' own are fed.
     margins: bool,
 }
 
-impl Ask {
+impl Ask<'_> {
     /// The objective by full products, without margins.
     fn plain(objective: Objective) -> Self {
-        Self { objective, products: Products::Full, margins: false }
+        Self { objective, emphasis: None, products: Products::Full, margins: false }
     }
 }
 
@@ -51,7 +54,7 @@ struct Passed<B: Kernels> {
     losses: Vec<f64>,
     /// How far their tokens are ahead, `[S·M]`, where that is asked.
     margins: Vec<f32>,
-    /// Of the example's objective, its mean over all samples of the pass, with respect to the free parts, `[S·N, D]`.
+    /// Of the example's objective with its emphasis, the mean over all samples of the pass, with respect to the free parts, `[S·N, D]`.
     gradient: Tensor<B, 2>,
 }
 
@@ -99,7 +102,7 @@ impl<B: Kernels> Passes<B> {
         (0..self.samples).map(|sample| of_examples(sample).copied().collect()).collect()
     }
 
-    /// The gradient of [`Self::value`], `[S·N, D]`.
+    /// The gradient of [`Self::value`] with the emphasis that was asked for, `[S·N, D]`.
     fn gradient(self) -> Tensor<B, 2> {
         let examples = self.of_examples.len();
         let sum = self.of_examples.into_iter().map(|passed| passed.gradient).reduce(|a, b| a + b).expect("a problem has an example");
@@ -141,17 +144,29 @@ impl<B: TrackedBackend> Subject<B> {
     }
 
     /// The objective at one hard prompt under teacher forcing, and its gradient with respect to the embeddings of the free part, `[N, D]`,
-    /// by such products.
-    pub fn gradient(&self, free: &[u32], problem: &Problem, objective: Objective, products: Products) -> (f64, Matrix<B>) {
+    /// by such products; in the gradient each target position counts for its emphasis, `[Σ M]`, where it has one.
+    pub fn gradient(
+        &self,
+        free: &[u32],
+        problem: &Problem,
+        objective: Objective,
+        emphasis: Option<&[f32]>,
+        products: Products,
+    ) -> (f64, Matrix<B>) {
         let embedded = self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]);
-        let passes = self.passes(Ask { products, ..Ask::plain(objective) }, embedded, problem, &Fed::Target);
+        let passes = self.passes(Ask { emphasis, products, ..Ask::plain(objective) }, embedded, problem, &Fed::Target);
         (passes.value(), passes.gradient())
     }
 
     /// A pass there and back for each example.
     fn passes(&self, ask: Ask, free: Matrix<B>, problem: &Problem, fed: &Fed<Plain<B>>) -> Passes<Plain<B>> {
-        let n = problem.prompt.tokens();
-        let of_examples = problem.examples.iter().map(|example| self.pass(ask, free.clone(), n, example, fed)).collect();
+        let (n, mut emphasis) = (problem.prompt.tokens(), ask.emphasis);
+        let pass = |example: &Example| {
+            let m = example.target.ids.len();
+            let own = emphasis.as_mut().map(|rest| rest.split_off(..m).expect("each target position has an emphasis"));
+            self.pass(Ask { emphasis: own, ..ask }, free.clone(), n, example, fed)
+        };
+        let of_examples = problem.examples.iter().map(pass).collect();
         Passes { objective: ask.objective, samples: free.dims()[0] / n, of_examples }
     }
 
@@ -311,10 +326,22 @@ fn group_pass<B: Kernels>(
     let targets = repeat::<B>(target, samples, &model.device());
     let margins = if ask.margins { host(model.margins(hidden.clone(), targets.clone())) } else { Vec::new() };
     let TargetLoss { losses, hidden } = B::target_loss(hidden, model.head(), targets, ask.objective);
+    let hidden = match ask.emphasis {
+        Some(emphasis) => emphasised(hidden, emphasis, samples),
+        None => hidden,
+    };
     let (slope, scale) = slope(hidden, weight, model.dtype());
     let gradient = model.backward(slope, trace).reshape([samples, positions, d]);
     let gradient = gradient.narrow(1, 0, n).reshape([samples * n, d]).cast(losses.dtype()) / scale;
     Passed { losses: losses.into_data().iter().collect(), margins, gradient }
+}
+
+/// The gradient of the hidden states `[S·M, D]` of S samples, each target position counting for its emphasis, `[M]`.
+fn emphasised<B: Kernels>(hidden: Tensor<B, 2>, emphasis: &[f32], samples: usize) -> Tensor<B, 2> {
+    let rows = emphasis.repeat(samples);
+    let like = (&hidden.device(), hidden.dtype());
+    let rows = Tensor::from_data(TensorData::new(rows, [samples * emphasis.len(), 1]), like);
+    hidden * rows
 }
 
 /// The gradient of hidden states, weighted, in the model's type, and what the gradient of the prompt must be divided by: those of a mean

@@ -17,6 +17,7 @@ pub const ARCA: Search = Search {
     moves: Moves::Swap(1),
     goal: Goal::CROSS_ENTROPY,
     fluency: None,
+    emphasis: None,
     acceptance: Acceptance::Any,
     schedule: Schedule { batch: 32, growth: None },
     sets: None,

@@ -18,6 +18,7 @@ pub const AUTOPROMPT: Search = Search {
     moves: Moves::Swap(1),
     goal: Goal::CROSS_ENTROPY,
     fluency: None,
+    emphasis: None,
     acceptance: Acceptance::Better,
     schedule: Schedule { batch: 10, growth: None },
     sets: None,

@@ -19,6 +19,7 @@ pub const GCG: Search = Search {
     moves: Moves::Swap(1),
     goal: Goal::CROSS_ENTROPY,
     fluency: None,
+    emphasis: None,
     acceptance: Acceptance::Buffer { buffer_size: 0 },
     schedule: Schedule { batch: 512, growth: None },
     sets: None,

@@ -25,7 +25,7 @@ impl SearchMethod {
     /// The `top` tokens of every position by the gradient at the prompt, and its length.
     pub(super) fn top<'a, B: TrackedBackend>(&self, top: usize, subject: &Subject<B>, problem: &'a Problem) -> (Tokens<'a>, Option<f32>) {
         let (free, allowed) = (&self.at.current.free, problem.prompt.allowed());
-        let slope = self.search.slope(free, subject, problem);
+        let slope = self.search.slope(free, None, subject, problem);
         let length = slope.norm();
         // g·E_x, which is taken off in every row, changes no order.
         let scores = host(slope.predicted_change(free, subject));
@@ -53,7 +53,7 @@ impl SearchMethod {
             let fluency = self.search.fluency_slope(&swaps, subject, problem).map(|slope| slope.at(position));
             Slope::of(self.mean_gradient(position, &swaps, subject, problem)).and(fluency)
         } else {
-            self.search.slope(free, subject, problem).at(position)
+            self.search.slope(free, None, subject, problem).at(position)
         };
         let length = slope.norm();
         let scores = host(slope.predicted_change(&free[position..=position], subject));

@@ -6,6 +6,7 @@
 mod acceptance;
 pub mod arca;
 pub mod autoprompt;
+mod emphasis;
 pub mod gcg;
 #[cfg(test)]
 mod golden_tests;
@@ -42,6 +43,7 @@ pub use sets::Sets;
 pub use start::Start;
 pub(crate) use start::{cycled, random_prompt};
 
+use emphasis::Missed;
 use memory::Memory;
 use proposal::Ranking;
 use schedule::Pace;
@@ -60,6 +62,8 @@ pub struct Search {
     pub goal: Goal,
     /// What the mean −ln p of the free tokens, given what stands before, weighs beside the objective, per nat; none: nothing.
     pub fluency: Option<f64>,
+    /// How much more a target position counts that the last prompts all missed than one that none did, where a search knows that.
+    pub emphasis: Option<f64>,
     /// What is taken.
     pub acceptance: Acceptance,
     /// Candidates of a step, and what follows long without a new best.
@@ -82,6 +86,9 @@ pub const KEYS: &[Key<Search>] = &[
     margin_key(|search| search.goal.margin_slot()),
     key("fluency", "What a nat of the free tokens' mean -ln p, given what stands before, adds to what is minimised, or `none`", |search| {
         Some(optional_real(&mut search.fluency, 0.0..=1e3))
+    }),
+    key("emphasis", "How much more a target position counts that was missed all along than one that never was (0: nothing)", |search| {
+        search.emphasis.as_mut().map(|emphasis| real(emphasis, 0.0..=1e3))
     }),
     key("start", "Where the search begins", |search| matches!(search.proposal, Proposal::Top { .. }).then(|| choice(&mut search.start))),
     key("starts", "Prompts that it begins at the best of; three of four paraphrase the target word by word", |search| {
@@ -147,15 +154,16 @@ impl Search {
         self.fluency.filter(|weight| *weight > 0.0)
     }
 
-    /// What a prompt is worth: the objective and, where it counts, its fluency; from the first target positions a lower bound.
-    fn value(&self, scores: &TargetScores, problem: &Problem) -> f32 {
-        let objective = value(self.goal.objective(), scores, problem);
-        self.fluency().map_or(objective, |weight| objective + weight as f32 * scores.nll)
+    /// What a prompt with these losses at its target positions and this −ln p is worth: the objective and, where it counts, its fluency; from
+    /// the first target positions a lower bound.
+    fn value(&self, losses: &[f32], nll: f32, problem: &Problem) -> f32 {
+        let objective = self.goal.objective().of_prompt(losses, problem.target_lengths());
+        self.fluency().map_or(objective, |weight| objective + weight as f32 * nll)
     }
 
-    /// A prompt of N free tokens with its scores.
+    /// A prompt of N free tokens with its scores, at a start: nothing has been missed yet.
     fn scored(&self, free: Vec<u32>, scores: TargetScores, problem: &Problem) -> Scored {
-        Scored { value: self.value(&scores, problem), free, scores }
+        Scored { value: self.value(&scores.losses, scores.nll, problem), free, scores }
     }
 
     /// Refuses settings that contradict each other, in a sentence's words.
@@ -187,11 +195,16 @@ pub struct SearchMethod {
 /// What a search keeps between steps, without its ranking and its memory.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct RunState {
+    /// Its value is with the emphasis of now, as those of candidates are.
     current: Scored,
+    /// Its value is without emphasis.
     best: Scored,
     pace: Pace,
     /// Starts after the first.
     restarts: u32,
+    /// What the prompts since its start missed.
+    #[serde(default)]
+    missed: Missed,
     /// Whether the other prompts of its start are still to be looked at.
     #[serde(default)]
     opening: bool,
@@ -225,16 +238,28 @@ pub(super) fn value(objective: Objective, scores: &TargetScores, problem: &Probl
     objective.of_prompt(&scores.losses, problem.target_lengths())
 }
 
-/// What each target position weighs in the objective of a prompt, `[Σ M]`.
-fn weights(objective: Objective, problem: &Problem) -> impl Iterator<Item = f32> {
-    let examples = problem.examples.len() as f32;
-    problem.target_lengths().flat_map(move |m| std::iter::repeat_n(objective.weight(m) as f32 / examples, m))
-}
-
 impl SearchMethod {
     /// A search that is to be started.
     pub fn new(search: Search) -> Self {
         Self { search, at: RunState::default(), ranking: Ranking::default(), memory: Memory::default(), effects: Effects::default() }
+    }
+
+    /// What each target position counts for now besides its weight in the objective, `[Σ M]`.
+    fn emphasis(&self, problem: &Problem) -> Vec<f32> {
+        self.at.missed.emphasis(self.search.emphasis.unwrap_or(0.0) as f32, problem.target_tokens())
+    }
+
+    /// What a prompt with these scores is worth with such an emphasis.
+    fn emphasised(&self, scores: &TargetScores, emphasis: &[f32], problem: &Problem) -> f32 {
+        let losses: Vec<f32> = scores.losses.iter().zip(emphasis).map(|(loss, emphasis)| loss * emphasis).collect();
+        self.search.value(&losses, scores.nll, problem)
+    }
+
+    /// The weight of each target position in what a prompt is worth now, `[Σ M]`.
+    fn weights(&self, problem: &Problem) -> Vec<f32> {
+        let (objective, examples) = (self.search.goal.objective(), problem.examples.len() as f32);
+        let weights = problem.target_lengths().flat_map(|m| std::iter::repeat_n(objective.weight(m) as f32 / examples, m));
+        weights.zip(self.emphasis(problem)).map(|(weight, emphasis)| weight * emphasis).collect()
     }
 }
 

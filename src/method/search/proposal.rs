@@ -84,16 +84,17 @@ pub(super) struct Ranking {
     current: Option<Current>,
 }
 
+/// Those of one prompt.
 #[derive(Debug)]
-struct Current {
+pub(super) struct Current {
     scores: Vec<f32>,
     gradient_norm: f32,
 }
 
 impl Ranking {
-    /// Mixes the scores of the prompt `free` into the average. Its gradient is computed once, however many steps it stays unchanged.
-    pub fn mix<B: TrackedBackend>(&mut self, momentum: f32, free: &[u32], subject: &Subject<B>, problem: &Problem, search: &Search) {
-        let current = self.current.get_or_insert_with(|| scores(free, subject, problem, search));
+    /// Mixes the scores of the current prompt into the average. They are computed once, however many steps it stays unchanged.
+    pub fn mix(&mut self, momentum: f32, scores: impl FnOnce() -> Current) {
+        let current = self.current.get_or_insert_with(scores);
         if self.average.is_empty() {
             self.average = current.scores.clone();
         } else {
@@ -137,13 +138,15 @@ impl Ranking {
     }
 }
 
-/// The change that the gradient at a prompt predicts of every swap, over the squared distance: g·(E_v − E_x) / ‖E_v − E_x‖².
-fn scores<B: TrackedBackend>(free: &[u32], subject: &Subject<B>, problem: &Problem, search: &Search) -> Current {
-    let slope = search.slope(free, subject, problem);
-    let gradient_norm = slope.norm();
-    let predicted = slope.predicted_change(free, subject);
-    let distance = subject.squared_distance(free, predicted.dtype());
-    Current { scores: host(predicted / distance.clamp_min(1e-3)), gradient_norm }
+impl Search {
+    /// The change that the gradient at a prompt predicts of every swap, over the squared distance: g·(E_v − E_x) / ‖E_v − E_x‖².
+    pub(super) fn scores<B: TrackedBackend>(&self, free: &[u32], emphasis: &[f32], subject: &Subject<B>, problem: &Problem) -> Current {
+        let slope = self.slope(free, Some(emphasis), subject, problem);
+        let gradient_norm = slope.norm();
+        let predicted = slope.predicted_change(free, subject);
+        let distance = subject.squared_distance(free, predicted.dtype());
+        Current { scores: host(predicted / distance.clamp_min(1e-3)), gradient_norm }
+    }
 }
 
 /// The `top` allowed tokens with the lowest scores, best first, without `own`.

@@ -10,6 +10,7 @@ pub const RANDOM: Search = Search {
     moves: Moves::Swap(1),
     goal: Goal::HINGE,
     fluency: None,
+    emphasis: None,
     acceptance: Acceptance::Better,
     schedule: Schedule { batch: 24, growth: None },
     sets: None,

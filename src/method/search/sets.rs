@@ -5,9 +5,8 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Scored, Search, weights};
+use super::{Scored, Search};
 use crate::objective::{Objective, hinge_at};
-use crate::problem::Problem;
 
 /// How many sets a step tries, and of what.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,7 +43,7 @@ pub(super) struct Effects(Vec<Effect>);
 pub(super) struct Aim<'a> {
     objective: Objective,
     current: &'a Scored,
-    /// Of each target position in the objective, `[Σ M]`.
+    /// Of each target position, `[Σ M]`.
     weights: Vec<f32>,
     /// Of fluency.
     fluency: f32,
@@ -52,10 +51,8 @@ pub(super) struct Aim<'a> {
 
 impl<'a> Aim<'a> {
     /// Something better than the current prompt.
-    pub fn new(search: &Search, current: &'a Scored, problem: &Problem) -> Self {
-        let objective = search.goal.objective();
-        let fluency = search.fluency().unwrap_or(0.0) as f32;
-        Self { objective, current, weights: weights(objective, problem).collect(), fluency }
+    pub fn new(search: &Search, current: &'a Scored, weights: Vec<f32>) -> Self {
+        Self { objective: search.goal.objective(), current, weights, fluency: search.fluency().unwrap_or(0.0) as f32 }
     }
 
     /// What a prompt with these levels is worth.
@@ -163,12 +160,12 @@ mod tests {
 
     use super::*;
     use crate::method::search::snap::SNAP;
-    use crate::problem::{PromptOptions, Target};
     use crate::subject::TargetScores;
-    use crate::testing::tiny;
 
     const OBJECTIVE: Objective = Objective::Hinge { margin: 0.3 };
     const FLUENCY: f32 = 0.7;
+    /// Of three target positions.
+    const WEIGHTS: [f32; 3] = [1.0, 2.5, 1.5];
 
     fn search() -> Search {
         Search { fluency: Some(FLUENCY.into()), ..SNAP }
@@ -180,20 +177,12 @@ mod tests {
     fn scored(free: &[u32], levels: &[f32]) -> Scored {
         let (margins, nll) = (levels[..3].to_vec(), levels[3]);
         let losses: Vec<f32> = margins.iter().map(|&margin| hinge_at(0.3, margin)).collect();
-        let value = losses.iter().sum::<f32>() + FLUENCY * nll.max(0.0);
+        let value = losses.iter().zip(WEIGHTS).map(|(loss, weight)| loss * weight).sum::<f32>() + FLUENCY * nll.max(0.0);
         Scored { free: free.to_vec(), scores: TargetScores { margins, losses, nll }, value }
     }
 
     fn levels_of(scored: &Scored) -> Vec<f32> {
         levels(OBJECTIVE, scored)
-    }
-
-    /// Four free tokens and a target of three.
-    fn problem() -> Problem {
-        let checkpoint = tiny();
-        let target = Target::from_ids(vec![100, 101, 102], &checkpoint.tokenizer);
-        let options = PromptOptions { tokens: 4, ..PromptOptions::default() };
-        Problem::new(options, target, &checkpoint.tokenizer, checkpoint.config.vocab_size).unwrap()
     }
 
     const FREE: [u32; 4] = [1, 2, 3, 4];
@@ -218,9 +207,9 @@ mod tests {
             nll in 0f32..9.0,
             changes in proptest::collection::vec((0usize..4, proptest::array::uniform4(-2f32..2.0)), 1..6),
         ) {
-            let (current, problem) = (scored(&FREE, &[&margins[..], &[nll]].concat()), problem());
+            let current = scored(&FREE, &[&margins[..], &[nll]].concat());
             let effects = measured(&current, &changes);
-            let found = effects.sets(3, &Aim::new(&search(), &current, &problem));
+            let found = effects.sets(3, &Aim::new(&search(), &current, WEIGHTS.to_vec()));
             let mut best: Option<(f32, Vec<u32>)> = None;
             for mask in 0u32..1 << changes.len() {
                 let members: Vec<usize> = (0..changes.len()).filter(|i| mask >> i & 1 == 1).collect();

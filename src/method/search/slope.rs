@@ -16,9 +16,15 @@ pub(super) struct Slope<B: TrackedBackend> {
 }
 
 impl Search {
-    /// At all positions of a prompt.
-    pub(super) fn slope<B: TrackedBackend>(&self, free: &[u32], subject: &Subject<B>, problem: &Problem) -> Slope<B> {
-        let gradient = subject.gradient(free, problem, self.goal.objective(), self.products::<B::InnerBackend>()).1;
+    /// At all positions of a prompt, each target position counting for its emphasis, `[Σ M]`, where it has one.
+    pub(super) fn slope<B: TrackedBackend>(
+        &self,
+        free: &[u32],
+        emphasis: Option<&[f32]>,
+        subject: &Subject<B>,
+        problem: &Problem,
+    ) -> Slope<B> {
+        let (_, gradient) = subject.gradient(free, problem, self.goal.objective(), emphasis, self.products::<B::InnerBackend>());
         Slope { gradient, direct: None }.and(self.fluency_slope(&[free.to_vec()], subject, problem))
     }
 

@@ -6,7 +6,7 @@ use super::memory::Known;
 use super::proposal::{Proposal, Tokens};
 use super::sets::{Aim, Sets};
 use super::start::random_prompt;
-use super::{Clock, Progress, RunState, Scored, SearchMethod, weights};
+use super::{Clock, Progress, RunState, Scored, SearchMethod};
 use crate::Result;
 use crate::noise::{Draws, Purpose, Stream};
 use crate::ops::{Products, TrackedBackend};
@@ -22,7 +22,7 @@ impl SearchMethod {
             // Where none is found, what was found goes on.
             if self.start_from(subject, problem, clock, self.at.restarts + 1).is_err() {
                 self.at.pace = self.search.schedule.fresh();
-                self.go_to(self.at.best.clone());
+                self.go_to(self.at.best.clone(), problem);
             }
         }
         if std::mem::take(&mut self.at.opening) {
@@ -37,12 +37,12 @@ impl SearchMethod {
         let bound = swap.as_ref().map_or(bound, |swap| swap.value.min(bound));
         let sets = self.sets(bound, batch.len(), problem);
         if let Some(best) = self.best_below(bound, &sets, &parts, subject, problem).or(swap) {
-            self.take(best);
+            self.take(best, problem);
         }
         if self.search.schedule.wait(&mut self.at.pace) {
-            self.go_to(self.at.best.clone());
+            self.go_to(self.at.best.clone(), problem);
         }
-        Ok(self.progress(gradient_norm))
+        Ok(self.progress(gradient_norm, problem))
     }
 
     /// The first step of a search that knows paraphrases: they are its candidates.
@@ -50,14 +50,14 @@ impl SearchMethod {
         let others = self.search.start.others(subject, problem, clock, self.at.restarts);
         let (bound, parts) = (self.at.current.value, self.parts(problem));
         if let Some(best) = self.best_below(bound, &others, &parts, subject, problem) {
-            self.take(best);
+            self.take(best, problem);
         }
-        self.progress(None)
+        self.progress(None, problem)
     }
 
-    fn progress(&self, gradient_norm: Option<f32>) -> Progress {
+    fn progress(&self, gradient_norm: Option<f32>, problem: &Problem) -> Progress {
         Progress {
-            objective: self.at.current.value,
+            objective: self.value(&self.at.current, problem),
             gradient_norm,
             temperature: None,
             entropy: None,
@@ -99,7 +99,8 @@ impl SearchMethod {
 
     /// Forgets everything but this prompt, the start with this number.
     fn begin(&mut self, start: Scored, number: u32) {
-        let state = RunState { best: start.clone(), current: start, pace: self.search.schedule.fresh(), restarts: number, opening: false };
+        let pace = self.search.schedule.fresh();
+        let state = RunState { best: start.clone(), current: start, pace, restarts: number, ..RunState::default() };
         *self = Self { at: state, ..Self::new(self.search) };
     }
 
@@ -111,11 +112,11 @@ impl SearchMethod {
         clock: Clock,
         draws: &mut Draws,
     ) -> (Vec<Vec<u32>>, Option<f32>) {
-        let (free, allowed) = (&self.at.current.free, problem.prompt.allowed());
+        let (free, allowed, emphasis) = (&self.at.current.free, problem.prompt.allowed(), self.emphasis(problem));
         let (tokens, gradient_norm) = match self.search.proposal {
             Proposal::Uniform => (Tokens::any(allowed), None),
             Proposal::Gradient { top, momentum } => {
-                self.ranking.mix(momentum as f32, free, subject, problem, &self.search);
+                self.ranking.mix(momentum as f32, || self.search.scores(free, &emphasis, subject, problem));
                 (self.ranking.heads(top, free, allowed), self.ranking.gradient_norm())
             }
             Proposal::Top { top } => self.top(top, subject, problem),
@@ -150,7 +151,7 @@ impl SearchMethod {
         if count == 0 {
             return Vec::new();
         }
-        let aim = Aim::new(&self.search, &self.at.current, problem);
+        let aim = Aim::new(&self.search, &self.at.current, self.weights(problem));
         let sets = self.effects.sets(largest, &aim).into_iter().take_while(|(value, _)| *value < bound).map(|(_, free)| free);
         let new = sets.filter(|free| !self.memory.holds(free) && problem.admits(free));
         new.take(count).collect()
@@ -195,14 +196,14 @@ impl SearchMethod {
         subject: &Subject<B>,
         problem: &Problem,
     ) {
-        let (objective, solved) = (self.search.goal.objective(), self.at.current.leads(problem));
+        let (objective, solved, emphasis) = (self.search.goal.objective(), self.at.current.leads(problem), self.emphasis(problem));
         let scoring = subject.candidates(&self.at.current.free, candidates, problem, objective);
         let mut scoring = scoring.by(products).reading(self.search.fluency().is_some());
         let mut kept: Vec<Scored> = candidates.iter().map(|free| Scored { free: free.clone(), ..Scored::default() }).collect();
         for (number, &part) in parts.iter().enumerate() {
             for (candidate, next) in kept.iter_mut().zip(scoring.score(part)) {
                 candidate.scores.extend(next);
-                candidate.value = self.search.value(&candidate.scores, problem);
+                candidate.value = self.emphasised(&candidate.scores, &emphasis, problem);
             }
             if number + 1 == parts.len() {
                 break;
@@ -225,10 +226,10 @@ impl SearchMethod {
     /// current prompt has nearly all of its loss behind it, because what does worse there does not catch up; a late cut saves less than
     /// another pass costs.
     pub(super) fn parts(&self, problem: &Problem) -> Vec<usize> {
-        let (objective, current) = (self.search.goal.objective(), &self.at.current);
+        let current = &self.at.current;
         // Fluency is known from the beginning.
         let fluency = self.search.fluency().map_or(0.0, |weight| weight as f32 * current.scores.nll);
-        let sums = current.scores.losses.iter().zip(weights(objective, problem)).scan(fluency, |sum, (loss, weight)| {
+        let sums = current.scores.losses.iter().zip(self.weights(problem)).scan(fluency, |sum, (loss, weight)| {
             *sum += loss * weight;
             Some(*sum)
         });
@@ -243,21 +244,30 @@ impl SearchMethod {
     }
 
     /// Makes a candidate the current prompt.
-    fn take(&mut self, candidate: Scored) {
-        if candidate.value < self.at.best.value {
-            self.at.best = candidate.clone();
+    fn take(&mut self, candidate: Scored, problem: &Problem) {
+        let value = self.value(&candidate, problem);
+        if value < self.at.best.value {
+            self.at.best = Scored { value, ..candidate.clone() };
             self.at.pace = self.search.schedule.fresh();
         }
-        self.go_to(candidate);
+        self.go_to(candidate, problem);
+    }
+
+    /// What a prompt is worth without emphasis.
+    pub(super) fn value(&self, prompt: &Scored, problem: &Problem) -> f32 {
+        self.search.value(&prompt.scores.losses, prompt.scores.nll, problem)
     }
 
     /// Goes on from a prompt; what is known at the current one is forgotten if it is another.
-    fn go_to(&mut self, prompt: Scored) {
+    fn go_to(&mut self, prompt: Scored, problem: &Problem) {
         if prompt.free != self.at.current.free {
             self.memory.clear();
             self.ranking.prompt_changed();
             self.effects.moved(&self.at.current.free, &prompt.free, self.search.sets.map_or(0, |sets| sets.kept));
+            let asked = self.search.goal.objective().margin().unwrap_or(f32::NEG_INFINITY);
+            self.at.missed.note(prompt.scores.margins.iter().map(|&margin| margin < asked || !problem.is_led(margin)));
         }
-        self.at.current = prompt;
+        let value = self.emphasised(&prompt.scores, &self.emphasis(problem), problem);
+        self.at.current = Scored { value, ..prompt };
     }
 }

@@ -17,6 +17,7 @@ use crate::problem::prompt::PromptOptions;
 use crate::problem::{Context, Target};
 use crate::setting::Written;
 use crate::subject::Cost;
+use crate::tensor::{host, norm};
 use crate::testing::{each_tracked_cpu_backend, largest_difference, tiny};
 
 fn snap() -> Search {
@@ -137,6 +138,7 @@ fn dropping_early_never_drops_the_best<B: TrackedBackend>() {
         for (seed, (moves, fluency)) in (1..).zip(moves.into_iter().flat_map(|moves| [(moves, None), (moves, Some(0.8))])) {
             let search = Search { goal, moves, fluency, ..snap() };
             let mut method = started(search, seed, &subject, &problem);
+            (0..seed).for_each(|_| method.at.missed.note([false, true, false, false, true].into_iter()));
             let batch = neighbours(&mut method, seed, 10, &problem);
             let whole = method.best_below(f32::MAX, &batch, &[5], &subject, &problem).unwrap();
             for above in [1e-3, 0.5] {
@@ -190,7 +192,7 @@ fn finds_and_confirms<B: TrackedBackend>() {
     }
 }
 
-/// After every step: what is minimised is the objective and the weighted fluency of the prompt at hand.
+/// After every step: what is shown is the objective and the weighted fluency of the prompt at hand.
 fn fluency_is_minimised_too<B: TrackedBackend>() {
     let subject = subject::<B>();
     let problem = problem(&subject, 3);
@@ -206,7 +208,7 @@ fn fluency_is_minimised_too<B: TrackedBackend>() {
             let expected = value(search.goal.objective(), &scores, &problem) + 0.8 * subject.nll(&free, &problem)[0];
             assert!((progress.objective - expected).abs() < 1e-3, "{} {expected}", progress.objective);
         }
-        assert!(first > 0.0 && method.at.best.value <= method.at.current.value + 1e-6);
+        assert!(first > 0.0 && method.at.best.value <= method.value(&method.at.current, &problem) + 1e-6);
     }
 }
 
@@ -217,8 +219,8 @@ fn what_fluency_promises_of_the_last_token_comes_true<B: TrackedBackend>() {
     let problem = problem(&subject, 3);
     let free = started(snap(), 3, &subject, &problem).at.current.free;
     let row = |fluency: Option<f64>| {
-        let slope = Search { fluency, ..snap() }.slope(&free, &subject, &problem).at(free.len() - 1);
-        crate::tensor::host(slope.predicted_change(&free[free.len() - 1..], &subject))
+        let slope = Search { fluency, ..snap() }.slope(&free, None, &subject, &problem).at(free.len() - 1);
+        host(slope.predicted_change(&free[free.len() - 1..], &subject))
     };
     let (with, without) = (row(Some(2.0)), row(None));
     assert_eq!(row(Some(0.0)), without);
@@ -247,6 +249,7 @@ fn a_stalled_search_restarts<B: TrackedBackend>() {
     assert_ne!(first, again);
     let changed = again.iter().zip(&method.at.current.free).filter(|(a, b)| a != b).count();
     assert!(changed <= 1, "one step from the new prompt");
+    assert!(method.emphasis(&problem).iter().all(|&emphasis| emphasis <= 1.1 + 1e-6), "what was missed before the start is forgotten");
     assert!(problem.round_trips(&again));
 }
 
@@ -466,23 +469,62 @@ fn several_examples_share_a_prompt<B: TrackedBackend>() {
     let both = Problem::with_examples(options, examples, subject.tokenizer(), subject.vocab_size()).unwrap();
     for goal in [Goal::HINGE, Goal::CROSS_ENTROPY] {
         let mut method = started(Search { goal, ..snap() }, 3, &subject, &both);
+        let objective = goal.objective();
+        let mut best = method.at.current.value;
         for step in 0..8 {
-            method.step(&subject, &both, clock(3, step)).unwrap();
+            let emphasis = method.emphasis(&both);
+            let (_, gradient) = subject.gradient(&method.at.current.free, &both, objective, Some(&emphasis), Products::Full);
+            let progress = method.step(&subject, &both, clock(3, step)).unwrap();
+            assert!((progress.gradient_norm.unwrap() - norm(gradient)).abs() < 1e-4, "{goal:?}: {progress:?}");
             let (current, mut sum) = (&method.at.current, 0.0);
             assert!(both.round_trips(&current.free));
             assert_eq!(current.scores.margins.len(), 5);
             for example in &both.examples {
                 let one = Problem { examples: vec![example.clone()], ..both.clone() };
-                let objective = method.search.goal.objective();
                 sum += value(objective, &subject.target_scores(&[&current.free], &one, objective)[0], &one);
             }
-            assert!((current.value - sum / 2.0).abs() < 1e-4, "{goal:?}: {} {sum}", current.value);
+            assert!((progress.objective - sum / 2.0).abs() < 1e-4, "{goal:?}: {progress:?} {sum}");
+            best = best.min(progress.objective);
+            assert!((method.at.best.value - best).abs() < 1e-5, "{goal:?}: {} {best}", method.at.best.value);
+            // What was missed counts for more.
+            let emphasised: f32 = current.scores.losses.iter().zip(method.weights(&both)).map(|(loss, weight)| loss * weight).sum();
+            assert!((current.value - emphasised).abs() < 1e-4, "{goal:?}: {} {emphasised}", current.value);
         }
+        assert!(method.at.current.value > method.value(&method.at.current, &both), "something was missed");
+        let mut resumed = SearchMethod::new(method.search);
+        Method::<B>::restore(&mut resumed, Method::<B>::state(&method), &subject, &both).unwrap();
+        resumed.step(&subject, &both, clock(3, 8)).unwrap();
+        method.step(&subject, &both, clock(3, 8)).unwrap();
+        assert_eq!((&resumed.at.current, &resumed.at.missed), (&method.at.current, &method.at.missed));
         assert!(method.parts(&both).iter().sum::<usize>() == 5 && method.parts(&both).len() >= 2);
     }
 }
 
+/// The gradient is that of the weighted sum: each target position's own, times its emphasis.
+fn emphasis_weighs_the_gradients_of_the_positions<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let [first, second] = [2, 3].map(|m| problem(&subject, m).examples.remove(0).target);
+    let examples = vec![(Context::default(), first), (Context { before: "so ".into(), between: String::new() }, second)];
+    let options = PromptOptions { tokens: 4, ..PromptOptions::default() };
+    let problem = Problem::with_examples(options, examples, subject.tokenizer(), subject.vocab_size()).unwrap();
+    let free = random_prompt(&problem, clock(3, 0), 0).unwrap();
+    let objective = snap().goal.objective();
+    let gradient = |emphasis: &[f32]| host(subject.gradient(&free, &problem, objective, Some(emphasis), Products::Full).1);
+    let emphasis = [1.0, 2.5, 0.5, 3.0, 0.0];
+    let mut expected = vec![0.0; gradient(&emphasis).len()];
+    for (position, &weight) in emphasis.iter().enumerate() {
+        let mut alone = [0.0; 5];
+        alone[position] = 1.0;
+        expected.iter_mut().zip(gradient(&alone)).for_each(|(sum, part)| *sum += weight * part);
+    }
+    let largest = expected.iter().fold(0.0f32, |largest, part| largest.max(part.abs()));
+    assert!(largest > 0.0 && largest_difference(&gradient(&emphasis), &expected) < 1e-4 * largest);
+    let plain = host(subject.gradient(&free, &problem, objective, None, Products::Full).1);
+    assert!(largest_difference(&gradient(&[1.0; 5]), &plain) < 1e-5 * largest);
+}
+
 each_tracked_cpu_backend!(
+    emphasis_weighs_the_gradients_of_the_positions,
     what_nearly_leads_is_scored_in_full,
     what_is_held_can_be_typed,
     sharing_and_dropping_change_nothing,
@@ -507,6 +549,7 @@ fn a_search_has_the_settings_that_it_needs() {
     let of_gcg = ["start", "n_replace", "buffer_size"];
     let all: Vec<&str> = KEYS.iter().map(|key| key.name).filter(|name| !of_gcg.contains(name)).collect();
     assert_eq!(names(&SNAP), all);
+    assert!(all.contains(&"emphasis"));
     assert_eq!(names(&RANDOM), ["objective", "margin", "fluency", "rough", "batch"]);
     assert_eq!(names(&GCG), ["objective", "fluency", "start", "top", "n_replace", "buffer_size", "rough", "batch"]);
     let of_arca = vec!["objective", "fluency", "rough", "batch"];
