@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::judge::Judge;
 use super::model::Model;
+use super::notes;
 use super::record::{Circumstances, Inversion};
 use super::run::{Observer, Snapshot, Trial};
 use crate::Result;
@@ -93,6 +94,10 @@ impl<'a> Task<'a> {
         options.model = model.identity().spec;
         for example in &problem.examples {
             check_context(model.config(), example.positions(), example.target.ids.len())?;
+        }
+        if options.early_stop && !problem.can_be_exact() {
+            // A run for it goes on to the end of its budget.
+            tracing::warn!("{}", notes::TARGET);
         }
         let device = device(&options)?;
         let method = options.method_settings().clone().aiming_higher(options.min_margin.unwrap_or(0.0));

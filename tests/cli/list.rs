@@ -66,7 +66,9 @@ fn ids_that_no_text_gives_are_scored_and_never_exact() {
     // Letter by letter, which the tokenizer joins.
     let odd = "and the".chars().flat_map(|letter| tokenizer().encode(&letter.to_string())).map(|id| id.to_string()).collect::<Vec<_>>();
     let odd = odd.join(",");
-    let found = inversion(tiny(["invert", "--target-ids", &odd]).args(FLAGS));
+    let ran = run(tiny(["invert", "--target-ids", &odd, "--json"]).args(FLAGS));
+    assert!(ran.err.contains("other ids"), "it is said before the budget is spent: {ran:?}");
+    let found = serde_json::from_str::<Value>(&ran.out).unwrap();
     assert_eq!((listed(&found["target_ids"]), &found["exact"]), (odd.clone(), &json!(false)));
     let said = |notes: &Value| notes.as_array().unwrap().iter().any(|note| note.as_str().unwrap().contains("other ids"));
     assert!(said(&found["notes"]), "{found}");
