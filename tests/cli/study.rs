@@ -103,6 +103,8 @@ fn the_studies_that_come_along_are_sound() {
         ("figure5", 600),
         ("race-bard", 720),
         ("race-smollm2", 1300),
+        ("race/ablation-bard", 576),
+        ("race/ablation-smollm2", 84),
         ("race/trials-bard", 648),
         ("small/figure2", 240),
         ("small/figure3", 240),
