@@ -68,7 +68,7 @@ fn ids_that_no_text_gives_are_scored_and_never_exact() {
     let odd = odd.join(",");
     let ran = run(tiny(["invert", "--target-ids", &odd, "--json"]).args(FLAGS));
     assert!(ran.err.contains("other ids"), "it is said before the budget is spent: {ran:?}");
-    let found = serde_json::from_str::<Value>(&ran.out).unwrap();
+    let found = record(Ran { err: String::new(), ..ran });
     assert_eq!((listed(&found["target_ids"]), &found["exact"]), (odd.clone(), &json!(false)));
     let said = |notes: &Value| notes.as_array().unwrap().iter().any(|note| note.as_str().unwrap().contains("other ids"));
     assert!(said(&found["notes"]), "{found}");
