@@ -140,8 +140,9 @@ impl AdcMethod {
     fn score<B: TrackedBackend>(&mut self, prompts: Vec<Vec<u32>>, subject: &Subject<B>, problem: &Problem) {
         let objective = self.settings.goal.objective();
         let scores = subject.target_scores(&prompts, problem, objective);
-        let rank =
-            |scores: &TargetScores| (!scores.margins.iter().all(|&margin| problem.is_led(margin)), value(objective, scores, problem));
+        let rank = |scores: &TargetScores| {
+            (!scores.margins.iter().all(|&margin| problem.is_led(margin)), value(objective, &scores.losses, problem))
+        };
         let best = prompts.into_iter().zip(scores).min_by(|(_, a), (_, b)| {
             let (a, b) = (rank(a), rank(b));
             a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))

@@ -157,7 +157,7 @@ impl Search {
     /// What a prompt with these losses at its target positions and this −ln p is worth: the objective and, where it counts, its fluency; from
     /// the first target positions a lower bound.
     fn value(&self, losses: &[f32], nll: f32, problem: &Problem) -> f32 {
-        let objective = self.goal.objective().of_prompt(losses, problem.target_lengths());
+        let objective = value(self.goal.objective(), losses, problem);
         self.fluency().map_or(objective, |weight| objective + weight as f32 * nll)
     }
 
@@ -233,9 +233,9 @@ impl Scored {
     }
 }
 
-/// The objective of a prompt, or from the first of its target positions a lower bound of it.
-pub(super) fn value(objective: Objective, scores: &TargetScores, problem: &Problem) -> f32 {
-    objective.of_prompt(&scores.losses, problem.target_lengths())
+/// The objective of a prompt by the losses at its target positions, or by the first of them a lower bound of it.
+pub(super) fn value(objective: Objective, losses: &[f32], problem: &Problem) -> f32 {
+    objective.of_prompt(losses, problem.target_lengths())
 }
 
 impl SearchMethod {

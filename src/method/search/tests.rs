@@ -81,7 +81,7 @@ fn what_is_held_can_be_typed<B: TrackedBackend>() {
             let scores = subject.target_scores(&[&prompt.free], &problem, search.goal.objective()).remove(0);
             let difference = largest_difference(&scores.margins, prompt.margins.as_ref().unwrap());
             assert!(difference < 1e-4, "{difference}");
-            assert!((progress.objective - value(search.goal.objective(), &scores, &problem)).abs() < 1e-3);
+            assert!((progress.objective - value(search.goal.objective(), &scores.losses, &problem)).abs() < 1e-3);
         }
     }
 }
@@ -165,7 +165,7 @@ fn the_best_of_given_prompts_is_the_start<B: TrackedBackend>() {
     let values: Vec<f32> = subject
         .target_scores(&prompts, &problem, snap().goal.objective())
         .iter()
-        .map(|scores| value(snap().goal.objective(), scores, &problem))
+        .map(|scores| value(snap().goal.objective(), &scores.losses, &problem))
         .collect();
     let lowest = values.iter().copied().fold(f32::INFINITY, f32::min);
     method.begin_at(&prompts, &subject, &problem);
@@ -205,7 +205,7 @@ fn fluency_is_minimised_too<B: TrackedBackend>() {
             let progress = method.step(&subject, &problem, clock(3, step)).unwrap();
             let free = [&method.at.current.free];
             let scores = subject.target_scores(&free, &problem, search.goal.objective()).remove(0);
-            let expected = value(search.goal.objective(), &scores, &problem) + 0.8 * subject.nll(&free, &problem)[0];
+            let expected = value(search.goal.objective(), &scores.losses, &problem) + 0.8 * subject.nll(&free, &problem)[0];
             assert!((progress.objective - expected).abs() < 1e-3, "{} {expected}", progress.objective);
         }
         assert!(first > 0.0 && method.at.best.value <= method.value(&method.at.current, &problem) + 1e-6);
@@ -313,7 +313,7 @@ fn it_begins_at_the_best_paraphrase<B: TrackedBackend>() {
     let problem = problem(&subject, 4);
     let objective = snap().goal.objective();
     let worth = |all: &[Vec<u32>]| -> Vec<f32> {
-        subject.target_scores(all, &problem, objective).iter().map(|scores| value(objective, scores, &problem)).collect()
+        subject.target_scores(all, &problem, objective).iter().map(|scores| value(objective, &scores.losses, &problem)).collect()
     };
     let search = Search { start: Start::Paraphrase(64), ..snap() };
     let mut method = started(search, 6, &subject, &problem);
@@ -378,7 +378,7 @@ fn gcg_begins_and_goes_on_as_its_buffer_says<B: TrackedBackend>() {
     let others = (1..8).map(|number| random_prompt(&problem, clock(4, 0), number).unwrap());
     let starts: Vec<Vec<u32>> = std::iter::once(first(0, 4, &problem).free).chain(others).collect();
     let scores = subject.target_scores(&starts, &problem, GCG.goal.objective());
-    let best = scores.iter().map(|scores| value(GCG.goal.objective(), scores, &problem)).fold(f32::INFINITY, f32::min);
+    let best = scores.iter().map(|scores| value(GCG.goal.objective(), &scores.losses, &problem)).fold(f32::INFINITY, f32::min);
     assert_eq!(first(1, 4, &problem).free, starts[0]);
     assert!((first(8, 4, &problem).value - best).abs() < 1e-4);
     for buffer_size in [0, 2] {
@@ -481,7 +481,7 @@ fn several_examples_share_a_prompt<B: TrackedBackend>() {
             assert_eq!(current.scores.margins.len(), 5);
             for example in &both.examples {
                 let one = Problem { examples: vec![example.clone()], ..both.clone() };
-                sum += value(objective, &subject.target_scores(&[&current.free], &one, objective)[0], &one);
+                sum += value(objective, &subject.target_scores(&[&current.free], &one, objective)[0].losses, &one);
             }
             assert!((progress.objective - sum / 2.0).abs() < 1e-4, "{goal:?}: {progress:?} {sum}");
             best = best.min(progress.objective);
