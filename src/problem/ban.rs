@@ -39,7 +39,7 @@ pub(super) const FOLDS: [fn(&str) -> String; 2] = [
 ];
 
 /// Compatibility forms (full-width, ligatures, accents apart) in their plain letters.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.nfkd().collect()
 }
 

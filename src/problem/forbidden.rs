@@ -2,54 +2,52 @@
 
 use std::collections::HashSet;
 
-use super::ban::{FOLDS, apart, joined};
+use super::ban::{FOLDS, apart, joined, plain};
 
 /// A list of words and phrases.
 #[derive(Debug, Clone)]
 pub(super) struct Forbidden {
-    /// The list under each of [`FOLDS`].
+    /// The entries with a letter or digit under each of [`FOLDS`].
     lists: Vec<List>,
+    /// The others in plain letters. They are not folded, because the look-alike of `|` is a letter.
+    signs: Vec<String>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct List {
     /// The words of each entry, in both readings.
     phrases: HashSet<Vec<String>>,
     /// Words of the longest.
     longest: usize,
-    /// Entries without a letter or digit.
-    signs: Vec<String>,
 }
 
 impl Forbidden {
     /// Of a list with one entry a line.
     pub fn new(list: &str) -> Self {
-        Self { lists: FOLDS.iter().map(|fold| List::new(list.lines().map(|line| fold(line.trim())))).collect() }
+        let entries = list.lines().map(str::trim).filter(|entry| !entry.is_empty());
+        let (words, signs): (Vec<&str>, Vec<&str>) = entries.partition(|entry| plain(entry).contains(char::is_alphanumeric));
+        Self {
+            lists: FOLDS.iter().map(|fold| List::new(words.iter().map(|entry| fold(entry)))).collect(),
+            signs: signs.into_iter().map(plain).collect(),
+        }
     }
 
     /// Whether a text holds none of them as whole words. Spaces and punctuation between letters count for nothing, but where an entry
     /// consists of nothing else.
     pub fn allows(&self, text: &str) -> bool {
-        FOLDS.iter().zip(&self.lists).all(|(fold, list)| list.allows(&fold(text)))
+        let letters = plain(text);
+        self.signs.iter().all(|sign| !letters.contains(sign)) && FOLDS.iter().zip(&self.lists).all(|(fold, list)| list.allows(&fold(text)))
     }
 }
 
 impl List {
     fn new(entries: impl Iterator<Item = String>) -> Self {
-        let mut list = Self::default();
-        for entry in entries.filter(|entry| !entry.is_empty()) {
-            if entry.contains(char::is_alphanumeric) {
-                list.phrases.extend(readings(&entry));
-            } else {
-                list.signs.push(entry);
-            }
-        }
-        list.longest = list.phrases.iter().map(Vec::len).max().unwrap_or(0);
-        list
+        let phrases: HashSet<Vec<String>> = entries.flat_map(|entry| readings(&entry)).collect();
+        Self { longest: phrases.iter().map(Vec::len).max().unwrap_or(0), phrases }
     }
 
     fn allows(&self, text: &str) -> bool {
-        !readings(text).iter().any(|words| self.occurs(words)) && !self.signs.iter().any(|sign| text.contains(sign))
+        !readings(text).iter().any(|words| self.occurs(words))
     }
 
     fn occurs(&self, words: &[String]) -> bool {
@@ -91,6 +89,18 @@ mod tests {
             assert!(!list.allows(text), "{text}");
         }
         for text in ["", "education", "cats", "ca t", "new yorks", "York new", "new", "don", "mail", "so:so", "\u{9ed1}\u{767d}"] {
+            assert!(list.allows(text), "{text}");
+        }
+    }
+
+    /// `|` looks like the letters l and I, and `%` like a circle, a stroke and another.
+    #[test]
+    fn signs_are_looked_for_as_they_stand() {
+        let list = Forbidden::new("|\n%\n--\n");
+        for text in ["|", "a||b", " |||", "5 %", "five\u{ff05}", "a -- b"] {
+            assert!(!list.allows(text), "{text}");
+        }
+        for text in ["I", "l", "1", "Ill", "0/0", "a - b", "\u{b0}/"] {
             assert!(list.allows(text), "{text}");
         }
     }
