@@ -15,6 +15,9 @@ pub enum Objective {
     /// max_v log p_v − log p_y, averaged over the positions: 0 where y wins, and silent there (SODA). What p is divided by cancels, so
     /// it is the hinge of the logits with κ = 0.
     LogProbDifference,
+    /// −ℓ_y, of which a prompt has ln(mean over the positions of e^−ℓ_y), a soft maximum: mellowmax (Asadi and Littman 2017) as nanoGCG has
+    /// it, with its α of 1.
+    Mellowmax,
 }
 
 /// An objective by its name.
@@ -26,6 +29,8 @@ pub enum ObjectiveKind {
     Hinge,
     /// [`Objective::LogProbDifference`].
     LogProbDifference,
+    /// [`Objective::Mellowmax`].
+    Mellowmax,
 }
 
 impl Choice for ObjectiveKind {
@@ -33,6 +38,11 @@ impl Choice for ObjectiveKind {
         (Self::CrossEntropy, "cross-entropy", "Minus the log-probability of the target's tokens, averaged: the paper's"),
         (Self::Hinge, "hinge", "What a target token lacks to be ahead of all others by the margin, summed"),
         (Self::LogProbDifference, "log-prob-difference", "How far a target token is behind the most likely one, averaged: SODA's"),
+        (
+            Self::Mellowmax,
+            "mellowmax",
+            "Minus the logit of the target's tokens, the lowest logits counting most: nanoGCG's `use_mellowmax`",
+        ),
     ];
 }
 
@@ -64,6 +74,7 @@ impl Goal {
             ObjectiveKind::CrossEntropy => Objective::CrossEntropy,
             ObjectiveKind::Hinge => Objective::Hinge { margin: self.margin as f32 },
             ObjectiveKind::LogProbDifference => Objective::LogProbDifference,
+            ObjectiveKind::Mellowmax => Objective::Mellowmax,
         }
     }
 
@@ -89,18 +100,23 @@ pub const fn margin_key<S>(slot: fn(&mut S) -> Option<Slot<'_>>) -> Key<S> {
 }
 
 impl Objective {
-    /// Weight of one of `positions` target positions in the loss of one sample.
+    /// Weight of one of `positions` target positions in the loss of one sample; of mellowmax that of its mean position.
     pub fn weight(self, positions: usize) -> f64 {
         match self {
-            Self::CrossEntropy | Self::LogProbDifference => 1.0 / positions as f64,
+            Self::CrossEntropy | Self::LogProbDifference | Self::Mellowmax => 1.0 / positions as f64,
             Self::Hinge { .. } => 1.0,
         }
     }
 
-    /// κ of the hinge that a position's loss is; nothing for a cross-entropy.
+    /// Whether a prompt's loss is the weighted sum of those at the target positions, none of which is negative.
+    pub fn adds_up(self) -> bool {
+        self != Self::Mellowmax
+    }
+
+    /// κ of the hinge that a position's loss is; nothing where it is none.
     pub fn margin(self) -> Option<f32> {
         match self {
-            Self::CrossEntropy => None,
+            Self::CrossEntropy | Self::Mellowmax => None,
             Self::Hinge { margin } => Some(margin),
             Self::LogProbDifference => Some(0.0),
         }
@@ -111,17 +127,33 @@ impl Objective {
         margins.iter().map(|&m| hinge_at(margin, m)).sum()
     }
 
+    /// The loss of one sample on one example from the losses at all target positions, `[M]`.
+    pub fn of_target(self, losses: &[f64]) -> f64 {
+        if self.adds_up() { losses.iter().sum::<f64>() * self.weight(losses.len()) } else { mellowmax(losses.iter().copied()) }
+    }
+
     /// The loss of a prompt, its mean over the examples, from the losses at its target positions: those of one example after another, of
-    /// `targets` positions each. From the first of them alone it is a lower bound, because no position's loss is negative.
+    /// `targets` positions each. From the first of them alone it is a lower bound: no position's loss is negative where they add up, and
+    /// elsewhere it is −∞.
     pub fn of_prompt(self, losses: &[f32], targets: impl ExactSizeIterator<Item = usize>) -> f32 {
         let (mut rest, examples) = (losses, targets.len() as f32);
         let of_example = |positions: usize| {
             let (own, others) = rest.split_at(positions.min(rest.len()));
             rest = others;
-            own.iter().sum::<f32>() * self.weight(positions) as f32
+            match self.adds_up() {
+                true => own.iter().sum::<f32>() * self.weight(positions) as f32,
+                false if own.len() < positions => f32::NEG_INFINITY,
+                false => mellowmax(own.iter().map(|&loss| f64::from(loss))) as f32,
+            }
         };
         targets.map(of_example).sum::<f32>() / examples
     }
+}
+
+/// ln of the mean of e^loss.
+fn mellowmax(losses: impl ExactSizeIterator<Item = f64> + Clone) -> f64 {
+    let (count, largest) = (losses.len() as f64, losses.clone().fold(f64::NEG_INFINITY, f64::max));
+    largest + (losses.map(|loss| (loss - largest).exp()).sum::<f64>() / count).ln()
 }
 
 /// The hinge at one position whose target token is ahead by `m`.
@@ -143,6 +175,18 @@ mod tests {
         for objective in [Objective::CrossEntropy, Objective::LogProbDifference, Objective::Hinge { margin: 0.3 }] {
             assert!((0..5).all(|count| of(objective, count) < of(objective, count + 1)), "the first positions bound the whole from below");
         }
+        let soft = |losses: &[f32]| (losses.iter().map(|loss| loss.exp()).sum::<f32>() / losses.len() as f32).ln();
+        assert!((of(Objective::Mellowmax, 5) - (soft(&losses[..2]) + soft(&losses[2..])) / 2.0).abs() < 1e-6);
+        assert!((0..5).all(|count| of(Objective::Mellowmax, count) == f32::NEG_INFINITY), "nothing is known before the end");
+    }
+
+    #[test]
+    fn mellowmax_keeps_its_ends() {
+        assert!((Objective::Mellowmax.of_target(&[-1e4, 2.0]) - (2.0 - 2f64.ln())).abs() < 1e-12);
+        assert!((Objective::Mellowmax.of_target(&[1e4; 3]) - 1e4).abs() < 1e-9);
+        assert!(
+            Objective::Mellowmax.of_target(&[f64::NAN, 1.0]).is_nan() && Objective::Mellowmax.of_target(&[f64::INFINITY, 1.0]).is_nan()
+        );
     }
 
     #[test]

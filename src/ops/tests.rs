@@ -14,6 +14,9 @@ const V: usize = 17;
 const D: usize = 5;
 const S: usize = 2;
 
+const OBJECTIVES: [Objective; 4] =
+    [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }, Objective::LogProbDifference, Objective::Mellowmax];
+
 fn matrix<B: Backend>(sample: u32, rows: usize, columns: usize, dtype: DType) -> Tensor<B, 2> {
     let values = Stream::new(11, 0, 0, Purpose::InitialLogits, sample).normal(rows, columns);
     Tensor::from_data(TensorData::new(values, [rows, columns]), (&B::Device::default(), dtype))
@@ -66,6 +69,7 @@ fn whole_target_loss<B: Backend>(
     let logits = hidden.matmul(head.transpose());
     let column: Tensor<B, 2, Int> = targets.unsqueeze_dim(1);
     match objective.margin() {
+        None if objective == Objective::Mellowmax => logits.gather(1, column).neg().squeeze_dim(1),
         None => log_softmax(logits, 1).gather(1, column).neg().squeeze_dim(1),
         Some(margin) => {
             let at_target = logits.clone().gather(1, column.clone());
@@ -90,7 +94,7 @@ fn soft_embedding_agrees_with_its_definition<B: TrackedBackend>() {
 }
 
 fn target_loss_agrees_with_its_definition<B: TrackedBackend>() {
-    for objective in [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }, Objective::LogProbDifference] {
+    for objective in OBJECTIVES {
         let hidden = matrix::<B::InnerBackend>(5, S * N, D, DType::F32);
         let head = matrix::<B::InnerBackend>(2, V, D, DType::F32);
         let leaf = || Tensor::<B, 2>::from_inner(hidden.clone()).require_grad();
@@ -218,7 +222,7 @@ fn layers_blocks_agree_with_central_differences() {
 #[test]
 fn target_loss_agrees_with_central_differences() {
     let _guard = one_at_a_time();
-    for objective in [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }, Objective::LogProbDifference] {
+    for objective in OBJECTIVES {
         let head = matrix::<Flex>(2, V, D, DType::F64);
         let loss = |h: Tensor<Flex, 2>| Flex::target_loss(h, head.clone(), targets(), objective);
         let hidden = matrix::<Flex>(5, S * N, D, DType::F64);

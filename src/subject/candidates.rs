@@ -202,6 +202,10 @@ fn target_scores<B: Kernels>(
             let losses = margins.iter().map(|&m| hinge_at(margin, m)).collect();
             (margins, losses)
         }
+        None if objective == Objective::Mellowmax => {
+            let losses = B::target_loss(hidden.clone(), model.head(), targets.clone(), objective).losses;
+            (host(model.margins(hidden, targets)), host(losses))
+        }
         None => {
             let (margins, losses) = margins_and_cross_entropies(hidden, model.head(), targets);
             (host(margins), host(losses))
@@ -284,7 +288,8 @@ mod tests {
     use crate::subject::feeding::Fed;
     use crate::testing::{each_tracked_cpu_backend, largest_difference, tiny};
 
-    const OBJECTIVES: [Objective; 3] = [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }, Objective::LogProbDifference];
+    const OBJECTIVES: [Objective; 4] =
+        [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }, Objective::LogProbDifference, Objective::Mellowmax];
 
     fn subject<B: TrackedBackend>() -> Subject<B> {
         let mut checkpoint = tiny();

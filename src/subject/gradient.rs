@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use burn::module::{AutodiffModule, Module};
+use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::{Subject, assemble, repeat, with_fed};
@@ -78,20 +79,14 @@ struct Passes<B: Kernels> {
 }
 
 impl<B: Kernels> Passes<B> {
-    /// What a target position with these losses `[S·M]` weighs in the objective of a sample.
-    fn weight(&self, losses: &[f64]) -> f64 {
-        self.objective.weight(losses.len() / self.samples)
-    }
-
     /// The objective, its mean over samples and examples.
     fn value(&self) -> f64 {
-        let of_example = |losses: &Vec<f64>| losses.iter().sum::<f64>() * (self.weight(losses) / self.samples as f64);
-        self.of_examples.iter().map(|passed| of_example(&passed.losses)).sum::<f64>() / self.of_examples.len() as f64
+        self.values().iter().sum::<f64>() / self.samples as f64
     }
 
     /// The objective of each sample, its mean over the examples, `[S]`.
     fn values(&self) -> Vec<f64> {
-        let of_example = |losses: &[f64], sample| of_sample(losses, sample, self.samples).iter().sum::<f64>() * self.weight(losses);
+        let of_example = |losses: &[f64], sample| self.objective.of_target(of_sample(losses, sample, self.samples));
         let of_examples = |sample| self.of_examples.iter().map(|passed| of_example(&passed.losses, sample)).sum::<f64>();
         (0..self.samples).map(|sample| of_examples(sample) / self.of_examples.len() as f64).collect()
     }
@@ -218,11 +213,12 @@ impl<B: TrackedBackend> Subject<B> {
             let output = output.of_samples(samples.clone(), m - 1, &self.plain).tracked::<B>();
             let hidden = free_running(&model, prompts, cache, m, &output);
             let targets = repeat::<Plain<B>>(&example.target.ids, samples.len(), &self.device());
-            let of_loss = Plain::<B>::target_loss(hidden.clone().inner(), self.plain.head(), targets, objective);
-            let (slope, scale) = slope(of_loss.hidden, weight, self.plain.dtype());
+            let TargetLoss { losses, hidden: of_loss } =
+                Plain::<B>::target_loss(hidden.clone().inner(), self.plain.head(), targets, objective);
+            let (slope, scale) = slope(by_share(of_loss, &losses, objective, samples.len()), weight, self.plain.dtype());
             let mut graph = B::track_loss(hidden, 0.0, slope).backward();
             let gradient = leaf.grad_remove(&mut graph).expect("the prompt is tracked") / scale;
-            Passed { losses: of_loss.losses.into_data().iter().collect(), margins: Vec::new(), gradient }
+            Passed { losses: losses.into_data().iter().collect(), margins: Vec::new(), gradient }
         };
         Passed::joined(together(count).map(of_samples).collect())
     }
@@ -258,7 +254,7 @@ impl<B: TrackedBackend> Subject<B> {
             }
         });
         let losses = Plain::<B>::side_by_side(jobs.collect(), at_once);
-        losses.into_iter().flatten().map(|loss| loss * objective.weight(m)).collect()
+        losses.into_iter().flatten().collect()
     }
 
     /// Groups of samples of so many positions to be computed side by side, and how many of them at once.
@@ -326,6 +322,7 @@ fn group_pass<B: Kernels>(
     let targets = repeat::<B>(target, samples, &model.device());
     let margins = if ask.margins { host(model.margins(hidden.clone(), targets.clone())) } else { Vec::new() };
     let TargetLoss { losses, hidden } = B::target_loss(hidden, model.head(), targets, ask.objective);
+    let hidden = by_share(hidden, &losses, ask.objective, samples);
     let hidden = match ask.emphasis {
         Some(emphasis) => emphasised(hidden, emphasis, samples),
         None => hidden,
@@ -334,6 +331,18 @@ fn group_pass<B: Kernels>(
     let gradient = model.backward(slope, trace).reshape([samples, positions, d]);
     let gradient = gradient.narrow(1, 0, n).reshape([samples * n, d]).cast(losses.dtype()) / scale;
     Passed { losses: losses.into_data().iter().collect(), margins, gradient }
+}
+
+/// The gradient of the hidden states `[S·M, D]` of S samples with these losses at their target positions, `[S·M]`, each counting for its share
+/// in the objective of its sample, 1 on the average.
+fn by_share<B: Kernels>(hidden: Tensor<B, 2>, losses: &Tensor<B, 1>, objective: Objective, samples: usize) -> Tensor<B, 2> {
+    if objective.adds_up() {
+        return hidden;
+    }
+    let [rows] = losses.dims();
+    let m = rows / samples;
+    let shares = softmax(losses.clone().reshape([samples, m]), 1) * m as f64;
+    hidden * shares.reshape([rows, 1])
 }
 
 /// The gradient of the hidden states `[S·M, D]` of S samples, each target position counting for its emphasis, `[M]`.
@@ -351,7 +360,7 @@ pub(super) fn slope<B: Kernels>(hidden: Tensor<B, 2>, weight: f64, dtype: DType)
     ((hidden * (weight * scale)).cast(dtype), scale)
 }
 
-/// Σ over the target positions of each sample's losses, `[S]`, behind `prompts` `[S, T, D]`, before which `cache` stands.
+/// The objective of each sample on one example, `[S]`, behind `prompts` `[S, T, D]`, before which `cache` stands.
 fn group_losses<B: Kernels>(
     model: &Llama<B>,
     prompts: Tensor<B, 3>,
@@ -372,7 +381,7 @@ fn group_losses<B: Kernels>(
     };
     let losses = B::target_loss(hidden, model.head(), repeat::<B>(target, samples, &model.device()), objective).losses;
     let losses: Vec<f64> = losses.into_data().iter().collect();
-    losses.chunks_exact(target.len()).map(|losses| losses.iter().sum()).collect()
+    losses.chunks_exact(target.len()).map(|losses| objective.of_target(losses)).collect()
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@ usage: rival_steps.py                     needs: torch tokenizers safetensors; r
   pez: free i64 [step, N], loss f64 [step], p f32 [step, N, D] after the steps
   adc, of S starts of 6 tokens that stand for text that shows, by themselves: allowed i64 [1, V], first f32 [S*N, V], loss f64 [step], wrong f64
   [step, S] (the moving average), rows f32 [step, S*N, V] and best i64 [step, N] after the steps
-nanoGCG 0.3.0, given these draws, goes where gcg goes here, with one token replaced and with two.
+nanoGCG 0.3.0, given these draws, goes where gcg goes here, with one token replaced, with two, and by mellowmax.
 The target is that of table1_steps; seed 3, no restart; all tokens may stand in the prompt if they survive decode -> encode. Draws are those
 of philox.py with purpose 5, one after the other: the first of a step of a search is acceptance's and not used here.
 """
+import math
 import unicodedata
 
 import torch
@@ -80,6 +81,14 @@ class Objective:
     def hidden(self, token):
         """Whether a token's text holds controls but tab and line feed: the tiny vocabulary has no other characters that show nothing."""
         return any(unicodedata.category(c) == "Cc" and c not in "\t\n" for c in self.tokenizer.decode([token]))
+
+
+class Mellowmax(Objective):
+    """Of minus the target's logits, what nanoGCG's `use_mellowmax` minimises with its alpha of 1."""
+
+    def of(self, prompts):
+        at_target = self.logits(prompts).gather(2, self.target.repeat(len(prompts), 1)[..., None])[..., 0]
+        return (-at_target).logsumexp(1) - math.log(len(self.target))
 
 
 def apart(values):
@@ -228,6 +237,7 @@ def main():
     records = {
         "gcg": search(objective, letters, lambda *at: gcg(*at, width=24, top=12, n_replace=1), False),
         "gcg-2": search(objective, letters, lambda *at: gcg(*at, width=24, top=12, n_replace=2), False),
+        "gcg-mellowmax": search(Mellowmax(), letters, lambda *at: gcg(*at, width=24, top=12, n_replace=1), False),
         "arca": search(objective, start, lambda *at: arca(*at, size=6), False),
         "autoprompt": search(objective, start, lambda *at: autoprompt(*at, size=6), True),
         "pez": pez(objective, start),

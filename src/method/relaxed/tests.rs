@@ -1,7 +1,7 @@
 //! The rows of Table 1 against PyTorch (`tests/golden/table1_steps.py`).
 
 use burn::backend::{Autodiff, Flex};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorData};
 
 use super::dlmi::{DLMI, DLMI_TF};
 use super::gbda::{GBDA, GBDA_FORCED};
@@ -206,6 +206,32 @@ fn a_fixed_prefix_is_as_good_as_its_tokens() {
         assert!(relative(&host(all.narrow(0, head.len(), 3)), &host(gradient)) < 1e-6, "{fed:?}");
         let loss = subject.losses(std::slice::from_ref(&free), &fixed, objective, &fed)[0];
         assert!((loss - value).abs() < 1e-9, "{fed:?}: {loss} {value}");
+    }
+}
+
+/// Where the target positions of a sample do not count alike, the tokens' own or distributions being fed.
+#[test]
+fn mellowmax_agrees_with_central_differences() {
+    type B = Autodiff<Flex>;
+    let _guard = one_at_a_time();
+    let (subject, problem) = (subject::<B>(DType::F64), problem(2, "he is"));
+    let d = subject.model().config().hidden_size;
+    let free: Vec<f64> = subject.embed(&[&[40, 9], &[77, 12]]).into_data().iter().collect();
+    for fed in [Fed::Target, Fed::Own(Output::Distribution(Gumbel::Silent))] {
+        let of = |free: Vec<f64>| {
+            let free = Tensor::from_data(TensorData::new(free, [4, d]), (&subject.device(), DType::F64));
+            subject.value_and_gradient(free, &problem, Objective::Mellowmax, &fed)
+        };
+        let gradient: Vec<f64> = of(free.clone()).1.into_data().iter().collect();
+        for i in (0..free.len()).step_by(5) {
+            let at = |shift: f64| {
+                let mut moved = free.clone();
+                moved[i] += shift;
+                of(moved).0
+            };
+            let (found, expected) = (gradient[i], (at(1e-6) - at(-1e-6)) / 2e-6);
+            assert!((found - expected).abs() < 1e-7 * (1.0 + expected.abs()), "{fed:?}, entry {i}: {found}, by differences {expected}");
+        }
     }
 }
 

@@ -7,12 +7,14 @@
 //!
 //! Where it differs: what is drawn twice in a step is scored once. A step of which no draw survives leaves the prompt as it is, where
 //! nanoGCG gives up. The search vocabulary is the problem's, in place of printable ASCII. A buffer begins with random words beside the
-//! start, not with random single characters. A candidate that leads to the target is taken before a better one that does not.
+//! start, not with random single characters. A candidate that leads to the target is taken before a better one that does not. There is no
+//! probe sampling, for which a smaller model is needed.
 
 use super::{Acceptance, Moves, Proposal, Schedule, Search, Start};
 use crate::objective::Goal;
 
-/// GCG with nanoGCG's defaults: `topk`, `n_replace`, `buffer_size`, and `search_width` for a batch.
+/// GCG with nanoGCG's defaults: `topk`, `n_replace`, `buffer_size`, and `search_width` for a batch; `use_mellowmax` is the objective
+/// [`crate::objective::Objective::Mellowmax`].
 pub const GCG: Search = Search {
     start: Start::Repeated,
     proposal: Proposal::Top { top: 256 },

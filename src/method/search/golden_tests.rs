@@ -9,6 +9,7 @@ use super::autoprompt::AUTOPROMPT;
 use super::gcg::GCG;
 use super::*;
 use crate::noise::{Draws, Purpose};
+use crate::objective::ObjectiveKind;
 use crate::testing::{Golden, one_at_a_time, table_1_problem, table_1_subject};
 
 type B = Autodiff<Flex>;
@@ -58,6 +59,7 @@ fn gcg_goes_where_pytorch_goes() {
     let gcg = Search { proposal: Proposal::Top { top: 12 }, ..of(GCG, 24) };
     follows_pytorch("gcg", gcg);
     follows_pytorch("gcg-2", Search { moves: Moves::Swap(2), ..gcg });
+    follows_pytorch("gcg-mellowmax", Search { goal: Goal::of(ObjectiveKind::Mellowmax), ..gcg });
 }
 
 #[test]

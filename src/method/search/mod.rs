@@ -24,6 +24,8 @@ mod step;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Clock, HardPrompt, Method, Progress, State};
@@ -166,11 +168,23 @@ impl Search {
         Scored { value: self.value(&scores.losses, scores.nll, problem), free, scores }
     }
 
+    /// Prompts that are scored at once at most.
+    pub fn candidates(&self) -> usize {
+        let Schedule { batch, growth } = self.schedule;
+        let batch = growth.map_or(batch, |growth| growth.batch_max);
+        let sets = self.sets.map_or(0.0, |sets| sets.share * batch as f64);
+        [batch, sets as usize, self.start.others_count(), self.acceptance.starts() as usize].into_iter().max().unwrap_or(0)
+    }
+
     /// Refuses settings that contradict each other, in a sentence's words.
     ///
     /// # Errors
     /// What contradicts what.
     pub fn check(&self) -> Result<(), String> {
+        let by_position = self.emphasis.unwrap_or(0.0) > 0.0 || self.sets.is_some_and(|sets| sets.share > 0.0);
+        if by_position && !self.goal.objective().adds_up() {
+            return Err("`emphasis` and `sets` add up target positions, which `mellowmax` does not: set both to 0".into());
+        }
         match self.schedule {
             Schedule { batch, growth: Some(Growth { batch_max, .. }) } if batch > batch_max => {
                 Err(format!("`batch` is {batch} but `batch_max` is {batch_max}: it must be at least `batch`"))
@@ -225,6 +239,11 @@ impl Scored {
     /// solved.
     fn leads(&self, problem: &Problem) -> bool {
         self.scores.margins.iter().all(|&margin| problem.is_led(margin))
+    }
+
+    /// One that leads to the targets comes first, then the better one.
+    fn order(&self, other: &Self, problem: &Problem) -> Ordering {
+        other.leads(problem).cmp(&self.leads(problem)).then(self.value.total_cmp(&other.value))
     }
 
     /// Whether it may do so, if its margins are by rough products.

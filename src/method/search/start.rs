@@ -1,10 +1,8 @@
 //! Where a search begins.
 
-use burn::tensor::DType;
-
 use super::proposal::head_of;
 use crate::noise::{Clock, Draws, Purpose, Stream};
-use crate::ops::TrackedBackend;
+use crate::ops::{TrackedBackend, wide};
 use crate::problem::{Example, Problem};
 use crate::setting::Choice;
 use crate::subject::Subject;
@@ -48,7 +46,7 @@ impl Start {
         if let Self::Paraphrase(count) = self { count.saturating_sub(1) } else { 0 }
     }
 
-    /// Those of the start with this number. Fewer where the rules of the prompt leave no more.
+    /// Those of the start with this number, which is one of random words itself. Fewer where the rules of the prompt leave no more.
     pub(super) fn others<B: TrackedBackend>(self, subject: &Subject<B>, problem: &Problem, clock: Clock, number: u32) -> Vec<Vec<u32>> {
         let (count, examples) = (self.others_count(), &problem.examples);
         let targets: Vec<Vec<Vec<u32>>> = examples.iter().take(count).map(|example| near(example, subject, problem)).collect();
@@ -67,7 +65,7 @@ impl Start {
             };
             typeable(problem, stream, token).ok()
         };
-        (0..count).map_while(prompt).collect()
+        (1..=count).map_while(prompt).collect()
     }
 }
 
@@ -129,7 +127,7 @@ fn near<B: TrackedBackend>(example: &Example, subject: &Subject<B>, problem: &Pr
     let allowed = problem.prompt.allowed();
     // A few at a time: each is compared with the whole vocabulary.
     let some = |ids: &[u32]| -> Vec<Vec<u32>> {
-        let farness = host(subject.along_embeddings(subject.embedded(ids, DType::F32)).neg());
+        let farness = host(subject.along_embeddings(subject.embedded(ids, wide(subject.model().dtype()))).neg());
         farness.chunks_exact(allowed.len()).map(|row| head_of(row, allowed, None, NEAR)).collect()
     };
     let target = &example.target;

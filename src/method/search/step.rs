@@ -35,7 +35,9 @@ impl SearchMethod {
         let parts = if bound == f32::INFINITY { vec![problem.target_tokens()] } else { self.parts(problem) };
         let swap = self.best_below(bound, &batch, &parts, subject, problem);
         let bound = swap.as_ref().map_or(bound, |swap| swap.value.min(bound));
-        let sets = self.sets(bound, batch.len(), problem);
+        // What leads to the targets is not given up for what is worth more.
+        let solves = !self.at.current.leads(problem) && swap.as_ref().is_some_and(|swap| swap.leads(problem));
+        let sets = if solves { Vec::new() } else { self.sets(bound, batch.len(), problem) };
         if let Some(best) = self.best_below(bound, &sets, &parts, subject, problem).or(swap) {
             self.take(best, problem);
         }
@@ -92,8 +94,7 @@ impl SearchMethod {
         let candidates = subject.candidates(&prompts[0], prompts, problem, self.search.goal.objective());
         let scores = candidates.reading(self.search.fluency().is_some()).score(problem.target_tokens());
         let scored = prompts.iter().zip(scores).map(|(free, scores)| self.search.scored(free.clone(), scores, problem));
-        let before = |a: &Scored, b: &Scored| b.leads(problem).cmp(&a.leads(problem)).then(a.value.total_cmp(&b.value));
-        let best = scored.min_by(before).expect("a search has a start");
+        let best = scored.min_by(|a, b| a.order(b, problem)).expect("a search has a start");
         self.begin(best, 0);
     }
 
@@ -145,7 +146,7 @@ impl SearchMethod {
     }
 
     /// Sets of swaps whose measured changes add up to less than `bound`, in proportion to the `batch` swaps that were tried before.
-    fn sets(&self, bound: f32, batch: usize, problem: &Problem) -> Vec<Vec<u32>> {
+    pub(super) fn sets(&self, bound: f32, batch: usize, problem: &Problem) -> Vec<Vec<u32>> {
         let Some(Sets { share, largest, .. }) = self.search.sets else { return Vec::new() };
         let count = (batch as f64 * share) as usize;
         if count == 0 {
@@ -168,25 +169,22 @@ impl SearchMethod {
         problem: &Problem,
     ) -> Option<Scored> {
         self.memory.make_room();
-        let open: Vec<Vec<u32>> = batch.iter().filter(|free| self.memory.is_open(free, bound)).cloned().collect();
-        let products = self.search.products::<B::InnerBackend>();
-        self.score(bound, &open, parts, products, subject, problem);
+        let mut seen = HashSet::new();
+        let open: Vec<Vec<u32>> = batch.iter().filter(|free| self.memory.is_open(free, bound) && seen.insert(*free)).cloned().collect();
+        self.score(bound, &open, parts, self.search.products::<B::InnerBackend>(), subject, problem);
+        let near = |(candidate, products): (&Scored, Products)| products == Products::Rough && candidate.nearly_leads(problem);
+        let near: Vec<Vec<u32>> = open.into_iter().filter(|free| self.memory.whole(free).is_some_and(near)).collect();
+        self.score(f32::INFINITY, &near, &[problem.target_tokens()], Products::Full, subject, problem);
         let solved = self.at.current.leads(problem);
-        let leads = |candidate: &Scored| !solved && candidate.leads(problem);
-        loop {
-            let known = batch.iter().filter_map(|free| self.memory.whole(free));
-            let taken = known.filter(|(candidate, _)| leads(candidate) || candidate.value < bound);
-            let (best, products) = taken.min_by(|(a, _), (b, _)| leads(b).cmp(&leads(a)).then(a.value.total_cmp(&b.value)))?;
-            if products == Products::Full || !best.nearly_leads(problem) {
-                return Some(best.clone());
-            }
-            let best = best.free.clone();
-            self.score(f32::INFINITY, &[best], &[problem.target_tokens()], Products::Full, subject, problem);
-        }
+        let known = batch.iter().filter_map(|free| self.memory.whole(free)).map(|(candidate, _)| candidate);
+        let taken = known.filter(|candidate| candidate.value < bound || (!solved && candidate.leads(problem)));
+        let worth = |a: &&Scored, b: &&Scored| if solved { a.value.total_cmp(&b.value) } else { a.order(b, problem) };
+        taken.min_by(worth).cloned()
     }
 
     /// Scores candidates along the target positions, in parts, and remembers what is known of them. One that reaches `bound` before the
-    /// last part, and does not lead to the targets, is dropped there: no position's loss is negative, and no likelihood is more than 1.
+    /// last part, and does not lead to the targets, as far as such products can tell, is dropped there: no position's loss is negative, and
+    /// no likelihood is more than 1.
     fn score<B: TrackedBackend>(
         &mut self,
         bound: f32,
@@ -208,7 +206,11 @@ impl SearchMethod {
             if number + 1 == parts.len() {
                 break;
             }
-            let keep: Vec<bool> = kept.iter().map(|candidate| candidate.value < bound || (!solved && candidate.leads(problem))).collect();
+            let may_lead = |candidate: &Scored| match products {
+                Products::Full => candidate.leads(problem),
+                Products::Rough => candidate.nearly_leads(problem),
+            };
+            let keep: Vec<bool> = kept.iter().map(|candidate| candidate.value < bound || (!solved && may_lead(candidate))).collect();
             scoring.retain(&keep);
             let (still, dropped) = kept.into_iter().zip(keep).partition::<Vec<_>, _>(|(_, keep)| *keep);
             dropped.into_iter().for_each(|(candidate, _)| self.memory.insert(candidate.free, Known::at_least(candidate.value)));
@@ -224,8 +226,11 @@ impl SearchMethod {
 
     /// The target positions in parts, at the end of each of which candidates are dropped: at the end of every example, and where the
     /// current prompt has nearly all of its loss behind it, because what does worse there does not catch up; a late cut saves less than
-    /// another pass costs.
+    /// another pass costs. One part where the first positions say nothing of the whole.
     pub(super) fn parts(&self, problem: &Problem) -> Vec<usize> {
+        if !self.search.goal.objective().adds_up() {
+            return vec![problem.target_tokens()];
+        }
         let current = &self.at.current;
         // Fluency is known from the beginning.
         let fluency = self.search.fluency().map_or(0.0, |weight| weight as f32 * current.scores.nll);
@@ -245,9 +250,9 @@ impl SearchMethod {
 
     /// Makes a candidate the current prompt.
     fn take(&mut self, candidate: Scored, problem: &Problem) {
-        let value = self.value(&candidate, problem);
-        if value < self.at.best.value {
-            self.at.best = Scored { value, ..candidate.clone() };
+        let plain = Scored { value: self.value(&candidate, problem), ..candidate.clone() };
+        if plain.order(&self.at.best, problem).is_lt() {
+            self.at.best = plain;
             self.at.pace = self.search.schedule.fresh();
         }
         self.go_to(candidate, problem);

@@ -58,8 +58,19 @@ fn in_chunks<B: Backend, T>(
     parts.collect()
 }
 
+/// −ℓ_y, for which no other logit is needed.
+pub fn target_logit<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> TargetLoss<B> {
+    let dtype = wide(hidden.dtype());
+    let at_target = head.select(0, targets).cast(dtype);
+    let losses = (hidden.cast(dtype) * at_target.clone()).sum_dim(1).neg();
+    TargetLoss { losses: losses.squeeze_dim(1), hidden: at_target.neg() }
+}
+
 /// See [`crate::ops::Kernels::target_loss`].
 pub fn forward<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>, objective: Objective) -> TargetLoss<B> {
+    if objective == Objective::Mellowmax {
+        return target_logit(hidden, head, targets);
+    }
     let logits = wide_logits(hidden, head.clone().transpose());
     let dtype = logits.dtype();
     let rows = |ids| head.clone().select(0, ids).cast(dtype);
