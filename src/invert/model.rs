@@ -173,6 +173,11 @@ impl Model {
         Ok(self.template.get_or_init(|| read).clone())
     }
 
+    /// The digest of its chat template, where it has a usable one.
+    pub(crate) fn chat_digest(&self) -> Option<String> {
+        self.template().ok().map(|template| template.digest())
+    }
+
     /// Whether it has a chat template.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! Whether an exact prompt is still exact in other arithmetic, with rounded weights, and with a slip behind it.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use burn::backend::Flex;
 use serde::Serialize;
@@ -11,6 +13,7 @@ use super::record::Inversion;
 use super::run::Stopped;
 use crate::Result;
 use crate::backend::{self, BackendName, Dtype, Job};
+use crate::interrupt::{self, Interrupt};
 use crate::model::Llama;
 use crate::ops::{Kernels, TrackedBackend};
 use crate::problem::Problem;
@@ -130,13 +133,16 @@ impl Model {
 }
 
 impl Inversion {
-    /// Asks whether the prompt is exact in other circumstances too, if it is exact and nobody waits for the end.
+    /// Asks whether the prompt is exact in other circumstances too, if it is exact and nobody waits for the end: once `signal` is not 0,
+    /// nothing is told.
     #[inline]
-    pub fn ask_robust(&mut self, model: &mut Model, problem: &Problem, max_memory: Option<u64>) {
+    pub fn ask_robust(&mut self, model: &mut Model, problem: &Problem, max_memory: Option<u64>, signal: Arc<AtomicUsize>) {
+        let interrupt = Interrupt { signal: Some(signal), deadline: None };
+        let ask = || model.robust(&Answer::of(problem, &self.free_text), max_memory);
         let (robust, notes) = match (self.exact, self.stopped) {
             (false, _) => (Robust::default(), vec![NOT_EXACT.to_owned()]),
             (true, Stopped::Signal) => (Robust::default(), vec![INTERRUPTED.to_owned()]),
-            (true, _) => model.robust(&Answer::of(problem, &self.free_text), max_memory),
+            (true, _) => interrupt::within(interrupt, ask).unwrap_or_else(|| (Robust::default(), vec![INTERRUPTED.to_owned()])),
         };
         self.robust = Some(robust);
         self.notes.extend(notes);

@@ -408,15 +408,16 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
     /// Only when the next step is certain, so that the prompt at the end is what the last step left.
     fn start_if_due(&mut self) -> Result<()> {
         let restarts = (self.at.stalled || self.used_up()) && self.may_restart();
+        let shortens = self.shortest_is_at_work();
+        if shortens {
+            // Before the clock of a restart: it was by this one that there is a shorter prompt to begin at.
+            self.shorten()?;
+        }
         if restarts {
             self.at.restart += 1;
             self.at.step_of_start = 0;
         }
-        match (self.shortest_is_at_work(), restarts) {
-            (true, _) => self.shorten(),
-            (false, true) => self.method.start(self.trial.subject, &self.problem, self.clock()),
-            (false, false) => Ok(()),
-        }
+        if restarts && !shortens { self.method.start(self.trial.subject, &self.problem, self.clock()) } else { Ok(()) }
     }
 
     /// Goes on from the solved prompt with one free token less.

@@ -229,8 +229,7 @@ struct Search<M> {
 impl<M: Build> Search<M> {
     fn run<B: TrackedBackend>(self, subject: Subject<B>, judge: &Judge, observer: &mut dyn Observer) -> Result<Inversion> {
         let Self { problem, method, options, resume, circumstances } = self;
-        let (samples, feeding) = method.footprint();
-        let subject = subject.within(options.max_memory, &problem, samples, feeding)?;
+        let subject = subject.within(options.max_memory, &problem, method.footprint())?;
         let mut method = method.build::<B>();
         let trial = Trial { subject: &subject, judge, problem: &problem, budget: options.budget(), seed: options.seed };
         let outcome = trial.run(method.as_mut(), resume, observer)?;

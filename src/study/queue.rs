@@ -50,7 +50,7 @@ impl Queue {
         match end {
             End::Done { .. } | End::Failed { .. } => self.progress = true,
             End::Elsewhere => self.elsewhere.push_back(cell),
-            End::Already | End::Interrupted => (),
+            End::Already | End::Interrupted { .. } => (),
         }
         if matches!(end, End::Elsewhere | End::Already) {
             self.limit = self.limit.saturating_add(1);

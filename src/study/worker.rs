@@ -46,7 +46,10 @@ pub enum End {
     /// Another process is at it.
     Elsewhere,
     /// It was begun, and goes on another time.
-    Interrupted,
+    Interrupted {
+        /// What it has come to, as in a record; null where gradients are measured.
+        inversion: Value,
+    },
 }
 
 /// Says which cells are computed, and is told how they go.
@@ -143,8 +146,8 @@ impl<B: TrackedBackend> Worker<'_, B> {
         }
         let compute = || if cell.measured.is_some() { self.measure(&cell, foreman) } else { self.invert(&cell, foreman) };
         let (reason, device_lost) = match catch_unwind(AssertUnwindSafe(compute)) {
-            Ok(Ok(None)) => return Ok(End::Interrupted),
-            Ok(Ok(Some((found, end)))) => {
+            Ok(Ok((_, end @ End::Interrupted { .. }))) => return Ok(end),
+            Ok(Ok((found, end))) => {
                 self.store.finish(&claim, &cell, found)?;
                 return Ok(end);
             }
@@ -159,8 +162,8 @@ impl<B: TrackedBackend> Worker<'_, B> {
         Ok(End::Failed { reason, device_lost })
     }
 
-    /// What its record holds; nothing if it was interrupted.
-    fn invert(&mut self, cell: &Cell, foreman: &mut dyn Foreman) -> Result<Option<(Value, End)>> {
+    /// What its record holds, null if it was interrupted, and what became of it.
+    fn invert(&mut self, cell: &Cell, foreman: &mut dyn Foreman) -> Result<(Value, End)> {
         let load_seconds = self.load(cell)?;
         let loaded = self.loaded.as_ref().expect("it was just loaded");
         let model = &mut self.study.models[cell.model];
@@ -171,7 +174,7 @@ impl<B: TrackedBackend> Worker<'_, B> {
         let mut inversion = task.with_snapshot(snapshot).run_on::<B>(loaded.plain.clone(), &loaded.judge, &mut watcher)?;
         inversion.circumstances.load_seconds = load_seconds;
         if inversion.stopped == Stopped::Signal {
-            return Ok(None);
+            return Ok((Value::Null, End::Interrupted { inversion: printed(&inversion) }));
         }
         let hard_free = Some(inversion.lcs.scores.map_or(0.0, |scores| scores.hard_free));
         let end = End::Done { exact: inversion.exact, hard_free, seconds: inversion.seconds };
@@ -182,11 +185,11 @@ impl<B: TrackedBackend> Worker<'_, B> {
             let means: Vec<Option<f64>> = events.iter().map(|event| event.temperature.map(|spread| spread.mean)).collect();
             found["temperature"] = printed(&means);
         }
-        Ok(Some((found, end)))
+        Ok((found, end))
     }
 
     /// The same of a run whose gradients are measured.
-    fn measure(&mut self, cell: &Cell, foreman: &mut dyn Foreman) -> Result<Option<(Value, End)>> {
+    fn measure(&mut self, cell: &Cell, foreman: &mut dyn Foreman) -> Result<(Value, End)> {
         self.load(cell)?;
         let loaded = self.loaded.as_ref().expect("it was just loaded");
         let model = &self.study.models[cell.model];
@@ -196,11 +199,11 @@ impl<B: TrackedBackend> Worker<'_, B> {
         let (began, before) = (Instant::now(), lines.iter().map(|line| line.seconds).sum::<f64>());
         let mut measuring = Measuring { cell, foreman, file, lines };
         if !measure_run::<B>(&loaded.plain, model, &plan, &plan.units[0], &mut measuring)? {
-            return Ok(None);
+            return Ok((Value::Null, End::Interrupted { inversion: Value::Null }));
         }
         let seconds = before + began.elapsed().as_secs_f64();
         let found = json!({ "backend": backend, "seconds": seconds, "gradients": printed(&measuring.lines) });
-        Ok(Some((found, End::Done { exact: false, hard_free: None, seconds })))
+        Ok((found, End::Done { exact: false, hard_free: None, seconds }))
     }
 
     /// Makes the cell's model the loaded one. The seconds it took, 0 where it was.

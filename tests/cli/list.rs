@@ -1,6 +1,8 @@
 //! `invert --targets` and `--target-ids`, and the floor.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -59,6 +61,87 @@ fn an_exact_target_of_a_list_is_said_to_be() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(ran.out.contains("\nline1   exact  12/12"), "{ran:?}");
     assert!(ran.out.contains("\n1 of 1 exact, "), "{ran:?}");
+}
+
+/// A file of targets, a line each.
+fn lines(targets: &[&str]) -> (TempDir, String) {
+    let folder = folder();
+    let path = folder.path().join("targets.txt");
+    fs::write(&path, targets.join("\n")).unwrap();
+    let path = path.display().to_string();
+    (folder, path)
+}
+
+#[test]
+fn what_is_wrong_with_every_search_is_refused_at_once() {
+    let (_folder, path) = lines(&[" and", "in the sand"]);
+    let list = |arguments: &[&str]| tiny([&["invert", "--targets", &path], arguments].concat());
+    refuses(&mut list(&["--chat"]), 2, &["no chat template"]);
+    refuses(&mut list(&["--prompt-tokens", "300"]), 2, &["prompt (300 tokens)", "256"]);
+    refuses(&mut list(&["--seed", "7", "--steps", "2", "--json", "--csv"]), 2, &["--csv", "--json"]);
+    refuses(&mut tiny(["--json", "invert", "--csv", "--targets", &path]), 2, &["--csv", "--json"]);
+    refuses(&mut tiny(["invert", " and", "--count", "2", "--chat"]), 2, &["no chat template"]);
+    refuses(&mut tiny(["invert", " and", "--count", "2", "--prompt-tokens", "300"]), 2, &["prompt (300 tokens)", "256"]);
+}
+
+#[test]
+fn what_failed_is_tried_again_by_the_same_command() {
+    let (folder, path) = lines(&["I'll not be a king, and I am too."]);
+    let out = folder.path().join("out").display().to_string();
+    let list = |more: &[&str]| run(dlmi(["-q", "--backend", "flex", "invert", "--targets", &path, "--out", &out]).args(more));
+    let failed = list(&["--max-memory", "1", "--csv"]);
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    let row = failed.out.lines().nth(1).unwrap();
+    assert!(row.starts_with(r#""""line1""",,,0,0,"#) && row.contains("MiB"), "{failed:?}");
+    let ran = list(&["--csv"]);
+    assert!(ran.code == Some(0) && ran.out.lines().nth(1).unwrap().starts_with(r#""""line1""",true,true,12,12,12,"#), "{ran:?}");
+}
+
+#[test]
+fn an_exact_prompt_with_a_smaller_lead_than_asked_for_is_said_to_be_that() {
+    let (_folder, path) = lines(&[" and"]);
+    let flags = ["--min-margin", "100", "--prompt-tokens", "8", "--steps", "40"];
+    let list = |more: &[&str]| run(tiny(["-q", "invert", "--targets", &path]).args(flags).args(more));
+    let shown = list(&[]);
+    assert!(shown.code == Some(1) && shown.out.contains("\nline1   narrow  1/1"), "{shown:?}");
+    assert!(shown.out.contains("\n1 of 1 exact, 1 of them by a smaller lead than asked for, "), "{shown:?}");
+    assert!(list(&["--csv"]).out.contains("\n\"\"\"line1\"\"\",true,false,1,1,1,"));
+    let counted = run(tiny(["-q", "invert", " and", "--count", "1"]).args(flags));
+    assert!(counted.code == Some(1) && counted.out.starts_with("narrow \""), "{counted:?}");
+}
+
+/// What the search at hand has come to is shown; it goes on with the next command.
+#[test]
+#[cfg(unix)]
+fn an_interrupted_list_ends_with_what_there_is() {
+    let (folder, path) = lines(&[OUT_OF_REACH, "in the sand"]);
+    let out = folder.path().join("out");
+    let begun = || fs::read_dir(out.join("work")).ok()?.find_map(|run| fs::metadata(run.ok()?.path().join("events.jsonl")).ok());
+    for (flags, expected) in [(&["--json"][..], "\"stopped\":\"signal\""), (&[][..], "(not begun)")] {
+        let before = begun().map_or(0, |events| events.len());
+        let mut command = child(["-q", "--model", TINY, "--backend", "flex", "invert", "--targets", &path, "--steps", "1000000", "--out"]);
+        let child = command.arg(&out).args(flags).stdout(Stdio::piped()).spawn().expect("the program starts");
+        until("a step is made", || begun().is_some_and(|events| events.len() > before));
+        send("INT", &child);
+        let output = child.wait_with_output().unwrap();
+        let shown = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.code() == Some(130) && shown.contains(expected), "{shown}");
+        assert!(shown.contains("line1"), "{shown}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_ends_a_count() {
+    let out = folder();
+    let flags = ["invert", " and", "--count", "2000", "--json", "--prompt-tokens", "8", "--steps", "300", "--out"];
+    let mut command = child(["-q", "--model", TINY, "--backend", "flex"]);
+    let mut child = command.args(flags).arg(out.path()).stdout(Stdio::piped()).spawn().expect("the program starts");
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.starts_with('{'), "{first}");
+    until("it ends", || child.try_wait().unwrap().is_some());
+    let made = fs::read_dir(out.path().join("cells")).unwrap().count();
+    assert!(made < 200, "{made} searches");
 }
 
 #[test]

@@ -41,11 +41,6 @@ fn under_way(arguments: &[String], out: &Path, steps: usize) -> Child {
     child
 }
 
-fn send(signal: &str, child: &Child) {
-    let kill = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status().expect("a shell");
-    assert!(kill.success(), "the program has ended by itself: it needs more steps");
-}
-
 /// Interrupts a run and returns its exit code and record.
 fn interrupted(signal: &str, arguments: &[String], out: &Path) -> (Option<i32>, Value) {
     let child = under_way(arguments, out, 20);
@@ -290,16 +285,9 @@ fn a_second_ctrl_c_ends_at_once() {
     let mut filler = writer.try_clone().unwrap();
     std::thread::spawn(move || filler.write_all(&vec![b'\n'; 4 << 20]));
     let mut child = child(arguments("snap", 1_000_000, out)).stdout(writer).spawn().unwrap();
-    let until = |is: &dyn Fn() -> bool| {
-        let began = Instant::now();
-        while !is() {
-            assert!(began.elapsed() < Duration::from_secs(60));
-            sleep(Duration::from_millis(2));
-        }
-    };
-    until(&|| lines(&out.join("events.jsonl")) > 2);
+    until("it has made steps", || lines(&out.join("events.jsonl")) > 2);
     send("INT", &child);
-    until(&|| out.join("result.json").exists());
+    until("the result is kept", || out.join("result.json").exists());
     assert!(child.try_wait().unwrap().is_none(), "it waits for its reader");
     send("INT", &child);
     assert_eq!(child.wait().unwrap().code(), Some(130));

@@ -3,8 +3,9 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{Child, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use dlmi::source::tokenizer::Tokenizer;
@@ -73,6 +74,21 @@ fn in_isolation(program: &str) -> std::process::Command {
         .env("TERM", "xterm");
     command.stdin(Stdio::null());
     command
+}
+
+/// A signal to a child.
+pub fn send(signal: &str, child: &Child) {
+    let kill = std::process::Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status().expect("a shell");
+    assert!(kill.success(), "the program has ended by itself: it needs more steps");
+}
+
+/// Waits for something that comes within minutes.
+pub fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is() {
+        assert!(began.elapsed() < Duration::from_secs(240), "{what}");
+        sleep(Duration::from_millis(10));
+    }
 }
 
 /// What a finished child left behind.

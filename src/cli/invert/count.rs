@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::list::{Kept, is_solved};
+use super::list::{Kept, check_all, is_solved, left, verdict};
 use crate::Result;
 use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
@@ -16,6 +16,7 @@ use crate::cli::signals::{ended_by, watch_signals};
 use crate::invert::Report;
 use crate::problem::targets::Labelled;
 use crate::study::{Cell, End, Foreman, Queue, Store, Study, work};
+use crate::subject::check_context;
 use crate::terminal::counted;
 use crate::ui::{Paint, Policy, Progress, Status, paint, print_part, print_result, visible};
 
@@ -24,8 +25,9 @@ pub(super) fn run(cli: &Cli, verb: &Invert, count: u32, policy: Policy) -> Resul
     let session = Session::open(cli, policy)?;
     let target = super::target(verb, &session)?;
     // What is wrong with one search is wrong with all.
-    session.model.problem_of(target.clone(), session.settings())?;
-    session.settings().check()?;
+    let problem = session.model.problem_of(target.clone(), session.settings())?;
+    check_all(&session)?;
+    check_context(session.model.config(), problem.first().positions(), problem.target_tokens())?;
     let choice = session.device()?;
     let Session { model, resolved } = session;
     let target = Labelled { id: "target".into(), target, k: None, bos: None, known_prompt_tokens: None };
@@ -43,22 +45,24 @@ pub(super) fn run(cli: &Cli, verb: &Invert, count: u32, policy: Policy) -> Resul
         as_json: cli.global.json,
         policy,
         signal: signal.clone(),
-        progress: Progress::new(policy, format!("looking for {count} prompts")),
+        progress: Progress::new(policy, format!("looking for {}", counted(count.into(), "prompt"))),
         began: Instant::now(),
+        unread: false,
     };
-    work(&mut study, &kept.store, choice, false, &mut prompts)?;
+    let outcome = work(&mut study, &kept.store, choice, true, &mut prompts);
     let found = prompts.found.len();
     drop(prompts);
     if !cli.global.json {
         print_result(&format!("{found} of {count} different prompts found"))?;
     }
+    outcome?;
     Ok(match signal.load(Ordering::Relaxed) {
         0 => ExitCode::from(u8::from(found < count as usize)),
         number => ended_by(number),
     })
 }
 
-/// Hands out seeds until there are prompts enough, or as many searches have found none, and prints what they come to.
+/// Hands out seeds until as many searches as prompts are wanted have found one that is new, or none, and prints what they come to.
 struct Prompts<'a> {
     cells: Vec<Cell>,
     store: &'a Store,
@@ -73,6 +77,8 @@ struct Prompts<'a> {
     signal: Arc<AtomicUsize>,
     progress: Progress,
     began: Instant,
+    /// Nobody reads the results any more.
+    unread: bool,
 }
 
 impl Prompts<'_> {
@@ -87,23 +93,35 @@ impl Prompts<'_> {
         });
     }
 
+    fn print(&mut self, line: &str) -> Result<()> {
+        self.unread = !print_part(line)?;
+        Ok(())
+    }
+
     /// A line for people: the prompt as it is typed, and what was verified.
     fn line(&self, inversion: &Value) -> String {
         let color = |kind, text: &str| paint(self.policy.color_out, kind, text);
-        let typed = if inversion["settings"]["chat"] == true { "free_text" } else { "prompt_text" };
-        let prompt = visible(inversion[typed].as_str().unwrap_or_default()).to_string();
-        let verdict = if is_solved(inversion) { color(Paint::Good, "exact") } else { color(Paint::Bad, "no   ") };
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let settings = &inversion["settings"];
+        let typed = match settings["chat"] == true {
+            true => [&settings["prefix"], &inversion["free_text"], &settings["suffix"]].map(text).concat(),
+            false => text(&inversion["prompt_text"]),
+        };
+        let prompt = visible(&typed).to_string();
+        let solved = is_solved(inversion);
+        let verdict =
+            color(if solved { Paint::Good } else { Paint::Bad }, &format!("{:<6}", verdict(inversion["exact"].as_bool(), solved)));
         let (seed, steps) = (&inversion["seed"], counted(inversion["steps"].as_u64().unwrap_or(0), "step"));
         let [lead, seconds] = ["min_margin", "seconds"].map(|key| inversion[key].as_f64().unwrap_or(0.0));
         let prompt = color(Paint::Bold, &prompt);
-        format!("{verdict}  \"{prompt}\"  (seed {seed}, smallest lead {lead:.3} logits, {seconds:.1} s, {steps})")
+        format!("{verdict} \"{prompt}\"  (seed {seed}, smallest lead {lead:.3} logits, {seconds:.1} s, {steps})")
     }
 }
 
 impl Foreman for Prompts<'_> {
     fn next_cell(&mut self) -> Option<usize> {
         let enough = self.found.len() + self.missed >= self.wanted;
-        if enough { None } else { self.queue.next_cell() }
+        if enough || self.unread { None } else { self.queue.next_cell() }
     }
 
     fn step(&mut self, cell: &Cell, report: &Report) -> Result<()> {
@@ -114,22 +132,25 @@ impl Foreman for Prompts<'_> {
 
     fn ended(&mut self, cell: usize, end: &End) -> Result<()> {
         self.queue.ended(cell, end);
-        let Cell { id, options, .. } = &self.cells[cell];
-        let Some(record) = self.store.record(id)? else { return Ok(()) };
+        let cell = &self.cells[cell];
+        let (seed, Some(record)) = (cell.options.seed, left(cell, end, self.store)?) else { return Ok(()) };
         let inversion = &record["inversion"];
         if inversion.is_null() {
-            tracing::warn!("seed {}: {}", options.seed, record["failed"].as_str().unwrap_or_default());
+            tracing::warn!("seed {seed}: {}", record["failed"].as_str().unwrap_or_default());
             self.missed += 1;
-            return Ok(());
+            return if self.as_json { self.print(&crate::cli::json(&json!({ "seed": seed, "failed": record["failed"] }))) } else { Ok(()) };
         }
         if !is_solved(inversion) {
+            if matches!(end, End::Interrupted { .. }) {
+                return Ok(());
+            }
             self.missed += 1;
         } else if !self.found.insert(inversion["prompt_text"].as_str().unwrap_or_default().to_owned()) {
-            tracing::warn!("seed {} found a prompt that was found before", options.seed);
+            tracing::warn!("seed {seed} found a prompt that was found before");
             return Ok(());
         }
         self.show(None);
-        print_part(&if self.as_json { crate::cli::json(inversion) } else { self.line(inversion) }).map(|_| ())
+        self.print(&if self.as_json { crate::cli::json(inversion) } else { self.line(inversion) })
     }
 
     fn signal(&self) -> Arc<AtomicUsize> {

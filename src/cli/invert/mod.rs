@@ -49,19 +49,25 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
     let signal = watch_signals()?;
     let mut watcher = Watcher::new(policy, problem.clone(), budget, folder, signal.clone());
     let mut inversion = task.with_snapshot(resume).run(&mut watcher)?;
-    if verb.robust {
-        inversion.ask_robust(&mut model, &problem, max_memory);
-    }
-    // What was found is printed even where it cannot be kept.
-    let kept = watcher.folder.take().map_or(Ok(()), |folder| folder.result(&crate::cli::json(&inversion)));
+    let folder = watcher.folder.take();
     drop(watcher);
+    let keep = |inversion: &Inversion| folder.as_ref().map_or(Ok(()), |folder| folder.result(&crate::cli::json(inversion)));
+    // What was found is printed even where it cannot be kept.
+    let mut kept = keep(&inversion);
+    if verb.robust {
+        inversion.ask_robust(&mut model, &problem, max_memory, signal.clone());
+        kept = keep(&inversion);
+    }
     match cli.global.json {
         true => print_result(&crate::cli::json(&inversion))?,
         false => print_result(&readable(&inversion, policy))?,
     }
     kept?;
+    let number = signal.load(Ordering::Relaxed);
     Ok(match (inversion.stopped, inversion.solved) {
-        (Stopped::Signal, _) => ended_by(signal.load(Ordering::Relaxed)),
+        (Stopped::Signal, _) => ended_by(number),
+        // It was not told all that it asked.
+        _ if verb.robust && number != 0 => ended_by(number),
         (_, true) => ExitCode::SUCCESS,
         (_, false) => ExitCode::from(1),
     })

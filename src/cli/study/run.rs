@@ -112,7 +112,7 @@ impl Board {
                 self.due = self.due.saturating_sub(1);
                 self.work[1] -= work;
             }
-            End::Elsewhere | End::Interrupted => (),
+            End::Elsewhere | End::Interrupted { .. } => (),
         }
         self.show();
     }

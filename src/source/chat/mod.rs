@@ -18,9 +18,10 @@ use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result, quoted};
-use crate::files::read_text;
+use crate::files::{hex, read_text};
 
 /// Largest file that is read, in bytes: `tokenizer_config.json` may list thousands of added tokens.
 const LARGEST_FILE: u64 = 16 << 20;
@@ -222,6 +223,11 @@ impl ChatTemplate {
     /// Writes the date of another moment from now on.
     pub fn set_moment(&self, moment: i64) {
         self.date.now.store(moment, Ordering::Relaxed);
+    }
+
+    /// SHA-256 of the template and of the special tokens that it may write by name.
+    pub(crate) fn digest(&self) -> String {
+        hex(&Sha256::digest(json!([self.source, self.tokens]).to_string()))
     }
 
     /// A sentence about it.
