@@ -6,7 +6,7 @@ use dlmi::estimator::{Estimate, Estimator, GumbelSoftmax, Noise, Relaxation};
 use dlmi::method::relaxed::{RelaxedMethod, dlmi::DLMI};
 use dlmi::method::{Build, Method};
 use dlmi::ops::TrackedBackend;
-use dlmi::subject::feeding::Feeding;
+use dlmi::subject::Footprint;
 use dlmi::{Inversion, Model, Result};
 
 type Plain<B> = <B as AutodiffBackend>::InnerBackend;
@@ -32,8 +32,8 @@ impl Build for ClippedDlmi {
         Box::new(RelaxedMethod::with(DLMI, Box::new(Clipped(GumbelSoftmax { largest_uniform: None }))))
     }
 
-    fn footprint(&self) -> (usize, Feeding) {
-        (DLMI.samples, DLMI.feeding)
+    fn footprint(&self) -> Footprint {
+        DLMI.footprint()
     }
 }
 

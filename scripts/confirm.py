@@ -36,6 +36,16 @@ class Verdict:
     margin: float  # smallest gap between best and second-best logit along the path
 
 
+def words_of(text: str) -> set[str]:
+    return {word.lower() for word in re.findall(r"[^\W\d_]+", text)}
+
+
+def shares_word(token: str, words: set[str]) -> bool:
+    """Whether a token of three letters or more is part of one of `words`, or holds one of three letters or more."""
+    token = token.strip().lower()
+    return len(token) >= 3 and any(token in word or (len(word) >= 3 and word in token) for word in words)
+
+
 class Judge:
     def __init__(self, folder: str, max_tokens: int | None, forbid: bool | None):
         self.folder = folder
@@ -62,12 +72,11 @@ class Judge:
 
     def shared(self, free: list[int], target: list[int]) -> str | None:
         """The first piece of the free part that the target's ban covers."""
-        words = {word.lower() for word in re.findall(r"[^\W\d_]+", self.decode(target))}
+        words = words_of(self.decode(target))
         for token in free:
-            text = self.decode([token]).strip().lower()
-            near = len(text) >= 3 and any(text in word or (len(word) >= 3 and word in text) for word in words)
-            if token in target or near:
-                return text
+            text = self.decode([token])
+            if token in target or shares_word(text, words):
+                return text.strip().lower()
         return None
 
     def whole(self, settings: dict, free_text: str) -> str:

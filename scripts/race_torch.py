@@ -15,19 +15,19 @@ soda     z [N, V] from zeros, softmax(z / t) without noise, max log p - log p_y 
          step. --set changes lr, decay, t, beta1, beta2, reset, restart.
 
 With --against each target has so many times the seconds that `dlmi invert --targets --json` took for it. The step in which they end is finished
-and counts. Both keep the ban that confirm.py checks: no token of the target, none of three letters or more that shares a word with it. A prompt
-counts when its text, tokenised again to at most N tokens, keeps it and makes the model write the target greedily. Loading, the ban and nanoGCG's
-import are not in the seconds. A target whose text gives other tokens is left out, with a word.
+and counts. Both keep the ban that confirm.py checks, no token of the target and none of three letters or more that shares a word with it, which is
+less than dlmi's own. A prompt counts when its text, tokenised again to at most N tokens, keeps it and makes the model write the target greedily.
+Loading, the ban and nanoGCG's import are not in the seconds. A target whose text gives other tokens is left out, with a word.
 """
 import argparse
 import json
 import logging
-import re
 import sys
 import time
 from pathlib import Path
 
 import torch
+from confirm import shares_word, words_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers import logging as transformers_logging
 
@@ -59,15 +59,11 @@ class Task:
 
     def ban(self) -> set[int]:
         """The target's tokens, those that share a word with it, special ones, parts of characters, and rows of no token."""
-        words = {word.lower() for word in re.findall(r"[^\W\d_]+", self.text)}
-
-        def bad(text: str) -> bool:
-            near = len(text) >= 3 and any(text in word or (len(word) >= 3 and word in text) for word in words)
-            return near or "\ufffd" in text
-
-        tokens, rows = len(self.tokenizer), self.model.get_input_embeddings().num_embeddings
+        words, tokens, rows = words_of(self.text), len(self.tokenizer), self.model.get_input_embeddings().num_embeddings
+        texts = [self.decode([i]) for i in range(tokens)]
+        bad = {i for i, text in enumerate(texts) if shares_word(text, words) or "\ufffd" in text}
         special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        return {i for i in range(tokens) if bad(self.decode([i]).strip().lower())} | special | set(self.ids) | set(range(tokens, rows))
+        return bad | special | set(self.ids) | set(range(tokens, rows))
 
     @torch.no_grad()
     def leads(self, free: list[int]) -> bool:
@@ -98,7 +94,7 @@ def nanogcg(task: Task) -> dict:
     from nanogcg import gcg
 
     steps, sampled = 0, []
-    filter_ids = gcg.filter_ids
+    filter_ids, tqdm = gcg.filter_ids, gcg.tqdm
 
     def until_over(steps_of_run):
         nonlocal steps
@@ -134,13 +130,18 @@ def nanogcg(task: Task) -> dict:
             search = Noted(task.model, task.tokenizer, gcg.GCGConfig(**defaults | task.settings))
             others = set() if search.not_allowed_ids is None else set(search.not_allowed_ids.tolist())
             search.not_allowed_ids = torch.tensor(sorted(others | task.banned))
-            found = search.run(task.args.bos + "{optim_str}", task.text)
-            best = search.match or task.encode(found.best_string)
+            try:
+                best = task.encode(search.run(task.args.bos + "{optim_str}", task.text).best_string)
+            except RuntimeError as error:
+                if "after decoding and re-encoding" not in str(error):
+                    raise
+                best = task.encode(start)  # No candidate survived, at which it gives up.
+            best = search.match or best
             exact = task.solved(best)
             if exact or task.over():
                 return task.result(best, steps, exact)
     finally:
-        gcg.filter_ids = filter_ids
+        gcg.filter_ids, gcg.tqdm = filter_ids, tqdm
 
 
 def soda(task: Task) -> dict:
@@ -221,6 +222,8 @@ def main() -> None:
         if tokenizer(target["text"], add_special_tokens=False)["input_ids"] != target["ids"]:
             print(f"{target.get('id')}: its text gives other tokens; left out", file=sys.stderr)
             continue
+        if against is not None and target["id"] not in against:
+            sys.exit(f"{args.against} has no result of {target['id']}")
         max_seconds = args.max_seconds if against is None else args.times * against[target["id"]]
         run = nanogcg if args.method == "nanogcg" else soda
         print(json.dumps(run(Task(model, tokenizer, target, max_seconds, args))), flush=True)

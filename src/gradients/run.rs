@@ -85,7 +85,7 @@ pub fn measure_run<B: TrackedBackend>(
 ) -> Result<bool> {
     let (problem, row) = (plan.problem(model, &unit.target)?, &unit.row);
     let subject = Subject::<B>::new(plain.clone(), model.tokenizer().clone());
-    let subject = subject.within(plan.options.max_memory, &problem, row.samples, row.feeding)?;
+    let subject = subject.within(plan.options.max_memory, &problem, row.footprint())?;
     subject.prepare(&problem);
     along(&subject, &problem, plan, unit, observer)
 }

@@ -36,40 +36,42 @@ fn repeated(target: &[u32], n: usize) -> Vec<u32> {
 /// A control at work.
 pub struct ControlMethod {
     control: Control,
-    free: Vec<u32>,
+    prompt: HardPrompt,
 }
 
 impl ControlMethod {
     /// A method that is to be started.
     pub fn new(control: Control) -> Self {
-        Self { control, free: Vec::new() }
+        Self { control, prompt: HardPrompt::default() }
     }
 }
 
 impl<B: TrackedBackend> Method<B> for ControlMethod {
     fn start(&mut self, _: &Subject<B>, problem: &Problem, clock: Clock) -> Result<()> {
-        self.free = self.control.prompt(problem, clock, 0)?;
+        self.prompt = HardPrompt { free: self.control.prompt(problem, clock, 0)?, margins: None };
         Ok(())
     }
 
     /// The objective is the number of target tokens that are not the argmax behind the prompt under teacher forcing.
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<Progress> {
-        self.free = self.control.prompt(problem, clock, clock.step)?;
-        let margins = subject.all_margins(&[&self.free], problem).remove(0);
+        let free = self.control.prompt(problem, clock, clock.step)?;
+        let margins = subject.all_margins(&[&free], problem).remove(0);
         let wrong = margins.iter().filter(|&&margin| margin <= 0.0).count();
+        // Saved states have no other numbers.
+        self.prompt = HardPrompt { free, margins: margins.iter().all(|margin| margin.is_finite()).then_some(margins) };
         Ok(Progress { objective: wrong as f32, stalled: self.control == Control::Echo, ..Progress::default() })
     }
 
     fn hard_prompt(&self, _: &Subject<B>, _: &Problem) -> HardPrompt {
-        HardPrompt { free: self.free.clone(), margins: None }
+        self.prompt.clone()
     }
 
     fn state(&self) -> State {
-        State::new(&self.free)
+        State::new(&self.prompt)
     }
 
     fn restore(&mut self, state: State, _: &Subject<B>, _: &Problem) -> Result<()> {
-        self.free = state.fields()?;
+        self.prompt = state.fields()?;
         Ok(())
     }
 }

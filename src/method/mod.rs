@@ -16,8 +16,7 @@ use crate::Result;
 use crate::metrics::Spread;
 use crate::ops::{Matrix, TrackedBackend};
 use crate::problem::Problem;
-use crate::subject::Subject;
-use crate::subject::feeding::Feeding;
+use crate::subject::{Footprint, Subject};
 
 /// What a step brought.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -77,8 +76,8 @@ pub trait Build {
     /// The method, to be started.
     fn build<B: TrackedBackend>(&self) -> Box<dyn Method<B>>;
 
-    /// Samples of a step, and what they are fed: what its memory goes by.
-    fn footprint(&self) -> (usize, Feeding) {
-        (1, Feeding::Forced)
+    /// What the memory of a step goes by.
+    fn footprint(&self) -> Footprint {
+        Footprint::default()
     }
 }

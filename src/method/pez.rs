@@ -15,7 +15,7 @@ use crate::Result;
 use crate::estimator::relaxation::vocabulary_mask;
 use crate::noise::{Draws, Purpose};
 use crate::objective::{Goal, margin_key, objective_key};
-use crate::ops::{Matrix, Plain, Products, TrackedBackend, wide};
+use crate::ops::{Matrix, Plain, TrackedBackend, wide};
 use crate::optimiser::Adam;
 use crate::problem::Problem;
 use crate::setting::{Key, key, positive, real};
@@ -57,7 +57,7 @@ pub struct PezMethod<B: TrackedBackend> {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Fields {
     /// The tokens nearest to P when the last step began.
-    free: Vec<u32>,
+    nearest: HardPrompt,
     steps: u64,
 }
 
@@ -71,7 +71,7 @@ impl<B: TrackedBackend> PezMethod<B> {
     fn begin(&mut self, free: Vec<u32>, subject: &Subject<B>, problem: &Problem) {
         self.prompt = Some(Variable::new(subject.embedded(&free, wide(subject.model().dtype()))));
         self.mask = vocabulary_mask(subject, problem);
-        self.at = Fields { free, steps: 0 };
+        self.at = Fields { nearest: HardPrompt { free, margins: None }, steps: 0 };
     }
 
     fn prompt(&mut self) -> &mut Variable<Plain<B>> {
@@ -99,8 +99,10 @@ impl<B: TrackedBackend> Method<B> for PezMethod<B> {
 
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, _: Clock) -> Result<Progress> {
         let rows = self.prompt().value.clone();
-        self.at.free = self.nearest(rows, subject);
-        let (objective, gradient) = subject.gradient(&self.at.free, problem, self.settings.goal.objective(), None, Products::Full);
+        let free = self.nearest(rows, subject);
+        let embedded = subject.embedded(&free, subject.model().dtype());
+        let (mut margins, objective, gradient) = subject.margins_and_gradient(embedded, problem, self.settings.goal.objective());
+        self.at.nearest = HardPrompt { free, margins: margins.pop() };
         let gradient_norm = norm(gradient.clone());
         self.at.steps += 1;
         let (Pez { learning_rate, weight_decay, .. }, steps) = (self.settings, self.at.steps);
@@ -111,7 +113,7 @@ impl<B: TrackedBackend> Method<B> for PezMethod<B> {
     }
 
     fn hard_prompt(&self, _: &Subject<B>, _: &Problem) -> HardPrompt {
-        HardPrompt { free: self.at.free.clone(), margins: None }
+        self.at.nearest.clone()
     }
 
     fn state(&self) -> State {
@@ -152,7 +154,7 @@ mod tests {
         let each = p.chunks_exact(p.len() / free.len());
         for (step, ((free, loss), p)) in free.iter().zip(losses).zip(each).enumerate() {
             let progress = method.step(&subject, &problem, Clock { seed: 0, restart: 0, step: step as u32 }).unwrap();
-            assert_eq!(&method.at.free, free, "step {step}");
+            assert_eq!(&method.at.nearest.free, free, "step {step}");
             assert!((f64::from(progress.objective) - loss).abs() < 1e-4, "step {step}: {} {loss}", progress.objective);
             let difference = crate::testing::largest_difference(p, &host(method.prompt().value.clone()));
             assert!(difference < 1e-5, "step {step}: {difference}");
@@ -170,7 +172,8 @@ mod tests {
         let (mut method, mut resumed) = (PezMethod::<B>::new(PEZ), PezMethod::<B>::new(PEZ));
         method.start(&subject, &problem, clock(0)).unwrap();
         for step in 0..20 {
-            assert!(method.at.free.iter().all(|&id| problem.prompt.allowed()[id as usize]), "{:?}", method.at.free);
+            let free = &method.at.nearest.free;
+            assert!(free.iter().all(|&id| problem.prompt.allowed()[id as usize]), "{free:?}");
             if step == 10 {
                 resumed.restore(method.state(), &subject, &problem).unwrap();
             }

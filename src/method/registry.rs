@@ -15,7 +15,7 @@ use super::search::{self, Search, SearchMethod, arca, autoprompt, gcg, random, s
 use super::{Build, Method};
 use crate::ops::TrackedBackend;
 use crate::setting::{self, Checked, Choice, Key, Written};
-use crate::subject::feeding::Feeding;
+use crate::subject::Footprint;
 
 /// All methods, in the order in which they are listed.
 pub const METHODS: &[Registered] = &[
@@ -278,11 +278,12 @@ impl Build for MethodSettings {
         }
     }
 
-    fn footprint(&self) -> (usize, Feeding) {
+    fn footprint(&self) -> Footprint {
         match self {
-            Self::Relaxed(row) => (row.samples, row.feeding),
-            Self::Adc(adc) => (adc.samples, Feeding::Forced),
-            _ => (1, Feeding::Forced),
+            Self::Relaxed(row) => row.footprint(),
+            Self::Search(search) => Footprint { candidates: search.candidates(), ..Footprint::default() },
+            Self::Adc(adc) => Footprint { samples: adc.samples, candidates: adc.samples, ..Footprint::default() },
+            Self::Pez(_) | Self::Control(_) => Footprint::default(),
         }
     }
 }

@@ -69,23 +69,38 @@ pub struct Place {
     pub seed: u64,
 }
 
-/// What a run was given, in steps or in positions.
+/// What a run was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-pub struct Budget {
-    /// Steps of each start.
-    pub steps: Option<u64>,
-    /// Positions pushed through the model.
-    pub max_positions: Option<u64>,
+#[serde(from = "Limits")]
+pub enum Budget {
+    /// Neither.
+    Unknown,
+    /// So many steps of each start.
+    Steps(u64),
+    /// So many positions pushed through the model, however many steps a start has.
+    Positions(u64),
+}
+
+/// A budget as it is written.
+#[derive(Deserialize)]
+struct Limits {
+    steps: Option<u64>,
+    max_positions: Option<u64>,
+}
+
+impl From<Limits> for Budget {
+    fn from(limits: Limits) -> Self {
+        limits.max_positions.map(Self::Positions).or(limits.steps.map(Self::Steps)).unwrap_or(Self::Unknown)
+    }
 }
 
 /// `256 steps`, `60000 positions`.
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.steps, self.max_positions) {
-            (Some(steps), None) => write!(f, "{steps} steps"),
-            (None, Some(positions)) => write!(f, "{positions} positions"),
-            (Some(steps), Some(positions)) => write!(f, "{steps} steps or {positions} positions"),
-            (None, None) => f.write_str("no budget"),
+        match self {
+            Self::Unknown => f.write_str("no budget"),
+            Self::Steps(steps) => write!(f, "{steps} steps"),
+            Self::Positions(positions) => write!(f, "{positions} positions"),
         }
     }
 }

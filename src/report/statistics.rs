@@ -45,7 +45,8 @@ pub fn estimate(targets: &[Vec<f64>]) -> Option<Estimate> {
     Some(Estimate { interval: (!all_alike).then(|| bootstrap(once)), ..average(&targets)? })
 }
 
-/// The mean of a − b over the targets that both have: `a[i]` and `b[i]` are runs on the same target. The interval as in [`estimate`].
+/// The mean of a − b over the targets that both have: `a[i]` and `b[i]` are runs on the same target. The interval as in [`estimate`]; none
+/// where all resamples are alike.
 pub fn difference(a: &[Vec<f64>], b: &[Vec<f64>]) -> Option<Estimate> {
     let pairs: Vec<(&[f64], &[f64])> =
         a.iter().zip(b).map(|(a, b)| (a.as_slice(), b.as_slice())).filter(|(a, b)| !a.is_empty() && !b.is_empty()).collect();
@@ -58,7 +59,7 @@ pub fn difference(a: &[Vec<f64>], b: &[Vec<f64>]) -> Option<Estimate> {
     };
     (!pairs.is_empty()).then(|| Estimate {
         mean: mean_of(pairs.len(), |pair| mean(pairs[pair].0) - mean(pairs[pair].1)),
-        interval: (runs > 2).then(|| bootstrap(once)),
+        interval: (runs > 2).then(|| bootstrap(once)).filter(|(low, high)| low < high),
         targets: pairs.len(),
         runs,
     })
@@ -216,6 +217,8 @@ mod tests {
         assert_eq!((found.targets, found.runs), (1, 3));
         assert_eq!(difference(&[vec![]], &[vec![1.0]]), None);
         assert_eq!(difference(&[vec![1.0]], &[vec![1.0]]).unwrap().interval, None);
+        let none = [vec![0.0], vec![0.0], vec![0.0]];
+        assert_eq!(difference(&none, &none).unwrap().interval, None, "that two are never exact does not show that they are alike");
     }
 
     #[test]

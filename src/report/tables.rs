@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::data::{Cell, Data, Inversion};
-use super::groups::{Group, SCORES, Series, Target, model_names};
+use super::groups::{Group, SCORES, Score, Series, Target, model_names};
 use super::statistics::{difference, mean};
 use super::table::{Column, Field, Table, choice, column, estimates, rates};
 
@@ -24,14 +24,13 @@ fn scores(group: &Group) -> Table {
         let average = |numbers: &[f64]| if numbers.is_empty() { Field::None } else { Field::Number(mean(numbers)) };
         let targets = series.by_target(&group.targets, |_| Some(0.0)).iter().filter(|runs| !runs.is_empty()).count();
         let counts = [targets, series.cells.len(), series.failed()].map(|n| Field::Number(n as f64));
-        let share = |cell: &Cell| cell.found().map_or(0.0, |found| found.best.matched_prefix as f64 / cell.target_tokens() as f64);
-        let matched = series.by_target(&group.targets, |cell| Some(share(cell)));
         let mut fields = vec![Field::Text(series.label.to_owned())];
         fields.extend(counts);
         fields.push(Field::Rate(series.exact(), series.cells.len()));
-        fields.push(Field::Estimate(super::statistics::estimate(&matched)));
+        fields.push(Field::Estimate(super::statistics::estimate(&series.by_target(&group.targets, matched))));
         fields.extend(SCORES.iter().map(|score| estimate(score.of)));
-        fields.extend([average(&costs), average(&seconds)]);
+        let for_each = if series.exact() > 0 { Field::Number(costs.iter().sum::<f64>() / series.exact() as f64) } else { Field::None };
+        fields.extend([average(&costs), for_each, average(&seconds)]);
         fields
     };
     let first = vec![column("method"), column("targets"), column("runs"), column("failed"), rates("exact"), estimates("matched prefix")];
@@ -41,14 +40,24 @@ fn scores(group: &Group) -> Table {
         title: format!("Table 1: methods and scores ({})", group.title()),
         caption: format!(
             "The four scores are of the last step, matched prefix (a share of the target) and exact of the best prompt. Means over \
-             targets with the 95 % interval of a bootstrap over targets, seeds nested; of rates Wilson's, over runs. Compare within a \
-             column.{}{}",
+             targets with the 95 % interval of a bootstrap over targets, seeds nested; of rates Wilson's, over runs. Positions for \
+             each exact: those of all runs over the exact ones. Compare within a column.{}{}",
             repeated(group),
             failed(group)
         ),
-        columns: [first, scores, vec![column("positions"), column("seconds")]].concat(),
+        columns: [first, scores, ["positions", "positions for each exact", "seconds"].map(column).to_vec()].concat(),
         rows: group.all_series().map(row).collect(),
     }
+}
+
+/// 1 for an exact prompt. What failed has none.
+fn exact(cell: &Cell) -> Option<f64> {
+    Some(cell.found().map_or(0.0, |found| f64::from(u8::from(found.exact))))
+}
+
+/// The share of the target that the model writes before it goes astray.
+fn matched(cell: &Cell) -> Option<f64> {
+    Some(cell.found().map_or(0.0, |found| found.best.matched_prefix as f64 / cell.target_tokens() as f64))
 }
 
 /// What is said of runs that their seed does not tell apart.
@@ -118,18 +127,24 @@ fn differences(group: &Group) -> Table {
     let all: Vec<&Series> = group.all_series().collect();
     let pairs = all.iter().enumerate().flat_map(|(i, a)| all[i + 1..].iter().map(move |b| (*a, *b)));
     let row = |(a, b): (&Series, &Series)| {
-        let of = |score: &super::groups::Score| difference(&a.runs(&group.targets, score.of), &b.runs(&group.targets, score.of));
-        let mut fields = vec![Field::Text(a.label.to_owned()), Field::Text(b.label.to_owned())];
-        fields.extend(SCORES.iter().map(|score| Field::Estimate(of(score))));
-        fields
+        let of_best = |of: fn(&Cell) -> Option<f64>| difference(&a.by_target(&group.targets, of), &b.by_target(&group.targets, of));
+        let of_last = |score: &Score| difference(&a.runs(&group.targets, score.of), &b.runs(&group.targets, score.of));
+        let differences = [of_best(exact), of_best(matched)].into_iter().chain(SCORES.iter().map(of_last));
+        let names = [a, b].map(|series| Field::Text(series.label.to_owned()));
+        names.into_iter().chain(differences.map(Field::Estimate)).collect()
     };
     Table {
         name: format!("differences-{}", group.slug()),
         title: format!("Paired differences ({})", group.title()),
-        caption: "Method minus the other on the same targets, mean and 95 % interval of a bootstrap over targets, seeds nested. Each \
-                  interval is for itself: among twenty pairs without a difference, about one leaves out 0."
+        caption: "Method minus the other on the same targets, mean and 95 % interval of a bootstrap over targets, seeds nested; exact and \
+                  matched prefix of the best prompt, the four scores of the last step. Each interval is for itself: among twenty pairs \
+                  without a difference, about one leaves out 0."
             .into(),
-        columns: [vec![column("method"), column("minus")], SCORES.map(|score| estimates(score.name)).to_vec()].concat(),
+        columns: [
+            vec![column("method"), column("minus"), estimates("exact"), estimates("matched prefix")],
+            SCORES.map(|score| estimates(score.name)).to_vec(),
+        ]
+        .concat(),
         rows: pairs.map(row).collect(),
     }
 }

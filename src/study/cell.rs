@@ -29,7 +29,7 @@ const NO_SCIENCE: [&str; 3] = ["model", "device", "max_memory"];
 /// One inversion.
 #[derive(Debug, Clone)]
 pub struct Cell {
-    /// Of what decides the result: weights, target tokens, every setting, schema. Names, host and time are not in it.
+    /// Of what decides the result: weights, target tokens, every setting, a chat's template, schema. Names, host and time are not in it.
     pub id: String,
     /// Place of its model in the study.
     pub(super) model: usize,
@@ -50,11 +50,12 @@ pub struct Cell {
 pub const AXES: [&str; 7] = ["model", "k", "method", "prompt_tokens", "steps", "max_positions", "seed"];
 
 impl Cell {
-    pub(super) fn new(model: usize, identity: ModelIdentity, target: Labelled, method: &str, resolved: &Resolved, seed: u32) -> Self {
+    /// On `of`, whose place in the study is `model`.
+    pub(super) fn new(model: usize, of: &Model, target: Labelled, method: &str, resolved: &Resolved, seed: u32) -> Self {
         let options = Options { seed, ..resolved.settings.clone() };
         let (method, presets) = (method.to_owned(), resolved.presets.clone());
-        let mut cell = Self { id: String::new(), model, identity, target, method, options, presets, measured: None };
-        cell.id = cell.hash();
+        let mut cell = Self { id: String::new(), model, identity: of.identity(), target, method, options, presets, measured: None };
+        cell.id = cell.hash(of);
         cell
     }
 
@@ -87,18 +88,22 @@ impl Cell {
         }
     }
 
-    fn hash(&self) -> String {
+    fn hash(&self, model: &Model) -> String {
         let mut settings = self.options.to_json();
         let map = settings.as_object_mut().expect("settings are an object");
         NO_SCIENCE.iter().for_each(|key| drop(map.shift_remove(*key)));
         drop_what_is_off(&mut settings);
-        let content = json!({
+        let mut content = json!({
             "schema": SCHEMA,
             "record": crate::invert::record::SCHEMA,
             "model": self.identity.digest,
             "target_ids": self.target.target.ids,
             "settings": settings,
         });
+        if self.options.chat {
+            // It may be edited beside the weights. A model that has none fails when the cell is computed.
+            content["chat_template"] = model.chat_digest().into();
+        }
         let digest = Sha256::digest(canonical(&content));
         crate::files::hex(&digest)[..ID_LENGTH].to_owned()
     }
@@ -175,7 +180,7 @@ pub(super) fn list(grid: &Grid, models: &[Model]) -> Result<Vec<Cell>> {
         let target = &targets[model][groups[group][target]];
         let cell = |(method, given): (usize, &Method)| {
             let resolved = &resolved[model][method][n][budget];
-            let cell = Cell::new(model, models[model].identity(), target.clone(), &given.label, resolved, seeds[seed]);
+            let cell = Cell::new(model, &models[model], target.clone(), &given.label, resolved, seeds[seed]);
             match given.estimator {
                 None => Ok(cell),
                 Some(estimator) => {

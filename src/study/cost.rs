@@ -14,7 +14,6 @@ use crate::backend::{self, Choice, DeviceInfo, Job};
 use crate::bench::{head, layers};
 use crate::estimator::EstimatorKind;
 use crate::gradients::{Compared, Protocol, REFERENCE_PROMPTS};
-use crate::method::control::Control;
 use crate::method::registry::MethodSettings;
 use crate::method::relaxed::TableRow;
 use crate::method::search::{Proposal, Search};
@@ -140,8 +139,7 @@ fn of_cell(cell: &Cell) -> Work {
             (Work::forced(1.0, n, m) + Work { distributions: n, ..Work::default() }, hard + soft_scores(row, n, m))
         }
         // A search knows what its prompt is worth.
-        MethodSettings::Search(_) | MethodSettings::Adc(_) | MethodSettings::Control(Control::Echo) => (Work::default(), hard),
-        MethodSettings::Pez(_) | MethodSettings::Control(Control::Floor) => (Work::forced(1.0, n, m), hard),
+        MethodSettings::Search(_) | MethodSettings::Adc(_) | MethodSettings::Pez(_) | MethodSettings::Control(_) => (Work::default(), hard),
     };
     of_step(cell) * steps
         + others_at_start(cell) * f64::from(1 + options.restarts)

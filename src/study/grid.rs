@@ -66,6 +66,13 @@ pub struct Method {
     pub(super) estimator: Option<Compared>,
 }
 
+impl Method {
+    /// The steps of each of its starts, where it has its own.
+    fn steps(&self) -> Option<&Given> {
+        self.settings.iter().find(|given| given.name == "steps")
+    }
+}
+
 /// Where the targets of a study are.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Targets {
@@ -119,7 +126,21 @@ impl Grid {
             settings: value("settings").map_or(Ok(Vec::new()), |value| reader.settings(value, None))?,
         };
         grid.distinct_labels()?;
+        grid.steps_of_starts()?;
         Ok(grid)
+    }
+
+    /// Refuses steps of a method's own, but where the budget is in positions: there they are those of each of its starts.
+    fn steps_of_starts(&self) -> Result<()> {
+        let in_positions = self.budgets.iter().any(|budget| budget.name == "max_positions");
+        match self.methods.iter().find_map(Method::steps).filter(|_| !in_positions) {
+            None => Ok(()),
+            Some(Given { line, .. }) => Err(Error::input(format!(
+                "`{}`, line {line}: `steps` is an axis: write it as a list, above all tables; a method has its own, for each of its starts, \
+                 beside `positions`",
+                self.path.display()
+            ))),
+        }
     }
 
     fn distinct_labels(&self) -> Result<()> {
@@ -145,7 +166,7 @@ impl Grid {
         layers.add("model", Written::new(model, Kind::Text), Origin::File(self.path.clone(), 1))?;
         for given in self.settings.iter().chain([&method.name]).chain(&method.settings).chain(axes.iter().copied()) {
             let place = || Origin::File(self.path.clone(), given.line);
-            if given.name == "max_positions" {
+            if given.name == "max_positions" && method.steps().is_none() {
                 // A preset's steps would end what has positions left.
                 layers.add("steps", Written::untyped("none"), place())?;
             }
@@ -312,6 +333,8 @@ impl Reader<'_> {
         let instead = match name {
             "model" => "is an axis: write `models = [...]`",
             "method" => "is an axis: write `methods = [...]`",
+            // Where it may be is seen when all of the file is known.
+            "steps" if in_method => return Ok(()),
             "prompt_tokens" | "steps" => "is an axis: write it as a list, above all tables",
             "seed" => "is an axis: write `seeds = [...]`",
             "max_positions" => "is an axis: write `positions = [...]`",

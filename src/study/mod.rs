@@ -74,7 +74,7 @@ impl Study {
     /// Two targets with the same tokens.
     pub fn of_targets(model: Model, targets: Vec<Labelled>, resolved: &Resolved) -> Result<Self> {
         let method = resolved.settings.method.to_string();
-        let cell = |target| Cell::new(0, model.identity(), target, &method, resolved, resolved.settings.seed);
+        let cell = |target| Cell::new(0, &model, target, &method, resolved, resolved.settings.seed);
         let cells: Vec<Cell> = targets.into_iter().map(cell).collect();
         match twins(&cells) {
             Some((one, two)) => {
@@ -89,7 +89,7 @@ impl Study {
     pub fn of_seeds(model: Model, target: &Labelled, resolved: &Resolved, count: u32) -> Self {
         let Options { method, seed, .. } = &resolved.settings;
         let method = method.to_string();
-        let cell = |more| Cell::new(0, model.identity(), target.clone(), &method, resolved, seed.wrapping_add(more));
+        let cell = |more| Cell::new(0, &model, target.clone(), &method, resolved, seed.wrapping_add(more));
         Self { cells: (0..count).map(cell).collect(), models: vec![model] }
     }
 

@@ -101,6 +101,10 @@ fn studies_are_the_papers_unless_they_say_otherwise() {
     assert!(!options.all_tokens && options.early_stop && options.steps == Some(9));
     let options = cell("positions = [900]\n");
     assert!(options.all_tokens && (options.steps, options.max_positions, options.max_seconds) == (None, Some(900), None));
+    // Beside positions a method may have steps of each of its starts.
+    let starts = "methods = [{ name = \"gbda\", steps = 9, restarts = 5 }]\ntargets = { bundled = true }\npositions = [900]\n";
+    let options = open(starts).unwrap().cells()[0].options.clone();
+    assert_eq!((options.steps, options.restarts, options.max_positions), (Some(9), 5, Some(900)));
 }
 
 #[test]
@@ -120,6 +124,7 @@ fn what_is_no_study_is_refused_with_its_place() {
     refused(&grid("presets = [\"papr\"]\n"), &["line 4", "`papr`", "paper"]);
     refused(&grid("presets = []\n"), &["snap", "no budget in steps"]);
     refused(&grid("[settings]\nseed = 1\n"), &["line 5", "`seed` is an axis"]);
+    refused("methods = [\n{ name = \"gbda\", steps = 9 }]\ntargets = { bundled = true }", &["line 2", "`steps` is an axis"]);
     refused(&grid("[settings]\nmax_seconds = 1\n"), &["line 5", "budget"]);
     refused(&grid("[settings]\ndevice = 1\n"), &["line 5", "`study run`"]);
     refused(&grid("[settings]\nevery = 1\n"), &["`every`", "line 5", "is not a setting"]);

@@ -46,6 +46,23 @@ impl Cost {
     }
 }
 
+/// What the memory of a step goes by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Footprint {
+    /// Prompts that are gone back through.
+    pub samples: usize,
+    /// What they are fed.
+    pub feeding: Feeding,
+    /// Prompts whose keys and values are held while they are scored.
+    pub candidates: usize,
+}
+
+impl Default for Footprint {
+    fn default() -> Self {
+        Self { samples: 1, feeding: Feeding::Forced, candidates: 0 }
+    }
+}
+
 /// Fixed tokens, their keys and values, and the normalised hidden state of the last one, `[1, D]`.
 type Prefix<B> = (Vec<u32>, Cache<Plain<B>>, Matrix<B>);
 
@@ -68,12 +85,13 @@ impl<B: TrackedBackend> Subject<B> {
         Self { plain, tokenizer, norms: OnceCell::new(), prefixes: RefCell::default(), max_rows: usize::MAX, cost: Cell::default() }
     }
 
-    /// Keeps weights and a step on `problem`, of so many samples fed in this way, within `mib` MiB, by computing less at once; without,
+    /// Keeps weights and a step on `problem` within `mib` MiB, by computing less at once; without,
     /// refuses a step that does not fit into the memory that the machine has left, where that is what it computes in.
     ///
     /// # Errors
     /// That is too little for the fewest samples that are computed at once.
-    pub fn within(mut self, mib: Option<u64>, problem: &Problem, samples: usize, feeding: Feeding) -> Result<Self> {
+    pub fn within(mut self, mib: Option<u64>, problem: &Problem, footprint: Footprint) -> Result<Self> {
+        let Footprint { samples, feeding, candidates } = footprint;
         let (config, width) = (self.plain.config(), self.plain.dtype().size());
         let m = problem.target_lengths().max().unwrap_or(0);
         let rows = rows_kept(config, feeding, samples, problem.longest(), m);
@@ -83,6 +101,9 @@ impl<B: TrackedBackend> Subject<B> {
         let soft = 4 * samples * n * (v.min(2048) + 4 * d);
         // Old and new Z and its moments, its gradient, and buffers as wide as the vocabulary.
         let step = 4 * 7 * n * v + soft + (128 << 20);
+        // Of every candidate the keys and values of all positions, as if they shared none.
+        let heads = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
+        let step = step + width * candidates * problem.longest() * heads;
         let Some(mib) = mib else {
             // The weights are there already, and what is computed at once must not depend on what else the machine does.
             if memory::is_on_cpu::<Plain<B>>(&self.device()) {

@@ -254,6 +254,18 @@ fn the_plain_path_judges_whatever_searched() {
     }
 }
 
+/// Many candidates are told what they need before they are scored, not when memory ends.
+#[test]
+fn the_memory_of_candidates_counts() {
+    let least = |batch: &str| {
+        let sentence =
+            refusal(&mut tiny(["invert", " and", "--method", "gcg", "--set", &format!("gcg.batch={batch}"), "--max-memory", "1"]), 2);
+        let need = sentence.split("need ").nth(1).and_then(|rest| rest.split(';').next()).unwrap_or_else(|| panic!("{sentence}"));
+        need.parse::<u64>().unwrap_or_else(|_| panic!("{sentence}"))
+    };
+    assert!(least("65536") > least("64") + 100, "{} {}", least("65536"), least("64"));
+}
+
 #[test]
 fn less_memory_gives_the_same_result() {
     for method in ["dlmi", "dlmi-tf", "reinforce"] {

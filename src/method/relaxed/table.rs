@@ -5,6 +5,7 @@ use crate::estimator::{EstimatorKind, GumbelSoftmax, Rebar, Reinforce, Relax, St
 use crate::objective::{Goal, margin_key, objective_key};
 use crate::optimiser::Adam;
 use crate::setting::{Choice, Key, Slot, choice, key, optional_real, optional_whole, positive, real, switch, whole};
+use crate::subject::Footprint;
 use crate::subject::feeding::{Feedback, Feeding};
 
 /// A row of Table 1.
@@ -149,6 +150,11 @@ fn rebar<'a>(row: &'a mut TableRow, slot: impl FnOnce(&'a mut Rebar) -> Slot<'a>
 }
 
 impl TableRow {
+    /// What the memory of a step goes by.
+    pub fn footprint(&self) -> Footprint {
+        Footprint { samples: self.samples, feeding: self.feeding, ..Footprint::default() }
+    }
+
     /// Refuses values that contradict each other.
     ///
     /// # Errors
