@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::list::{Kept, check_all, is_solved, left, verdict};
+use super::list::{Kept, is_solved, left, verdict};
 use crate::Result;
 use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
@@ -26,7 +26,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, count: u32, policy: Policy) -> Resul
     let target = super::target(verb, &session)?;
     // What is wrong with one search is wrong with all.
     let problem = session.model.problem_of(target.clone(), session.settings())?;
-    check_all(&session)?;
+    session.settings().check()?;
     check_context(session.model.config(), problem.first().positions(), problem.target_tokens())?;
     let choice = session.device()?;
     let Session { model, resolved } = session;

@@ -56,7 +56,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, path: &Path, policy: Policy) -> Resu
 /// # Errors
 /// Settings that contradict each other, a model without a usable chat template or start token where one is asked for, a prompt that leaves no
 /// room for a target.
-pub(super) fn check_all(session: &Session) -> Result<()> {
+fn check_all(session: &Session) -> Result<()> {
     let (model, settings) = (&session.model, session.settings());
     settings.check()?;
     model.chat(settings)?;
