@@ -20,6 +20,17 @@ pub enum Objective {
     Mellowmax,
 }
 
+/// What an [`Objective`] makes of one row of logits: what the fused operations compute.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RowLoss {
+    /// −log softmax(ℓ)_y.
+    Nll,
+    /// max(0, κ − (ℓ_y − max_{v≠y} ℓ_v)), of this κ.
+    Hinge(f32),
+    /// −ℓ_y, for which no other logit is needed.
+    Logit,
+}
+
 /// An objective by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ObjectiveKind {
@@ -113,12 +124,21 @@ impl Objective {
         self != Self::Mellowmax
     }
 
+    /// The loss of one row.
+    pub fn of_row(self) -> RowLoss {
+        match self {
+            Self::CrossEntropy => RowLoss::Nll,
+            Self::Hinge { margin } => RowLoss::Hinge(margin),
+            Self::LogProbDifference => RowLoss::Hinge(0.0),
+            Self::Mellowmax => RowLoss::Logit,
+        }
+    }
+
     /// κ of the hinge that a position's loss is; nothing where it is none.
     pub fn margin(self) -> Option<f32> {
-        match self {
-            Self::CrossEntropy | Self::Mellowmax => None,
-            Self::Hinge { margin } => Some(margin),
-            Self::LogProbDifference => Some(0.0),
+        match self.of_row() {
+            RowLoss::Hinge(margin) => Some(margin),
+            RowLoss::Nll | RowLoss::Logit => None,
         }
     }
 

@@ -7,6 +7,7 @@ use burn::tensor::{DType, IndexingUpdateOp, TensorData};
 use super::soft_prompt::stack;
 use super::*;
 use crate::noise::{Purpose, Stream};
+use crate::objective::RowLoss;
 use crate::testing::{each_tracked_cpu_backend, one_at_a_time};
 
 const N: usize = 3;
@@ -68,10 +69,10 @@ fn whole_target_loss<B: Backend>(
 ) -> Tensor<B, 1> {
     let logits = hidden.matmul(head.transpose());
     let column: Tensor<B, 2, Int> = targets.unsqueeze_dim(1);
-    match objective.margin() {
-        None if objective == Objective::Mellowmax => logits.gather(1, column).neg().squeeze_dim(1),
-        None => log_softmax(logits, 1).gather(1, column).neg().squeeze_dim(1),
-        Some(margin) => {
+    match objective.of_row() {
+        RowLoss::Logit => logits.gather(1, column).neg().squeeze_dim(1),
+        RowLoss::Nll => log_softmax(logits, 1).gather(1, column).neg().squeeze_dim(1),
+        RowLoss::Hinge(margin) => {
             let at_target = logits.clone().gather(1, column.clone());
             let hidden = logits.scatter(1, column, at_target.zeros_like() - 1e30, IndexingUpdateOp::Add);
             (hidden.max_dim(1) - at_target + margin).clamp_min(0.0).squeeze_dim(1)

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::fluency::Reading;
 use super::{Plain, Subject, repeat};
 use crate::model::{Cache, Llama, cache::retain};
-use crate::objective::{Objective, hinge_at};
+use crate::objective::{Objective, RowLoss, hinge_at};
 use crate::ops::{Kernels, Parallel, Products, TrackedBackend, margins_and_cross_entropies};
 use crate::problem::{Example, Problem};
 use crate::tensor::{host, ids_tensor};
@@ -196,17 +196,17 @@ fn target_scores<B: Kernels>(
     objective: Objective,
 ) -> Vec<TargetScores> {
     let targets = repeat::<B>(target, samples, &model.device());
-    let (margins, losses): (Vec<f32>, Vec<f32>) = match objective.margin() {
-        Some(margin) => {
+    let (margins, losses): (Vec<f32>, Vec<f32>) = match objective.of_row() {
+        RowLoss::Hinge(margin) => {
             let margins = host(model.margins(hidden, targets));
             let losses = margins.iter().map(|&m| hinge_at(margin, m)).collect();
             (margins, losses)
         }
-        None if objective == Objective::Mellowmax => {
+        RowLoss::Logit => {
             let losses = B::target_loss(hidden.clone(), model.head(), targets.clone(), objective).losses;
             (host(model.margins(hidden, targets)), host(losses))
         }
-        None => {
+        RowLoss::Nll => {
             let (margins, losses) = margins_and_cross_entropies(hidden, model.head(), targets);
             (host(margins), host(losses))
         }

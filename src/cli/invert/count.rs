@@ -2,23 +2,20 @@
 
 use std::collections::HashSet;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use super::list::{Kept, is_solved, left, verdict};
+use super::series::{Aim, Kept, Series, is_solved, verdict};
 use crate::Result;
 use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
 use crate::cli::signals::{ended_by, watch_signals};
-use crate::invert::Report;
 use crate::problem::targets::Labelled;
-use crate::study::{Cell, End, Foreman, Queue, Store, Study, work};
+use crate::study::{Cell, End, Study, work};
 use crate::subject::check_context;
 use crate::terminal::counted;
-use crate::ui::{Paint, Policy, Progress, Status, paint, print_part, print_result, visible};
+use crate::ui::{Paint, Policy, paint, print_result, visible};
 
 #[inline]
 pub(super) fn run(cli: &Cli, verb: &Invert, count: u32, policy: Policy) -> Result<ExitCode> {
@@ -35,22 +32,11 @@ pub(super) fn run(cli: &Cli, verb: &Invert, count: u32, policy: Policy) -> Resul
     let mut study = Study::of_seeds(model, &target, &resolved, 2 * count);
     let kept = Kept::open(verb.out.as_deref())?;
     let signal = watch_signals()?;
-    let mut prompts = Prompts {
-        cells: study.cells().to_vec(),
-        store: &kept.store,
-        queue: Queue::new(0..study.cells().len(), None),
-        wanted: count as usize,
-        found: HashSet::new(),
-        missed: 0,
-        as_json: cli.global.json,
-        policy,
-        signal: signal.clone(),
-        progress: Progress::new(policy, format!("looking for {}", counted(count.into(), "prompt"))),
-        began: Instant::now(),
-        unread: false,
-    };
+    let aim = Prompts { wanted: count as usize, found: HashSet::new(), missed: 0, as_json: cli.global.json, policy };
+    let what = format!("looking for {}", counted(count.into(), "prompt"));
+    let mut prompts = Series::new(&study, &kept.store, what, policy, signal.clone(), aim);
     let outcome = work(&mut study, &kept.store, choice, true, &mut prompts);
-    let found = prompts.found.len();
+    let found = prompts.aim.found.len();
     drop(prompts);
     if !cli.global.json {
         print_result(&format!("{found} of {count} different prompts found"))?;
@@ -62,11 +48,8 @@ pub(super) fn run(cli: &Cli, verb: &Invert, count: u32, policy: Policy) -> Resul
     })
 }
 
-/// Hands out seeds until as many searches as prompts are wanted have found one that is new, or none, and prints what they come to.
-struct Prompts<'a> {
-    cells: Vec<Cell>,
-    store: &'a Store,
-    queue: Queue,
+/// As many prompts as are wanted, each a new one. A search that finds none counts too, but not one whose prompt another has found.
+struct Prompts {
     wanted: usize,
     /// The texts of the prompts.
     found: HashSet<String>,
@@ -74,30 +57,9 @@ struct Prompts<'a> {
     missed: usize,
     as_json: bool,
     policy: Policy,
-    signal: Arc<AtomicUsize>,
-    progress: Progress,
-    began: Instant,
-    /// Nobody reads the results any more.
-    unread: bool,
 }
 
-impl Prompts<'_> {
-    fn show(&mut self, now: Option<String>) {
-        self.progress.update(&Status {
-            unit: "prompt",
-            step: self.found.len() as u64,
-            steps: Some(self.wanted as u64),
-            seconds: self.began.elapsed().as_secs_f64(),
-            text: now,
-            ..Status::default()
-        });
-    }
-
-    fn print(&mut self, line: &str) -> Result<()> {
-        self.unread = !print_part(line)?;
-        Ok(())
-    }
-
+impl Prompts {
     /// A line for people: the prompt as it is typed, and what was verified.
     fn line(&self, inversion: &Value) -> String {
         let color = |kind, text: &str| paint(self.policy.color_out, kind, text);
@@ -107,53 +69,47 @@ impl Prompts<'_> {
             true => [&settings["prefix"], &inversion["free_text"], &settings["suffix"]].map(text).concat(),
             false => text(&inversion["prompt_text"]),
         };
-        let prompt = visible(&typed).to_string();
         let solved = is_solved(inversion);
-        let verdict =
-            color(if solved { Paint::Good } else { Paint::Bad }, &format!("{:<6}", verdict(inversion["exact"].as_bool(), solved)));
+        let verdict = format!("{:<6}", verdict(inversion["exact"].as_bool(), solved));
+        let verdict = color(if solved { Paint::Good } else { Paint::Bad }, &verdict);
         let (seed, steps) = (&inversion["seed"], counted(inversion["steps"].as_u64().unwrap_or(0), "step"));
         let [lead, seconds] = ["min_margin", "seconds"].map(|key| inversion[key].as_f64().unwrap_or(0.0));
-        let prompt = color(Paint::Bold, &prompt);
+        let prompt = color(Paint::Bold, &visible(&typed).to_string());
         format!("{verdict} \"{prompt}\"  (seed {seed}, smallest lead {lead:.3} logits, {seconds:.1} s, {steps})")
     }
 }
 
-impl Foreman for Prompts<'_> {
-    fn next_cell(&mut self) -> Option<usize> {
-        let enough = self.found.len() + self.missed >= self.wanted;
-        if enough || self.unread { None } else { self.queue.next_cell() }
+impl Aim for Prompts {
+    const UNIT: &'static str = "prompt";
+
+    fn name(&self, cell: &Cell) -> String {
+        format!("seed {}", cell.options.seed)
     }
 
-    fn step(&mut self, cell: &Cell, report: &Report) -> Result<()> {
-        let so_far = super::so_far(report, cell.target_tokens());
-        self.show(Some(format!("seed {}: step {}, {so_far}", cell.options.seed, report.step)));
-        Ok(())
+    fn is_met(&self) -> bool {
+        self.found.len() + self.missed >= self.wanted
     }
 
-    fn ended(&mut self, cell: usize, end: &End) -> Result<()> {
-        self.queue.ended(cell, end);
-        let cell = &self.cells[cell];
-        let (seed, Some(record)) = (cell.options.seed, left(cell, end, self.store)?) else { return Ok(()) };
+    fn so_far(&self) -> (usize, usize, String) {
+        (self.found.len(), self.wanted, String::new())
+    }
+
+    fn take(&mut self, cell: &Cell, end: &End, record: Option<Value>) -> Option<String> {
+        let record = record?;
         let inversion = &record["inversion"];
         if inversion.is_null() {
-            tracing::warn!("seed {seed}: {}", record["failed"].as_str().unwrap_or_default());
             self.missed += 1;
-            return if self.as_json { self.print(&crate::cli::json(&json!({ "seed": seed, "failed": record["failed"] }))) } else { Ok(()) };
+            return self.as_json.then(|| crate::cli::json(&json!({ "seed": cell.options.seed, "failed": record["failed"] })));
         }
         if !is_solved(inversion) {
             if matches!(end, End::Interrupted { .. }) {
-                return Ok(());
+                return None;
             }
             self.missed += 1;
         } else if !self.found.insert(inversion["prompt_text"].as_str().unwrap_or_default().to_owned()) {
-            tracing::warn!("seed {seed} found a prompt that was found before");
-            return Ok(());
+            tracing::warn!("{} found a prompt that was found before", self.name(cell));
+            return None;
         }
-        self.show(None);
-        self.print(&if self.as_json { crate::cli::json(inversion) } else { self.line(inversion) })
-    }
-
-    fn signal(&self) -> Arc<AtomicUsize> {
-        self.signal.clone()
+        Some(if self.as_json { crate::cli::json(inversion) } else { self.line(inversion) })
     }
 }

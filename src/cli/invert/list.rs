@@ -2,22 +2,20 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
+use super::series::{Aim, Kept, Series, is_solved, verdict};
 use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
 use crate::cli::signals::{ended_by, watch_signals};
-use crate::invert::Report;
 use crate::report::csv::{Csv, text};
-use crate::study::{Cell, End, Foreman, Queue, Store, Study, Tally, work};
+use crate::study::{Cell, End, Store, Study, Tally, work};
 use crate::subject::check_context;
 use crate::terminal::counted;
 use crate::ui::table::columns;
-use crate::ui::{Policy, Progress, Status, print_part, print_result, visible};
+use crate::ui::{Policy, print_result, visible};
 use crate::{Error, Result};
 
 #[inline]
@@ -33,11 +31,17 @@ pub(super) fn run(cli: &Cli, verb: &Invert, path: &Path, policy: Policy) -> Resu
     let mut study = Study::of_targets(model, targets, &resolved)?;
     let kept = Kept::open(verb.out.as_deref())?;
     let signal = watch_signals()?;
-    let mut list = List::new(&study, &kept.store, cli.global.json, policy, signal.clone());
+    let count = study.cells().len();
+    let (what, aim) = (
+        format!("inverting {}", counted(count as u64, "target")),
+        List { targets: count, as_json: cli.global.json, tally: Tally::default(), interrupted: None },
+    );
+    let mut list = Series::new(&study, &kept.store, what, policy, signal.clone(), aim);
     let outcome = work(&mut study, &kept.store, choice, true, &mut list);
-    let (cells, interrupted) = list.into_parts();
+    let interrupted = list.aim.interrupted.take();
+    drop(list);
     // What was found is printed even where the list could not be gone through.
-    let lines = cells.iter().map(|cell| Line::of(cell, &kept.store, interrupted.as_ref())).collect::<Result<Vec<_>>>()?;
+    let lines = study.cells().iter().map(|cell| Line::of(cell, &kept.store, interrupted.as_ref())).collect::<Result<Vec<_>>>()?;
     match (cli.global.json, verb.csv) {
         (true, _) => (),
         (false, true) => print_result(&csv(&lines))?,
@@ -64,119 +68,33 @@ fn check_all(session: &Session) -> Result<()> {
     check_context(model.config(), settings.prompt_tokens, 1)
 }
 
-/// What a search that is left has come to: its record or, where it was interrupted, what is kept nowhere yet.
-pub(super) fn left(cell: &Cell, end: &End, store: &Store) -> Result<Option<Value>> {
-    match end {
-        End::Interrupted { inversion } => Ok(Some(json!({ "cell": cell.summary(), "inversion": inversion }))),
-        End::Elsewhere => Ok(None),
-        _ => store.record(&cell.id),
-    }
-}
-
-/// Where the results are kept: in the folder of `--out`, else in one that goes with the process.
-pub(super) struct Kept {
-    pub(super) store: Store,
-    _folder: Option<tempfile::TempDir>,
-}
-
-impl Kept {
-    pub(super) fn open(out: Option<&Path>) -> Result<Self> {
-        if let Some(out) = out {
-            return Ok(Self { store: Store::create(out)?, _folder: None });
-        }
-        let folder = tempfile::tempdir().map_err(|error| Error::environment(format!("cannot make a temporary folder: {error}")))?;
-        Ok(Self { store: Store::create(folder.path())?, _folder: Some(folder) })
-    }
-}
-
-/// Hands out the targets in their order, and shows how they go.
-struct List<'a> {
-    queue: Queue,
-    cells: Vec<Cell>,
-    store: &'a Store,
+/// Every target, once.
+struct List {
+    targets: usize,
     as_json: bool,
-    signal: Arc<AtomicUsize>,
     tally: Tally,
-    progress: Progress,
-    began: Instant,
     /// What the search that was interrupted has come to.
     interrupted: Option<Value>,
-    /// Nobody reads the results any more.
-    unread: bool,
 }
 
-impl<'a> List<'a> {
-    fn new(study: &Study, store: &'a Store, as_json: bool, policy: Policy, signal: Arc<AtomicUsize>) -> Self {
-        let cells = study.cells().to_vec();
-        Self {
-            queue: Queue::new(0..cells.len(), None),
-            progress: Progress::new(policy, format!("inverting {}", counted(cells.len() as u64, "target"))),
-            cells,
-            store,
-            as_json,
-            signal,
-            tally: Tally::default(),
-            began: Instant::now(),
-            interrupted: None,
-            unread: false,
-        }
+impl Aim for List {
+    const UNIT: &'static str = "target";
+
+    fn name(&self, cell: &Cell) -> String {
+        visible(&cell.target.id).to_string()
     }
 
-    /// The targets, and what was interrupted.
-    fn into_parts(self) -> (Vec<Cell>, Option<Value>) {
-        (self.cells, self.interrupted)
+    fn so_far(&self) -> (usize, usize, String) {
+        ((self.tally.done + self.tally.failed) as usize, self.targets, self.tally.words())
     }
 
-    fn show(&mut self, now: Option<String>) {
-        self.progress.update(&Status {
-            unit: "target",
-            step: self.tally.done + self.tally.failed,
-            steps: Some(self.cells.len() as u64),
-            seconds: self.began.elapsed().as_secs_f64(),
-            best: self.tally.words(),
-            text: now,
-            ..Status::default()
-        });
-    }
-}
-
-impl Foreman for List<'_> {
-    fn next_cell(&mut self) -> Option<usize> {
-        if self.unread { None } else { self.queue.next_cell() }
-    }
-
-    fn step(&mut self, cell: &Cell, report: &Report) -> Result<()> {
-        let so_far = super::so_far(report, cell.target_tokens());
-        self.show(Some(format!("{}: step {}, {so_far}", visible(&cell.target.id), report.step)));
-        Ok(())
-    }
-
-    fn ended(&mut self, cell: usize, end: &End) -> Result<()> {
-        self.queue.ended(cell, end);
+    fn take(&mut self, _: &Cell, end: &End, record: Option<Value>) -> Option<String> {
         self.tally.count(end);
-        self.show(None);
-        if let End::Failed { reason, .. } = end {
-            tracing::warn!("{}: {reason}", visible(&self.cells[cell].target.id));
-        }
-        let cell = &self.cells[cell];
-        let Some(record) = left(cell, end, self.store)? else { return Ok(()) };
         if matches!(end, End::Interrupted { .. }) {
-            self.interrupted = Some(record.clone());
+            self.interrupted.clone_from(&record);
         }
-        if self.as_json {
-            self.unread = !print_part(&json_line(record))?;
-        }
-        Ok(())
+        record.filter(|_| self.as_json).map(json_line)
     }
-
-    fn signal(&self) -> Arc<AtomicUsize> {
-        self.signal.clone()
-    }
-}
-
-/// Whether an inversion of a record is all that was asked for. Older records do not say: no lead was asked for then.
-pub(super) fn is_solved(inversion: &Value) -> bool {
-    inversion["solved"].as_bool().or(inversion["exact"].as_bool()) == Some(true)
 }
 
 /// What `invert --json` prints of one target, its name and k before it; of one that failed the reason.
@@ -188,16 +106,6 @@ fn json_line(mut record: Value) -> String {
         _ => drop(map.insert("failed".into(), record["failed"].take())),
     }
     crate::cli::json(&line)
-}
-
-/// In a word: `narrow` is exact, but by a smaller lead than was asked for.
-pub(super) fn verdict(exact: Option<bool>, solved: bool) -> &'static str {
-    match (exact, solved) {
-        (Some(true), true) => "exact",
-        (Some(true), false) => "narrow",
-        (Some(false), _) => "no",
-        (None, _) => "-",
-    }
 }
 
 /// What became of a target.

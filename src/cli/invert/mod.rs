@@ -2,6 +2,7 @@
 
 mod count;
 mod list;
+mod series;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -23,14 +23,14 @@ pub enum Visit {
 
 impl SearchMethod {
     /// The `top` tokens of every position by the gradient at the prompt, and its length.
-    pub(super) fn top<'a, B: TrackedBackend>(&self, top: usize, subject: &Subject<B>, problem: &'a Problem) -> (Tokens<'a>, Option<f32>) {
+    pub(super) fn top<B: TrackedBackend>(&self, top: usize, subject: &Subject<B>, problem: &Problem) -> (Tokens, Option<f32>) {
         let (free, allowed) = (&self.at.current.free, problem.prompt.allowed());
         let slope = self.search.slope(free, None, subject, problem);
         let length = slope.norm();
         // g·E_x, which is taken off in every row, changes no order.
         let scores = host(slope.predicted_change(free, subject));
         let heads = scores.chunks_exact(allowed.len()).map(|row| head_of(row, allowed, None, top)).collect();
-        (Tokens::evenly(allowed, heads), Some(length))
+        (Tokens::Even(heads), Some(length))
     }
 
     /// The first candidates at one position that can be typed and keep the ban, as many as a batch holds, and the length of its gradient.

@@ -47,7 +47,7 @@ mod tests {
     fn neighbours(moves: Moves, free: &[u32]) -> Vec<Vec<u32>> {
         let mut draws = Draws::new(Stream::new(1, 0, 0, Purpose::SearchDraws, 0));
         let allowed: Vec<bool> = (0..40).map(|id| id % 2 == 0).collect();
-        let tokens = Tokens::any(&allowed);
+        let tokens = Tokens::allowed(&allowed);
         let found: Vec<Vec<u32>> = (0..400).filter_map(|_| moves.candidate(free, &tokens, &mut draws)).collect();
         assert!(found.len() > 50 && found.iter().all(|found| found != free && found.len() == free.len()));
         assert!(found.iter().flatten().all(|token| token % 2 == 0), "only allowed tokens");

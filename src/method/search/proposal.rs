@@ -39,39 +39,40 @@ pub enum Proposal {
 }
 
 /// The tokens that each position may be given in a step.
-pub(super) struct Tokens<'a> {
-    allowed: &'a [bool],
-    /// The best of each position, best first; nothing where any allowed token will do.
-    heads: Vec<Vec<u32>>,
-    /// Every one of a head is as likely as the others, and may be what stands there.
-    even: bool,
+pub(super) enum Tokens {
+    /// Any of these, at every position.
+    Any(Vec<u32>),
+    /// Of each position, best first: the head of a ranking, from which better ones are drawn more often.
+    Ranked(Vec<Vec<u32>>),
+    /// Of each position, one as likely as the other, that which stands there among them.
+    Even(Vec<Vec<u32>>),
 }
 
-impl<'a> Tokens<'a> {
+impl Tokens {
     /// Any allowed token.
-    pub fn any(allowed: &'a [bool]) -> Self {
-        Self { allowed, heads: Vec::new(), even: false }
-    }
-
-    /// Any of these for each position, as likely as the others.
-    pub fn evenly(allowed: &'a [bool], heads: Vec<Vec<u32>>) -> Self {
-        Self { allowed, heads, even: true }
+    pub fn allowed(allowed: &[bool]) -> Self {
+        Self::Any((0..).zip(allowed).filter_map(|(id, allowed)| allowed.then_some(id)).collect())
     }
 
     /// Whether a candidate may be the prompt itself.
     pub fn may_stay(&self) -> bool {
-        self.even
+        matches!(self, Self::Even(_))
     }
 
     /// A token for a position, another one than `own` unless it may stay; nothing where the draw misses.
     pub fn draw(&self, position: usize, own: u32, draws: &mut Draws) -> Option<u32> {
-        let token = match self.heads.get(position).map(Vec::as_slice) {
-            Some([]) => return None,
-            Some(head) if self.even => return Some(head[draws.below(head.len())]),
-            Some(head) => head[(head.len() as f32 * draws.uniform().powi(2)) as usize],
-            None => draws.below(self.allowed.len()) as u32,
+        let tokens = match self {
+            Self::Any(tokens) => tokens,
+            Self::Ranked(heads) | Self::Even(heads) => &heads[position],
         };
-        (token != own && self.allowed[token as usize]).then_some(token)
+        if tokens.is_empty() {
+            return None;
+        }
+        let token = match self {
+            Self::Any(_) | Self::Even(_) => tokens[draws.below(tokens.len())],
+            Self::Ranked(_) => tokens[(tokens.len() as f32 * draws.uniform().powi(2)) as usize],
+        };
+        (token != own || self.may_stay()).then_some(token)
     }
 }
 
@@ -104,9 +105,9 @@ impl Ranking {
     }
 
     /// The `top` best allowed tokens of every position of the prompt `free`.
-    pub fn heads<'a>(&self, top: usize, free: &[u32], allowed: &'a [bool]) -> Tokens<'a> {
+    pub fn heads(&self, top: usize, free: &[u32], allowed: &[bool]) -> Tokens {
         let rows = self.average.par_chunks_exact(allowed.len()).zip(free);
-        Tokens { allowed, heads: rows.map(|(row, &own)| head_of(row, allowed, Some(own), top)).collect(), even: false }
+        Tokens::Ranked(rows.map(|(row, &own)| head_of(row, allowed, Some(own), top)).collect())
     }
 
     /// Length of the gradient at the current prompt, where it was computed.
@@ -167,6 +168,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::noise::{Purpose, Stream};
+
+    #[test]
+    fn the_few_allowed_of_many_tokens_are_found() {
+        let allowed: Vec<bool> = (0..10_000).map(|id| id % 2_500 == 7).collect();
+        let tokens = Tokens::allowed(&allowed);
+        let mut draws = Draws::new(Stream::new(1, 0, 0, Purpose::SearchDraws, 0));
+        let drawn: Vec<Option<u32>> = (0..200).map(|_| tokens.draw(0, 7, &mut draws)).collect();
+        let count = |token| drawn.iter().filter(|drawn| **drawn == token).count();
+        assert_eq!([None, Some(2507), Some(5007), Some(7507)].map(|token| count(token) > 30), [true; 4]);
+        assert_eq!([None, Some(2507), Some(5007), Some(7507)].map(count).iter().sum::<usize>(), 200);
+        assert_eq!(Tokens::allowed(&[false; 9]).draw(0, 7, &mut draws), None);
+    }
 
     proptest! {
         #[test]

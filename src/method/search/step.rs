@@ -115,7 +115,7 @@ impl SearchMethod {
     ) -> (Vec<Vec<u32>>, Option<f32>) {
         let (free, allowed, emphasis) = (&self.at.current.free, problem.prompt.allowed(), self.emphasis(problem));
         let (tokens, gradient_norm) = match self.search.proposal {
-            Proposal::Uniform => (Tokens::any(allowed), None),
+            Proposal::Uniform => (Tokens::allowed(allowed), None),
             Proposal::Gradient { top, momentum } => {
                 self.ranking.mix(momentum as f32, || self.search.scores(free, &emphasis, subject, problem));
                 (self.ranking.heads(top, free, allowed), self.ranking.gradient_norm())

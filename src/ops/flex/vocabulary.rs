@@ -11,7 +11,7 @@ use super::matmul::matmul;
 use super::vector::{dot, exp, largest, ln, sum};
 use super::{Dense, tensor};
 use crate::noise::{Rescale, Stream};
-use crate::objective::Objective;
+use crate::objective::{Objective, RowLoss};
 use crate::ops::reference::target_loss::target_logit;
 use crate::ops::{Gumbel, Products, SoftEmbeddings, SoftPrompt, TargetLoss};
 use crate::tensor::host;
@@ -308,10 +308,10 @@ pub fn margins(products: Products, hidden: Matrix, head: Matrix, targets: Tensor
 
 /// See [`crate::ops::Kernels::target_loss`].
 pub fn target_loss(hidden: Matrix, head: Matrix, targets: Tensor<Flex, 1, Int>, objective: Objective) -> TargetLoss<Flex> {
-    match objective.margin() {
-        None if objective == Objective::Mellowmax => target_logit(hidden, head, targets),
-        None => cross_entropy(hidden, head, targets),
-        Some(margin) => hinge(margin, hidden, head, targets),
+    match objective.of_row() {
+        RowLoss::Nll => cross_entropy(hidden, head, targets),
+        RowLoss::Hinge(margin) => hinge(margin, hidden, head, targets),
+        RowLoss::Logit => target_logit(hidden, head, targets),
     }
 }
 

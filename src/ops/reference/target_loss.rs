@@ -2,7 +2,7 @@
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, activation::log_softmax, backend::Backend};
 
-use crate::objective::Objective;
+use crate::objective::{Objective, RowLoss};
 use crate::ops::precision::{product, wide};
 use crate::ops::{CHUNK, TargetLoss};
 
@@ -66,28 +66,32 @@ pub fn target_logit<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, target
     TargetLoss { losses: losses.squeeze_dim(1), hidden: at_target.neg() }
 }
 
-/// See [`crate::ops::Kernels::target_loss`].
-pub fn forward<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>, objective: Objective) -> TargetLoss<B> {
-    if objective == Objective::Mellowmax {
-        return target_logit(hidden, head, targets);
-    }
+/// −log p_y; its gradient is Σ_v p_v·head_v − head_y.
+fn cross_entropy<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> TargetLoss<B> {
+    let log_p = log_softmax(wide_logits(hidden, head.clone().transpose()), 1);
+    let at_target = head.clone().select(0, targets.clone()).cast(log_p.dtype());
+    let losses = log_p.clone().gather(1, targets.unsqueeze_dim(1)).neg().squeeze_dim(1);
+    TargetLoss { losses, hidden: product(log_p.exp(), &head) - at_target }
+}
+
+/// max(0, κ − margin); its gradient is head_runner − head_y where it is not 0.
+fn hinge<B: Backend>(margin: f32, hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> TargetLoss<B> {
     let logits = wide_logits(hidden, head.clone().transpose());
     let dtype = logits.dtype();
     let rows = |ids| head.clone().select(0, ids).cast(dtype);
     let at_target = rows(targets.clone());
-    let column = targets.unsqueeze_dim(1);
-    match objective.margin() {
-        None => {
-            let log_p = log_softmax(logits, 1);
-            let losses = log_p.clone().gather(1, column).neg().squeeze_dim(1);
-            TargetLoss { losses, hidden: product(log_p.exp(), &head) - at_target }
-        }
-        Some(margin) => {
-            let (margins, runner) = runner_up(logits, column);
-            let losses = (margins.neg() + margin).clamp_min(0.0);
-            let active = losses.clone().greater_elem(0.0).float().cast(losses.dtype());
-            let hidden = (rows(runner.squeeze_dim(1)) - at_target) * active;
-            TargetLoss { losses: losses.squeeze_dim(1), hidden }
-        }
+    let (margins, runner) = runner_up(logits, targets.unsqueeze_dim(1));
+    let losses = (margins.neg() + margin).clamp_min(0.0);
+    let active = losses.clone().greater_elem(0.0).float().cast(losses.dtype());
+    let hidden = (rows(runner.squeeze_dim(1)) - at_target) * active;
+    TargetLoss { losses: losses.squeeze_dim(1), hidden }
+}
+
+/// See [`crate::ops::Kernels::target_loss`].
+pub fn forward<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>, objective: Objective) -> TargetLoss<B> {
+    match objective.of_row() {
+        RowLoss::Nll => cross_entropy(hidden, head, targets),
+        RowLoss::Hinge(margin) => hinge(margin, hidden, head, targets),
+        RowLoss::Logit => target_logit(hidden, head, targets),
     }
 }
