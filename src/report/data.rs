@@ -37,7 +37,7 @@ pub struct Cell {
     pub place: Place,
     /// What was found, or why nothing can be had.
     pub outcome: Result<Inversion, String>,
-    /// The steps that have scores.
+    /// The steps that have scores, and those at which the best prompt matched more; of older records the former alone.
     pub trace: Vec<Step>,
     /// τ after each step, mean over the positions. Older records do not have it, nor methods without.
     pub temperature: Vec<Option<f64>>,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::data::{Budget, Cell, Data, Inversion};
 use super::palette::Style;
-use super::statistics::{Estimate, estimate};
+use super::statistics::{Estimate, Rate, estimate};
 use crate::method::registry::METHODS;
 
 /// The method of cells that nobody searched for, random prompts, and their label.
@@ -72,6 +72,12 @@ impl<'a> Target<'a> {
     fn of(cell: &'a Cell) -> Self {
         Self { k: cell.place.k, name: &cell.place.target, ids: &cell.place.target_ids }
     }
+
+    /// What it is one of: its k, else its name without the number at its end.
+    pub fn kind(&self) -> String {
+        let name = self.name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches(['-', '_', '.', ' ']);
+        self.k.map_or_else(|| if name.is_empty() { self.name } else { name }.to_owned(), |k| format!("k = {k}"))
+    }
 }
 
 impl<'a> Series<'a> {
@@ -97,6 +103,14 @@ impl<'a> Series<'a> {
         numbers
     }
 
+    /// How many of the runs of which it can be said are so.
+    pub fn rate(&self, targets: &[Target], of: impl Fn(&Cell) -> Option<bool>) -> Rate {
+        let found = self.by_target(targets, |cell| of(cell).map(|is_so| f64::from(u8::from(is_so))));
+        let of_targets = found.iter().filter(|runs| !runs.is_empty());
+        let (successes, runs) = (found.iter().flatten().sum::<f64>() as usize, found.iter().flatten().count());
+        Rate { successes, runs, targets: of_targets.count() }
+    }
+
     /// A number of each run by target. What failed counts as 0, where the method has this number at all.
     pub fn runs(&self, targets: &[Target], of: impl Fn(&Inversion) -> Option<f64>) -> Vec<Vec<f64>> {
         let has = self.cells.iter().any(|cell| cell.found().is_some_and(|found| of(found).is_some()));
@@ -117,11 +131,6 @@ impl<'a> Series<'a> {
     pub fn failed(&self) -> usize {
         self.cells.iter().filter(|cell| cell.outcome.is_err()).count()
     }
-
-    /// Runs with an exact prompt.
-    pub fn exact(&self) -> usize {
-        self.cells.iter().filter(|cell| cell.found().is_some_and(|found| found.exact)).count()
-    }
 }
 
 impl<'a> Group<'a> {
@@ -130,6 +139,13 @@ impl<'a> Group<'a> {
         let mut groups: BTreeMap<Option<u32>, Vec<Target>> = BTreeMap::new();
         self.targets.iter().for_each(|target| groups.entry(target.k).or_default().push(*target));
         groups.into_iter().collect()
+    }
+
+    /// The targets of each kind, where there are several of which some have several.
+    pub fn by_kind(&self) -> Vec<(String, Vec<Target<'a>>)> {
+        let mut kinds: BTreeMap<String, Vec<Target>> = BTreeMap::new();
+        self.targets.iter().for_each(|target| kinds.entry(target.kind()).or_default().push(*target));
+        if kinds.len() < 2 || kinds.len() == self.targets.len() { Vec::new() } else { kinds.into_iter().collect() }
     }
 
     /// The methods, and the floor after them.
@@ -155,8 +171,8 @@ pub fn slug(model: &str, prompt_tokens: u64, budget: &str) -> String {
     format!("{}-n{prompt_tokens}-{}", letters.to_ascii_lowercase(), budget.replace(' ', "-"))
 }
 
-/// All groups, by model, N and budget, each with the floor of its own budget. One of another is a floor too, random prompts have none, but
-/// two of them have prompts in common.
+/// All groups, by model, N and budget, each with the floor of its own budget, else with the one of the largest: random prompts have no
+/// budget, but two floors have prompts in common.
 pub fn groups<'a>(data: &'a Data) -> Vec<Group<'a>> {
     let models = model_names(data);
     let styles = styles(data);
@@ -169,9 +185,9 @@ pub fn groups<'a>(data: &'a Data) -> Vec<Group<'a>> {
     }
     let one = |((model, n, budget), cells): ((&str, u64, Budget), Vec<&'a Cell>)| {
         let mut floor: Vec<&Cell> = floor.iter().copied().filter(|cell| place(cell) == (model, n)).collect();
-        if floor.iter().any(|cell| cell.place.budget == budget) {
-            floor.retain(|cell| cell.place.budget == budget);
-        }
+        let budgets = || floor.iter().map(|cell| cell.place.budget);
+        let its = budgets().find(|its| *its == budget).or_else(|| budgets().max());
+        floor.retain(|cell| Some(cell.place.budget) == its);
         group(model, n, budget, cells, floor, &styles)
     };
     sorted.into_iter().map(one).collect()

@@ -65,13 +65,37 @@ pub fn difference(a: &[Vec<f64>], b: &[Vec<f64>]) -> Option<Estimate> {
     })
 }
 
-/// Wilson's 95 % interval of a rate (Wilson 1927). 0 to 1 of nothing.
-pub fn wilson(successes: usize, n: usize) -> (f64, f64) {
+/// How many of all runs succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Those that did.
+    pub successes: usize,
+    /// All of them.
+    pub runs: usize,
+    /// Targets that they are of.
+    pub targets: usize,
+}
+
+impl Rate {
+    /// 0 of nothing.
+    pub fn share(self) -> f64 {
+        self.successes as f64 / self.runs.max(1) as f64
+    }
+
+    /// Wilson's 95 % interval, of as many trials as there are targets: the seeds of a target may all succeed or fail together, and at
+    /// worst they do.
+    pub fn interval(self) -> (f64, f64) {
+        wilson(self.share(), self.targets)
+    }
+}
+
+/// Wilson's 95 % interval of a rate over n trials (Wilson 1927). 0 to 1 of nothing.
+fn wilson(rate: f64, n: usize) -> (f64, f64) {
     const Z: f64 = 1.959_963_984_540_054;
     if n == 0 {
         return (0.0, 1.0);
     }
-    let (n, rate) = (n as f64, successes as f64 / n as f64);
+    let n = n as f64;
     let middle = (rate + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
     let half = Z / (1.0 + Z * Z / n) * (rate * (1.0 - rate) / n + Z * Z / (4.0 * n * n)).sqrt();
     ((middle - half).max(0.0), (middle + half).min(1.0))
@@ -139,12 +163,12 @@ mod tests {
     /// The examples of Newcombe 1998, table I.
     #[test]
     fn wilson_is_what_others_compute() {
-        near(wilson(81, 263), (0.2553, 0.3662));
-        near(wilson(15, 148), (0.0624, 0.1605));
-        near(wilson(0, 20), (0.0, 0.1611));
-        near(wilson(1, 29), (0.0061, 0.1718));
-        near(wilson(20, 20), (0.8389, 1.0));
-        assert_eq!(wilson(0, 0), (0.0, 1.0));
+        near(wilson(81.0 / 263.0, 263), (0.2553, 0.3662));
+        near(wilson(15.0 / 148.0, 148), (0.0624, 0.1605));
+        near(wilson(0.0 / 20.0, 20), (0.0, 0.1611));
+        near(wilson(1.0 / 29.0, 29), (0.0061, 0.1718));
+        near(wilson(20.0 / 20.0, 20), (0.8389, 1.0));
+        assert_eq!(wilson(0.0, 0), (0.0, 1.0));
     }
 
     #[test]

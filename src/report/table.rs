@@ -2,7 +2,7 @@
 
 use super::csv::{Csv, exact, numbers, text};
 use super::scale::number;
-use super::statistics::{Estimate, wilson};
+use super::statistics::{Estimate, Rate};
 use crate::ui::visible;
 
 /// Rows of fields.
@@ -43,8 +43,8 @@ pub enum Field {
     Number(f64),
     /// A mean with its interval.
     Estimate(Option<Estimate>),
-    /// Successes among so many.
-    Rate(usize, usize),
+    /// Successes among runs.
+    Rate(Rate),
     /// Nothing.
     None,
 }
@@ -87,10 +87,10 @@ impl Field {
                 format!("{} [{}, {}]", two(*mean), two(*low), two(*high))
             }
             Self::Estimate(Some(Estimate { mean, .. })) => two(*mean),
-            Self::Rate(_, 0) | Self::Estimate(None) | Self::None => "–".to_owned(),
-            Self::Rate(successes, n) => {
-                let (low, high) = wilson(*successes, *n);
-                format!("{successes} of {n} [{low:.2}, {high:.2}]")
+            Self::Rate(Rate { runs: 0, .. }) | Self::Estimate(None) | Self::None => "–".to_owned(),
+            Self::Rate(rate) => {
+                let (Rate { successes, runs, .. }, (low, high)) = (rate, rate.interval());
+                format!("{successes} of {runs} [{low:.2}, {high:.2}]")
             }
         }
     }
@@ -100,7 +100,7 @@ impl Field {
         match self {
             Self::Number(value) => Some(*value),
             Self::Estimate(found) => found.map(|it| it.mean),
-            Self::Rate(successes, n) => Some(*successes as f64 / (*n).max(1) as f64),
+            Self::Rate(rate) => Some(rate.share()),
             _ => None,
         }
     }
@@ -116,9 +116,9 @@ impl Field {
             Self::Text(value) | Self::Output(value, _) => vec![text(value)],
             Self::Number(value) => vec![exact(*value)],
             Self::Estimate(Some(estimate)) => numbers(estimate),
-            Self::Rate(successes, n) => {
-                let (low, high) = wilson(*successes, *n);
-                vec![successes.to_string(), n.to_string(), exact(low), exact(high)]
+            Self::Rate(rate) => {
+                let (low, high) = rate.interval();
+                vec![rate.successes.to_string(), rate.runs.to_string(), exact(low), exact(high)]
             }
             Self::Estimate(None) | Self::None => vec![String::new(); fields],
         }
@@ -157,8 +157,13 @@ mod tests {
             caption: String::new(),
             columns: vec![column("method"), estimates("score"), rates("exact"), column("n")],
             rows: vec![
-                vec![Field::Text("a,b".into()), Field::Estimate(Some(estimate)), Field::Rate(1, 2), Field::Number(0.125)],
-                vec![Field::Word("x".into()), Field::Estimate(None), Field::Rate(0, 2), Field::None],
+                vec![
+                    Field::Text("a,b".into()),
+                    Field::Estimate(Some(estimate)),
+                    Field::Rate(Rate { successes: 1, runs: 2, targets: 2 }),
+                    Field::Number(0.125),
+                ],
+                vec![Field::Word("x".into()), Field::Estimate(None), Field::Rate(Rate { successes: 0, runs: 2, targets: 2 }), Field::None],
             ],
         };
         let csv = table.csv().to_csv();

@@ -12,7 +12,7 @@ const PAPERS_OVERLAP: f64 = 0.2;
 
 /// The tables of a group that compare methods.
 pub fn comparisons(group: &Group) -> Vec<Table> {
-    vec![scores(group), overlaps(group), differences(group)]
+    [Some(scores(group)), kinds(group), Some(overlaps(group)), Some(differences(group))].into_iter().flatten().collect()
 }
 
 /// Table 1's methods: what each scores, at what cost.
@@ -22,15 +22,15 @@ fn scores(group: &Group) -> Table {
         let costs: Vec<f64> = series.cells.iter().filter_map(|cell| cell.found().map(|it| it.cost.positions() as f64)).collect();
         let seconds: Vec<f64> = series.cells.iter().filter_map(|cell| cell.found()?.seconds).collect();
         let average = |numbers: &[f64]| if numbers.is_empty() { Field::None } else { Field::Number(mean(numbers)) };
-        let targets = series.by_target(&group.targets, |_| Some(0.0)).iter().filter(|runs| !runs.is_empty()).count();
-        let counts = [targets, series.cells.len(), series.failed()].map(|n| Field::Number(n as f64));
+        let rate = series.rate(&group.targets, is_exact);
+        let counts = [rate.targets, rate.runs, series.failed()].map(|n| Field::Number(n as f64));
         let mut fields = vec![Field::Text(series.label.to_owned())];
         fields.extend(counts);
-        fields.push(Field::Rate(series.exact(), series.cells.len()));
+        fields.push(Field::Rate(rate));
         fields.push(Field::Estimate(super::statistics::estimate(&series.by_target(&group.targets, matched))));
         fields.extend(SCORES.iter().map(|score| estimate(score.of)));
-        let for_each = if series.exact() > 0 { Field::Number(costs.iter().sum::<f64>() / series.exact() as f64) } else { Field::None };
-        fields.extend([average(&costs), for_each, average(&seconds)]);
+        let for_each = (rate.successes > 0).then(|| costs.iter().sum::<f64>() / rate.successes as f64);
+        fields.extend([average(&costs), Field::optional(for_each), average(&seconds)]);
         fields
     };
     let first = vec![column("method"), column("targets"), column("runs"), column("failed"), rates("exact"), estimates("matched prefix")];
@@ -40,7 +40,7 @@ fn scores(group: &Group) -> Table {
         title: format!("Table 1: methods and scores ({})", group.title()),
         caption: format!(
             "The four scores are of the last step, matched prefix (a share of the target) and exact of the best prompt. Means over \
-             targets with the 95 % interval of a bootstrap over targets, seeds nested; of rates Wilson's, over runs. Positions for \
+             targets with the 95 % interval of a bootstrap over targets, seeds nested; of rates Wilson's, over targets. Positions for \
              each exact: those of all runs over the exact ones. Compare within a column.{}{}",
             repeated(group),
             failed(group)
@@ -50,9 +50,35 @@ fn scores(group: &Group) -> Table {
     }
 }
 
-/// 1 for an exact prompt. What failed has none.
+/// What a study has targets of, each by itself: where there are several, the whole says little.
+fn kinds(group: &Group) -> Option<Table> {
+    let row = |kind: &str, targets: &[Target], series: &Series| {
+        let rate = series.rate(targets, is_exact);
+        let names = [kind, series.label].map(|name| Field::Text(name.to_owned()));
+        let counts = [rate.targets, rate.runs].map(|n| Field::Number(n as f64));
+        let matched = Field::Estimate(super::statistics::estimate(&series.by_target(targets, matched)));
+        [names.to_vec(), counts.to_vec(), vec![Field::Rate(rate), matched]].concat()
+    };
+    let by_kind = group.by_kind();
+    let rows = by_kind.iter().flat_map(|(kind, targets)| group.all_series().map(move |series| row(kind, targets, series)));
+    let table = Table {
+        name: format!("kinds-{}", group.slug()),
+        title: format!("Kinds of targets ({})", group.title()),
+        caption: "Targets by their k, else by their names without the number. Exact and matched prefix as above.".into(),
+        columns: vec![choice("kind"), choice("method"), column("targets"), column("runs"), rates("exact"), estimates("matched prefix")],
+        rows: rows.collect(),
+    };
+    (!by_kind.is_empty()).then_some(table)
+}
+
+/// Whether its prompt is exact. What failed has none.
+fn is_exact(cell: &Cell) -> Option<bool> {
+    Some(cell.found().is_some_and(|found| found.exact))
+}
+
+/// The same as a number.
 fn exact(cell: &Cell) -> Option<f64> {
-    Some(cell.found().map_or(0.0, |found| f64::from(u8::from(found.exact))))
+    is_exact(cell).map(|exact| f64::from(u8::from(exact)))
 }
 
 /// The share of the target that the model writes before it goes astray.
@@ -87,13 +113,13 @@ fn overlaps(group: &Group) -> Table {
         let estimate = |of: fn(&Inversion) -> f64| {
             Field::Estimate(super::statistics::estimate(&series.by_target(&group.targets, |cell| cell.found().map(of))))
         };
-        let high = found.iter().filter(|it| it.overlap >= PAPERS_OVERLAP).count();
+        let high = series.rate(&group.targets, |cell| cell.found().map(|it| it.overlap >= PAPERS_OVERLAP));
         vec![
             Field::Text(series.label.to_owned()),
             Field::Number(found.len() as f64),
             estimate(|it| it.overlap),
             largest(|it| it.overlap),
-            Field::Rate(high, found.len()),
+            Field::Rate(high),
             estimate(|it| it.target_hit_ratio),
             largest(|it| it.target_hit_ratio),
             estimate(|it| it.overlap_text),

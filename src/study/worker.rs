@@ -179,8 +179,7 @@ impl<B: TrackedBackend> Worker<'_, B> {
         let hard_free = Some(inversion.lcs.scores.map_or(0.0, |scores| scores.hard_free));
         let end = End::Done { exact: inversion.exact, hard_free, seconds: inversion.seconds };
         let events = Event::read(&self.store.work(&cell.id));
-        let scored: Vec<&Event> = events.iter().filter(|event| event.scores.is_some()).collect();
-        let mut found = json!({ "inversion": printed(&inversion), "trace": printed(&scored) });
+        let mut found = json!({ "inversion": printed(&inversion), "trace": printed(&telling(&events)) });
         if events.iter().any(|event| event.temperature.is_some()) {
             let means: Vec<Option<f64>> = events.iter().map(|event| event.temperature.map(|spread| spread.mean)).collect();
             found["temperature"] = printed(&means);
@@ -223,6 +222,18 @@ impl<B: TrackedBackend> Worker<'_, B> {
         self.loaded = Some(Loaded { model: cell.model, plain, judge });
         Ok(began.elapsed().as_secs_f64())
     }
+}
+
+/// The steps that were scored, and those at which the best prompt matched more than before.
+fn telling(events: &[Event]) -> Vec<&Event> {
+    let mut most = 0;
+    let mut tells = |event: &&Event| {
+        let now = event.best.as_ref().map_or(0, |best| best.matched_prefix);
+        let gained = now > most;
+        most = most.max(now);
+        gained || event.scores.is_some()
+    };
+    events.iter().filter(|event| tells(event)).collect()
 }
 
 /// The run folder of a cell, and how far it has come. What another backend or version began is begun again.

@@ -7,7 +7,7 @@ use super::super::data::last_at;
 use super::super::data::{Cell, Step};
 use super::super::groups::{Group, Series};
 use super::super::scale::Scale;
-use super::super::statistics::{Estimate, average, estimate, wilson};
+use super::super::statistics::{Estimate, Rate, average, estimate};
 use super::super::svg::{Axis, Figure, Mark, Panel, Point};
 use super::{csv, legend, numbers, words};
 
@@ -19,8 +19,7 @@ const WITH_INTERVAL: usize = 10;
 /// What a method has come to after so much work.
 struct Stage {
     cost: f64,
-    exact: usize,
-    runs: usize,
+    exact: Rate,
     /// Mean over the targets; its interval at some stages only.
     matched: Estimate,
 }
@@ -35,8 +34,8 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
     let mut table = csv(&["method", "positions", "exact", "exact_low", "exact_high", "exact_runs"]);
     for (series, stages) in &found {
         for stage in stages {
-            let (low, high) = wilson(stage.exact, stage.runs);
-            let row = vec![text(series.label), exact(stage.cost), stage.exact.to_string(), exact(low), exact(high), stage.runs.to_string()];
+            let (Rate { successes, runs, .. }, (low, high)) = (stage.exact, stage.exact.interval());
+            let row = vec![text(series.label), exact(stage.cost), successes.to_string(), exact(low), exact(high), runs.to_string()];
             table.rows.push([row, numbers(&stage.matched)].concat());
         }
     }
@@ -52,9 +51,9 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
         }
     };
     let rate = |stage: &Stage| {
-        let (low, high) = wilson(stage.exact, stage.runs);
-        let tip = format!("{} of {} exact [{low:.3}, {high:.3}]", stage.exact, stage.runs);
-        Point { x: stage.cost, y: stage.exact as f64 / stage.runs as f64, interval: Some((low, high)), tip }
+        let (Rate { successes, runs, .. }, (low, high)) = (stage.exact, stage.exact.interval());
+        let tip = format!("{successes} of {runs} exact [{low:.3}, {high:.3}]");
+        Point { x: stage.cost, y: stage.exact.share(), interval: Some((low, high)), tip }
     };
     let matched = |stage: &Stage| {
         let Estimate { mean, interval, .. } = stage.matched;
@@ -63,9 +62,9 @@ pub(super) fn figure(group: &Group) -> Option<Figure> {
     Some(Figure {
         name: format!("success-{}", group.slug()),
         title: format!("Success against cost ({})", group.title()),
-        caption: "By the best prompt so far. Left: runs whose prompt is exact, with Wilson's 95 % interval at the end. Right: the share \
+        caption: "By the best prompt so far. Left: runs whose prompt is exact, with Wilson's 95 % interval, over targets, at the end. Right: the share \
                   of the target that is written before the first wrong token, with the 95 % interval of a bootstrap over targets, seeds \
-                  nested. Each run by what it has cost itself, as far as it was scored by then; the LM head is not in it. A run that has ended \
+                  nested. Each run by what it has cost itself; the LM head is not in it. A run that has ended \
                   keeps what it found, and one that failed counts as 0 in both."
             .into(),
         panels: vec![panel("exact", "share of runs", rate), panel("matched prefix", "share of the target", matched)],
@@ -84,10 +83,10 @@ fn marks(series: &Series, stages: &[Stage], of: fn(&Stage) -> Point) -> [Mark; 2
 fn stages(group: &Group, series: &Series) -> Vec<Stage> {
     let stage = |(number, cost): (usize, u64)| {
         let runs = series.by_target(&group.targets, |cell| Some(matched_at(cell, cost)));
-        let exact = series.cells.iter().filter(|cell| exact_at(cell, cost)).count();
+        let exact = series.rate(&group.targets, |cell| Some(exact_at(cell, cost)));
         let with_interval = number.is_multiple_of(MAX_STAGES / WITH_INTERVAL);
         let matched = if with_interval { estimate(&runs) } else { average(&runs) };
-        Some(Stage { cost: cost as f64, exact, runs: series.cells.len(), matched: matched? })
+        Some(Stage { cost: cost as f64, exact, matched: matched? })
     };
     let costs: BTreeSet<u64> = series.cells.iter().flat_map(|cell| cell.trace.iter().map(|step| step.cost.positions())).collect();
     let every = costs.len().div_ceil(MAX_STAGES).max(1);
@@ -97,7 +96,7 @@ fn stages(group: &Group, series: &Series) -> Vec<Stage> {
     stages
 }
 
-/// A run when it was last scored before it had cost more.
+/// A run when its best prompt was last looked at before it had cost more.
 fn at(cell: &Cell, cost: u64) -> Option<&Step> {
     last_at(&cell.trace, |it| it.cost.positions() <= cost)
 }
