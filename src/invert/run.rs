@@ -239,12 +239,13 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
             self.at.step += 1;
             self.at.step_of_start += 1;
             self.at.stalled = progress.stalled;
-            self.judge();
-            let solved = self.has_all()?;
+            self.judge()?;
+            let solved = self.has_all();
             let due = self.at.step.is_multiple_of(self.trial.budget.eval_every);
             let scores = if due { self.scores_unless(observer.signal()) } else { None };
             if due && scores.is_none() {
                 // As if it had been killed here: it goes on from its last checkpoint.
+                observer.step(&self.report(progress, None))?;
                 return Ok((Stopped::Signal, None));
             }
             observer.step(&self.report(progress, scores))?;
@@ -252,7 +253,7 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
                 observer.save(&|| self.snapshot())?;
                 return Ok((Stopped::Exact, Some(self.seconds())));
             }
-            if !progress.objective.is_finite() {
+            if !progress.objective.is_finite() || progress.gradient_norm.is_some_and(|norm| !norm.is_finite()) {
                 return Ok((Stopped::Diverged, None));
             }
             if due {
@@ -267,12 +268,12 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
         let progress = if self.step_seconds < LONG_STEP {
             Some(self.whole_step()?)
         } else {
-            let (before, at, cost) = (self.method.state(), self.at.clone(), subject.cost());
+            let (before, at, solved, cost) = (self.method.state(), self.at.clone(), self.solved.clone(), subject.cost());
             let left = self.trial.budget.seconds.map(|limit| Duration::try_from_secs_f64(limit - self.seconds()).unwrap_or(Duration::ZERO));
             let interrupt = Interrupt { signal: observer.signal(), ..left.map(Interrupt::after).unwrap_or_default() };
             let progress = interrupt::within(interrupt, || self.whole_step()).transpose()?;
             if progress.is_none() {
-                self.at = at;
+                (self.at, self.solved) = (at, solved);
                 self.problem = self.problem_at_work();
                 self.method.restore(before, subject, &self.problem)?;
                 subject.set_cost(cost);
@@ -295,9 +296,12 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
         if self.at.step > 0 && self.at.step.is_multiple_of(self.trial.budget.eval_every) {
             self.scores();
         }
-        let solved = self.has_all()?;
+        if let Some(mut best) = self.at.best.clone() {
+            self.ask(&mut best)?;
+            self.at.best = Some(best);
+        }
         self.trial.subject.set_cost(cost);
-        Ok(solved)
+        Ok(self.has_all())
     }
 
     /// Why the run must not take another step, if so.
@@ -335,32 +339,38 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
     }
 
     /// Judges the hard prompt at hand, unless it is the one that was judged last.
-    fn judge(&mut self) {
+    fn judge(&mut self) -> Result<()> {
         let prompt = self.method.hard_prompt(self.trial.subject, &self.problem);
         if self.at.best.is_some() && prompt.free == self.at.judged {
-            return;
+            return Ok(());
         }
         self.at.judged.clone_from(&prompt.free);
-        let judged = judge(prompt, self.trial.subject, &self.problem, self.at.step);
-        if self.at.best.as_ref().is_none_or(|best| judged.beats(best)) {
+        let mut judged = judge(prompt, self.trial.subject, &self.problem, self.at.step);
+        let beats = |judged: &Judged, best: Option<&Judged>| best.is_none_or(|best| judged.beats(best));
+        if beats(&judged, self.at.best.as_ref()) {
+            // No prompt is given up for one that only seems to be better.
+            self.ask(&mut judged)?;
+        }
+        if beats(&judged, self.at.best.as_ref()) {
             self.at.best = Some(judged);
         }
+        Ok(())
     }
 
     /// Whether a prompt was found that ends the run. Where the shortest one is looked for, it does so only if no shorter one can be begun at.
-    fn has_all(&mut self) -> Result<bool> {
-        if !self.trial.budget.early_stop || !self.is_solved()? {
-            return Ok(false);
+    fn has_all(&mut self) -> bool {
+        if !self.trial.budget.early_stop || self.solved.is_none() {
+            return false;
         }
         if !self.trial.budget.shortest {
-            return Ok(true);
+            return true;
         }
         let (prompt, seconds) = (self.at.best.clone().expect("it was judged"), self.seconds());
         let ends = shorter(&prompt.free, &self.problem, self.clock()).is_none();
         if !self.shortest_is_at_work() {
             self.at.shortest = Some(Solved { prompt, seconds });
         }
-        Ok(ends)
+        ends
     }
 
     /// Whether the shortest prompt found has as many free tokens as are at work: the next step begins with one less.
@@ -368,23 +378,22 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
         self.at.shortest.as_ref().is_some_and(|solved| solved.prompt.free.len() == self.problem.prompt.tokens())
     }
 
-    /// Whether the best prompt solves the problem: asked of the plain path where it seems to. One that fails there is marked down.
-    fn is_solved(&mut self) -> Result<bool> {
+    /// Asks the plain path of a prompt that seems to solve the problem. One that fails there is marked down.
+    fn ask(&mut self, judged: &mut Judged) -> Result<()> {
         let problem = &*self.problem;
-        let Some(best) = self.at.best.as_ref().filter(|best| problem.can_be_exact() && best.solves(problem)) else {
-            return Ok(false);
-        };
-        let verdict = self.verdict(best)?;
-        let (solved, best) = (verdict.solves(problem), self.at.best.as_mut().expect("it was there"));
-        if solved {
+        if !problem.can_be_exact() || !judged.solves(problem) {
+            return Ok(());
+        }
+        let verdict = self.verdict(judged)?;
+        if verdict.solves(problem) {
             self.solved = Some(verdict);
         } else if verdict.exact {
-            best.shortfall = problem.min_margin - verdict.min_margin;
+            judged.shortfall = problem.min_margin - verdict.min_margin;
         } else {
             // A target that is written by a tie counts as one that is not.
-            best.matched_prefix = verdict.matched_prefix(problem).min(problem.target_tokens() - 1);
+            judged.matched_prefix = verdict.matched_prefix(problem).min(problem.target_tokens() - 1);
         }
-        Ok(solved)
+        Ok(())
     }
 
     /// What the plain path says of a judged prompt, charged.
@@ -417,7 +426,12 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
             self.at.restart += 1;
             self.at.step_of_start = 0;
         }
-        if restarts && !shortens { self.method.start(self.trial.subject, &self.problem, self.clock()) } else { Ok(()) }
+        if restarts && !shortens {
+            let started = self.method.start(self.trial.subject, &self.problem, self.clock());
+            // Where no other start is found, what was found goes on.
+            _ = started.inspect_err(|error| tracing::warn!("start {}: {error}", self.at.restart + 1));
+        }
+        Ok(())
     }
 
     /// Goes on from the solved prompt with one free token less.
@@ -428,8 +442,7 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
         self.method.start_at(&starts, self.trial.subject, &self.problem, self.clock())?;
         // What solves as it begins is not lost to the step that follows.
         (self.at.best, self.solved) = (None, None);
-        self.judge();
-        Ok(())
+        self.judge()
     }
 
     fn report(&self, progress: Progress, scores: Option<Scores>) -> Report<'_> {
@@ -450,7 +463,7 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
     fn finish(mut self, stopped: Stopped, seconds_to_exact: Option<f64>, observer: &mut dyn Observer) -> Result<Outcome> {
         if self.at.best.is_none() {
             // A run that never took a step.
-            self.judge();
+            self.judge()?;
         }
         let scores = match stopped {
             Stopped::Signal => interrupt::within(Interrupt::after(PATIENCE), || self.scores()),

@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::search::value;
-use super::{Clock, HardPrompt, Method, Progress, State};
+use super::{Clock, HardPrompt, Method, Progress, State, wrong};
 use crate::noise::{Draws, Purpose};
 use crate::objective::{Goal, margin_key, objective_key};
 use crate::ops::{Matrix, TrackedBackend, wide};
@@ -139,7 +139,7 @@ impl AdcMethod {
     /// Scores the hard prompts; the best, before all others one that leads to the targets, is the one at hand.
     fn score<B: TrackedBackend>(&mut self, prompts: Vec<Vec<u32>>, subject: &Subject<B>, problem: &Problem) {
         let objective = self.settings.goal.objective();
-        let scores = subject.target_scores(&prompts, problem, objective);
+        let scores = subject.candidates(&prompts[0], &prompts, problem, objective).score(problem.target_tokens());
         let rank = |scores: &TargetScores| {
             (!scores.margins.iter().all(|&margin| problem.is_led(margin)), value(objective, &scores.losses, problem))
         };
@@ -148,7 +148,7 @@ impl AdcMethod {
             a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
         });
         if let Some((free, scores)) = best {
-            self.at.best = HardPrompt { free, margins: Some(scores.margins) };
+            self.at.best = HardPrompt::new(free, Some(scores.margins));
         }
     }
 }
@@ -217,7 +217,7 @@ impl<B: TrackedBackend> Method<B> for AdcMethod {
         let weights = tensor::<B>(&self.rows, v, subject);
         let (margins, objective, gradient) =
             subject.margins_and_gradient(subject.mixed_embeddings(weights), problem, self.settings.goal.objective());
-        let wrong = margins.iter().map(|margins| margins.iter().filter(|&&margin| margin <= 0.0).count() as f32);
+        let wrong = margins.iter().map(|margins| wrong(margins) as f32);
         if self.at.wrong.is_empty() {
             self.at.wrong = wrong.collect();
         } else {

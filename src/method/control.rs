@@ -1,7 +1,7 @@
 //! echo and floor, the controls: prompts that nothing searched for. What they get belongs beside every score of a method that did search.
 
 use super::search::{cycled, random_prompt};
-use super::{Clock, HardPrompt, Method, Progress, State};
+use super::{Clock, HardPrompt, Method, Progress, State, wrong};
 use crate::Result;
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
@@ -48,17 +48,17 @@ impl ControlMethod {
 
 impl<B: TrackedBackend> Method<B> for ControlMethod {
     fn start(&mut self, _: &Subject<B>, problem: &Problem, clock: Clock) -> Result<()> {
-        self.prompt = HardPrompt { free: self.control.prompt(problem, clock, 0)?, margins: None };
+        self.prompt = HardPrompt::new(self.control.prompt(problem, clock, 0)?, None);
         Ok(())
     }
 
     /// The objective is the number of target tokens that are not the argmax behind the prompt under teacher forcing.
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<Progress> {
-        let free = self.control.prompt(problem, clock, clock.step)?;
+        // Where no other one is found, the last once more.
+        let free = self.control.prompt(problem, clock, clock.step).unwrap_or_else(|_| self.prompt.free.clone());
         let margins = subject.all_margins(&[&free], problem).remove(0);
-        let wrong = margins.iter().filter(|&&margin| margin <= 0.0).count();
-        // Saved states have no other numbers.
-        self.prompt = HardPrompt { free, margins: margins.iter().all(|margin| margin.is_finite()).then_some(margins) };
+        let wrong = wrong(&margins);
+        self.prompt = HardPrompt::new(free, Some(margins));
         Ok(Progress { objective: wrong as f32, stalled: self.control == Control::Echo, ..Progress::default() })
     }
 

@@ -42,6 +42,18 @@ pub struct HardPrompt {
     pub margins: Option<Vec<f32>>,
 }
 
+impl HardPrompt {
+    /// With what is known of its margins, unless one is no number, which a saved state cannot hold.
+    pub fn new(free: Vec<u32>, margins: Option<Vec<f32>>) -> Self {
+        Self { free, margins: margins.filter(|margins| margins.iter().all(|margin| margin.is_finite())) }
+    }
+}
+
+/// Target tokens that are not the only argmax, by their margins.
+fn wrong(margins: &[f32]) -> usize {
+    margins.len() - margins.iter().filter(|&&margin| margin > 0.0).count()
+}
+
 /// An inverter on backend `B`.
 pub trait Method<B: TrackedBackend> {
     /// Forgets everything and starts with the numbers of `clock`.

@@ -102,7 +102,7 @@ impl<B: TrackedBackend> Method<B> for PezMethod<B> {
         let free = self.nearest(rows, subject);
         let embedded = subject.embedded(&free, subject.model().dtype());
         let (mut margins, objective, gradient) = subject.margins_and_gradient(embedded, problem, self.settings.goal.objective());
-        self.at.nearest = HardPrompt { free, margins: margins.pop() };
+        self.at.nearest = HardPrompt::new(free, margins.pop());
         let gradient_norm = norm(gradient.clone());
         self.at.steps += 1;
         let (Pez { learning_rate, weight_decay, .. }, steps) = (self.settings, self.at.steps);

@@ -172,7 +172,7 @@ impl<B: Kernels> Group<B> {
             let free: Vec<&[u32]> = numbers.iter().map(|&number| candidates[number].1).collect();
             let behind = reading.behind_others();
             let of_free = (behind > 0).then(|| positions(hidden, free.len(), 0..behind));
-            scores.iter_mut().zip(reading.nlls(&self.model, of_free, &free)).for_each(|(scores, nll)| scores.nll = nll);
+            scores.iter_mut().zip(reading.nlls(&self.model, of_free, &free)).for_each(|(scores, nll)| scores.nll = worst_if_none(nll));
         }
         (ids.len(), numbers.into_iter().zip(scores).collect())
     }
@@ -185,6 +185,11 @@ fn positions<B: Kernels>(hidden: Tensor<B, 2>, samples: usize, range: Range<usiz
         return hidden;
     }
     hidden.reshape([samples, rows / samples, d]).narrow(1, range.start, range.len()).reshape([samples * range.len(), d])
+}
+
+/// A loss; the worst there is where it is no number, which a saved state cannot hold.
+fn worst_if_none(loss: f32) -> f32 {
+    if loss.is_finite() { loss } else { f32::MAX }
 }
 
 /// What normalised hidden states `[S·M, D]` make of the M tokens of `target`, `[S][M]`.
@@ -211,6 +216,8 @@ fn target_scores<B: Kernels>(
             (host(margins), host(losses))
         }
     };
+    let margins: Vec<f32> = margins.into_iter().map(|margin| if margin.is_finite() { margin } else { f32::MIN }).collect();
+    let losses: Vec<f32> = losses.into_iter().map(worst_if_none).collect();
     let each = margins.chunks_exact(target.len()).zip(losses.chunks_exact(target.len()));
     each.map(|(margins, losses)| TargetScores { margins: margins.to_vec(), losses: losses.to_vec(), nll: 0.0 }).collect()
 }

@@ -7,14 +7,13 @@
 //! Where it differs: it starts from random words, not from random tokens; tokens that do not survive decode → encode are passed over; the
 //! search vocabulary is the problem's. Their perplexity term is `fluency`, which is off.
 
-use super::{Acceptance, Moves, Proposal, Schedule, Search, Start, Visit};
+use super::{Acceptance, Proposal, Schedule, Search, Start, Visit};
 use crate::objective::Goal;
 
 /// ARCA; a batch is the authors' `arca_batch_size`, of the gradients and of the candidates alike.
 pub const ARCA: Search = Search {
     start: Start::Readable,
     proposal: Proposal::Best { visit: Visit::InTurn, averaged: true },
-    moves: Moves::Swap(1),
     goal: Goal::CROSS_ENTROPY,
     fluency: None,
     emphasis: None,

@@ -8,14 +8,13 @@
 //! batches of a data set; it starts from random words, not from mask tokens; tokens that do not survive decode → encode are passed over;
 //! the search vocabulary is the problem's.
 
-use super::{Acceptance, Moves, Proposal, Schedule, Search, Start, Visit};
+use super::{Acceptance, Proposal, Schedule, Search, Start, Visit};
 use crate::objective::Goal;
 
 /// AutoPrompt; a batch is the authors' `num_cand`.
 pub const AUTOPROMPT: Search = Search {
     start: Start::Readable,
     proposal: Proposal::Best { visit: Visit::AtRandom, averaged: false },
-    moves: Moves::Swap(1),
     goal: Goal::CROSS_ENTROPY,
     fluency: None,
     emphasis: None,

@@ -10,15 +10,14 @@
 //! start, not with random single characters. A candidate that leads to the target is taken before a better one that does not. There is no
 //! probe sampling, for which a smaller model is needed.
 
-use super::{Acceptance, Moves, Proposal, Schedule, Search, Start};
+use super::{Acceptance, Proposal, Schedule, Search, Start};
 use crate::objective::Goal;
 
 /// GCG with nanoGCG's defaults: `topk`, `n_replace`, `buffer_size`, and `search_width` for a batch; `use_mellowmax` is the objective
 /// [`crate::objective::Objective::Mellowmax`].
 pub const GCG: Search = Search {
     start: Start::Repeated,
-    proposal: Proposal::Top { top: 256 },
-    moves: Moves::Swap(1),
+    proposal: Proposal::Top { top: 256, n_replace: 1 },
     goal: Goal::CROSS_ENTROPY,
     fluency: None,
     emphasis: None,

@@ -56,9 +56,9 @@ fn of(search: Search, batch: usize) -> Search {
 
 #[test]
 fn gcg_goes_where_pytorch_goes() {
-    let gcg = Search { proposal: Proposal::Top { top: 12 }, ..of(GCG, 24) };
+    let gcg = Search { proposal: Proposal::Top { top: 12, n_replace: 1 }, ..of(GCG, 24) };
     follows_pytorch("gcg", gcg);
-    follows_pytorch("gcg-2", Search { moves: Moves::Swap(2), ..gcg });
+    follows_pytorch("gcg-2", Search { proposal: Proposal::Top { top: 12, n_replace: 2 }, ..gcg });
     follows_pytorch("gcg-mellowmax", Search { goal: Goal::of(ObjectiveKind::Mellowmax), ..gcg });
 }
 

@@ -25,15 +25,10 @@ impl Known {
     /// Of a candidate scored to the end.
     pub fn whole(candidate: Scored, products: Products) -> Self {
         match products {
-            _ if !candidate.value.is_finite() => Self::at_least(candidate.value),
+            _ if candidate.value >= f32::MAX => Self::AtLeast(f32::MAX),
             Products::Full => Self::Whole(candidate),
             Products::Rough => Self::Rough(candidate),
         }
-    }
-
-    /// Of a dropped one. What is no number is as bad as can be: saved states have no other numbers.
-    pub fn at_least(value: f32) -> Self {
-        Self::AtLeast(if value.is_finite() { value } else { f32::MAX })
     }
 
     /// Whether a candidate may be below `bound` and is not known well enough to tell. It was dropped under a lower bound then.

@@ -12,7 +12,6 @@ pub mod gcg;
 mod golden_tests;
 mod linear;
 mod memory;
-mod moves;
 mod proposal;
 pub mod random;
 mod schedule;
@@ -38,7 +37,6 @@ use crate::subject::{Subject, TargetScores};
 
 pub use acceptance::Acceptance;
 pub use linear::Visit;
-pub use moves::Moves;
 pub use proposal::Proposal;
 pub use schedule::{Growth, Schedule};
 pub use sets::Sets;
@@ -58,8 +56,6 @@ pub struct Search {
     pub start: Start,
     /// Which tokens a candidate is given.
     pub proposal: Proposal,
-    /// What a candidate changes.
-    pub moves: Moves,
     /// What is minimised.
     pub goal: Goal,
     /// What the mean −ln p of the free tokens, given what stands before, weighs beside the objective, per nat; none: nothing.
@@ -101,11 +97,11 @@ pub const KEYS: &[Key<Search>] = &[
         }
     }),
     key("top", "Ranks of a position that swaps are drawn from", |search| match &mut search.proposal {
-        Proposal::Gradient { top, .. } | Proposal::Top { top } => Some(whole(top, 1..=MANY)),
+        Proposal::Gradient { top, .. } | Proposal::Top { top, .. } => Some(whole(top, 1..=MANY)),
         Proposal::Uniform | Proposal::Best { .. } => None,
     }),
-    key("n_replace", "Tokens that a candidate replaces", |search| match (search.proposal, &mut search.moves) {
-        (Proposal::Top { .. }, Moves::Swap(count)) => Some(whole(count, 1..=MANY)),
+    key("n_replace", "Tokens that a candidate replaces", |search| match &mut search.proposal {
+        Proposal::Top { n_replace, .. } => Some(whole(n_replace, 1..=MANY)),
         _ => None,
     }),
     key("momentum", "Share of the earlier gradients in the ranking", |search| match &mut search.proposal {
@@ -158,10 +154,10 @@ impl Search {
     }
 
     /// What a prompt with these losses at its target positions and this −ln p is worth: the objective and, where it counts, its fluency; from
-    /// the first target positions a lower bound.
+    /// the first target positions a lower bound. What overflows is as bad as can be: saved states have no other numbers.
     fn value(&self, losses: &[f32], nll: f32, problem: &Problem) -> f32 {
         let objective = value(self.goal.objective(), losses, problem);
-        self.fluency().map_or(objective, |weight| objective + weight as f32 * nll)
+        self.fluency().map_or(objective, |weight| objective + weight as f32 * nll).min(f32::MAX)
     }
 
     /// A prompt of N free tokens with its scores, at a start: nothing has been missed yet.
@@ -289,7 +285,7 @@ impl<B: TrackedBackend> Method<B> for SearchMethod {
     }
 
     fn start_at(&mut self, prompts: &[Vec<u32>], subject: &Subject<B>, problem: &Problem, _: Clock) -> Result<()> {
-        self.begin_at(prompts, subject, problem);
+        self.begin_at(prompts, 0, subject, problem);
         Ok(())
     }
 

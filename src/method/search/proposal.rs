@@ -28,6 +28,8 @@ pub enum Proposal {
     Top {
         /// Tokens of each position that may be drawn.
         top: usize,
+        /// Positions that a candidate is given one of them at.
+        n_replace: usize,
     },
     /// The first ones of that order at one position, as many as a batch holds: ARCA's and AutoPrompt's.
     Best {
@@ -73,6 +75,20 @@ impl Tokens {
             Self::Ranked(_) => tokens[(tokens.len() as f32 * draws.uniform().powi(2)) as usize],
         };
         (token != own || self.may_stay()).then_some(token)
+    }
+}
+
+impl Proposal {
+    /// A neighbour of the prompt `free`: as many tokens as a candidate replaces, each at another random position. Nothing where the draws
+    /// miss.
+    pub(super) fn neighbour(self, free: &[u32], tokens: &Tokens, draws: &mut Draws) -> Option<Vec<u32>> {
+        let count = if let Self::Top { n_replace, .. } = self { n_replace } else { 1 };
+        let (mut candidate, mut positions) = (free.to_vec(), (0..free.len()).collect::<Vec<_>>());
+        for _ in 0..count.min(free.len()) {
+            let position = positions.swap_remove(draws.below(positions.len()));
+            candidate[position] = tokens.draw(position, free[position], draws)?;
+        }
+        Some(candidate)
     }
 }
 
@@ -150,9 +166,10 @@ impl Search {
     }
 }
 
-/// The `top` allowed tokens with the lowest scores, best first, without `own`.
+/// The `top` allowed tokens with the lowest scores, best first, without `own`. What is no number comes last.
 pub(super) fn head_of(row: &[f32], allowed: &[bool], own: Option<u32>, top: usize) -> Vec<u32> {
-    let by_score = |a: &u32, b: &u32| row[*a as usize].total_cmp(&row[*b as usize]).then(a.cmp(b));
+    let score = |id: &u32| Some(row[*id as usize]).filter(|score| !score.is_nan()).unwrap_or(f32::INFINITY);
+    let by_score = |a: &u32, b: &u32| score(a).total_cmp(&score(b)).then(a.cmp(b));
     let mut ids: Vec<u32> = (0..row.len() as u32).filter(|&id| allowed[id as usize] && Some(id) != own).collect();
     let top = top.min(ids.len());
     if top < ids.len() {
@@ -180,6 +197,23 @@ mod tests {
         assert_eq!([None, Some(2507), Some(5007), Some(7507)].map(|token| count(token) > 30), [true; 4]);
         assert_eq!([None, Some(2507), Some(5007), Some(7507)].map(count).iter().sum::<usize>(), 200);
         assert_eq!(Tokens::allowed(&[false; 9]).draw(0, 7, &mut draws), None);
+    }
+
+    #[test]
+    fn a_neighbour_differs_in_what_it_says() {
+        let free = [2, 4, 6, 8, 10];
+        let mut draws = Draws::new(Stream::new(1, 0, 0, Purpose::SearchDraws, 0));
+        let tokens = Tokens::allowed(&(0..40).map(|id| id % 2 == 0).collect::<Vec<_>>());
+        for (proposal, most) in [(Proposal::Uniform, 1), (Proposal::Top { top: 1, n_replace: 2 }, 2)] {
+            let found: Vec<Vec<u32>> = (0..400).filter_map(|_| proposal.neighbour(&free, &tokens, &mut draws)).collect();
+            assert!(found.len() > 200 && found.iter().flatten().all(|token| token % 2 == 0), "only allowed tokens");
+            assert!(found.iter().all(|other| other.iter().zip(&free).filter(|(a, b)| a != b).count() == most));
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_last_in_a_ranking() {
+        assert_eq!(head_of(&[f32::NAN, 1.0, -f32::NAN, f32::NEG_INFINITY], &[true; 4], None, 4), [3, 1, 0, 2]);
     }
 
     proptest! {

@@ -1,13 +1,12 @@
 //! random, a control: swaps of random tokens at random positions, the best of a batch kept when it is better.
 
-use super::{Acceptance, Moves, Proposal, Schedule, Search, Start};
+use super::{Acceptance, Proposal, Schedule, Search, Start};
 use crate::objective::Goal;
 
 /// The control with its defaults.
 pub const RANDOM: Search = Search {
     start: Start::Readable,
     proposal: Proposal::Uniform,
-    moves: Moves::Swap(1),
     goal: Goal::HINGE,
     fluency: None,
     emphasis: None,

@@ -6,14 +6,13 @@
 //! the lowest objective. A target position counts for more, the more of the last prompts missed it. The best of all is taken, a slightly worse one now
 //! and then. Batches grow while nothing better turns up; after long the search returns to its best prompt, or restarts.
 
-use super::{Acceptance, Growth, Moves, Proposal, Schedule, Search, Sets, Start};
+use super::{Acceptance, Growth, Proposal, Schedule, Search, Sets, Start};
 use crate::objective::Goal;
 
 /// snap with its defaults.
 pub const SNAP: Search = Search {
     start: Start::Paraphrase(64),
     proposal: Proposal::Gradient { top: 128, momentum: 0.6 },
-    moves: Moves::Swap(1),
     goal: Goal::HINGE,
     fluency: None,
     emphasis: Some(2.0),

@@ -20,8 +20,9 @@ impl SearchMethod {
     pub(super) fn search_step<B: TrackedBackend>(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<Progress> {
         if self.at.pace.stalled && self.search.schedule.restarts() {
             // Where none is found, what was found goes on.
-            if self.start_from(subject, problem, clock, self.at.restarts + 1).is_err() {
-                self.at.pace = self.search.schedule.fresh();
+            let number = self.at.restarts + 1;
+            if self.start_from(subject, problem, clock, number).is_err() {
+                (self.at.restarts, self.at.pace) = (number, self.search.schedule.fresh());
                 self.go_to(self.at.best.clone(), problem);
             }
         }
@@ -59,7 +60,7 @@ impl SearchMethod {
 
     fn progress(&self, gradient_norm: Option<f32>, problem: &Problem) -> Progress {
         Progress {
-            objective: self.value(&self.at.current, problem),
+            objective: Some(self.value(&self.at.current, problem)).filter(|value| *value < f32::MAX).unwrap_or(f32::NAN),
             gradient_norm,
             temperature: None,
             entropy: None,
@@ -75,31 +76,21 @@ impl SearchMethod {
         clock: Clock,
         number: u32,
     ) -> Result<()> {
-        let others = (1..self.search.acceptance.starts()).map(|other| random_prompt(problem, clock, number + other));
-        let starts: Vec<Vec<u32>> =
-            std::iter::once(self.search.start.prompt(problem, clock, number)).chain(others).collect::<Result<_>>()?;
-        let mut scores = subject.target_scores(&starts, problem, self.search.goal.objective());
-        if self.search.fluency().is_some() {
-            scores.iter_mut().zip(subject.nll(&starts, problem)).for_each(|(scores, nll)| scores.nll = nll);
-        }
-        let scored = starts.into_iter().zip(scores).map(|(free, scores)| self.search.scored(free, scores, problem));
-        let best = scored.min_by(|a, b| a.value.total_cmp(&b.value)).expect("a search has a start");
-        self.begin(best, number);
+        let first = self.search.start.prompt(problem, clock, number)?;
+        let others = (1..self.search.acceptance.starts()).map_while(|other| random_prompt(problem, clock, number + other).ok());
+        let prompts: Vec<Vec<u32>> = std::iter::once(first).chain(others).collect();
+        self.begin_at(&prompts, number, subject, problem);
         self.at.opening = self.search.start.others_count() > 0;
         Ok(())
     }
 
-    /// Goes on from the best of some prompts, and from nothing else; one that leads to the targets comes before all others.
-    pub(super) fn begin_at<B: TrackedBackend>(&mut self, prompts: &[Vec<u32>], subject: &Subject<B>, problem: &Problem) {
+    /// Goes on from the best of some prompts, the start with this number, and from nothing else; one that leads to the targets comes before
+    /// all others.
+    pub(super) fn begin_at<B: TrackedBackend>(&mut self, prompts: &[Vec<u32>], number: u32, subject: &Subject<B>, problem: &Problem) {
         let candidates = subject.candidates(&prompts[0], prompts, problem, self.search.goal.objective());
         let scores = candidates.reading(self.search.fluency().is_some()).score(problem.target_tokens());
         let scored = prompts.iter().zip(scores).map(|(free, scores)| self.search.scored(free.clone(), scores, problem));
-        let best = scored.min_by(|a, b| a.order(b, problem)).expect("a search has a start");
-        self.begin(best, 0);
-    }
-
-    /// Forgets everything but this prompt, the start with this number.
-    fn begin(&mut self, start: Scored, number: u32) {
+        let start = scored.min_by(|a, b| a.order(b, problem)).expect("a search has a start");
         let pace = self.search.schedule.fresh();
         let state = RunState { best: start.clone(), current: start, pace, restarts: number, ..RunState::default() };
         *self = Self { at: state, ..Self::new(self.search) };
@@ -120,7 +111,7 @@ impl SearchMethod {
                 self.ranking.mix(momentum as f32, || self.search.scores(free, &emphasis, subject, problem));
                 (self.ranking.heads(top, free, allowed), self.ranking.gradient_norm())
             }
-            Proposal::Top { top } => self.top(top, subject, problem),
+            Proposal::Top { top, .. } => self.top(top, subject, problem),
             Proposal::Best { visit, averaged } => return self.best_of(visit, averaged, subject, problem, clock, draws),
         };
         (self.propose(&tokens, problem, draws), gradient_norm)
@@ -136,7 +127,7 @@ impl SearchMethod {
             if batch.len() == size {
                 break;
             }
-            let candidate = self.search.moves.candidate(&self.at.current.free, tokens, draws);
+            let candidate = self.search.proposal.neighbour(&self.at.current.free, tokens, draws);
             let Some(candidate) = candidate.filter(|candidate| seen.insert(candidate.clone())) else { continue };
             if self.memory.holds(&candidate) || problem.admits(&candidate) {
                 batch.push(candidate);
@@ -213,7 +204,7 @@ impl SearchMethod {
             let keep: Vec<bool> = kept.iter().map(|candidate| candidate.value < bound || (!solved && may_lead(candidate))).collect();
             scoring.retain(&keep);
             let (still, dropped) = kept.into_iter().zip(keep).partition::<Vec<_>, _>(|(_, keep)| *keep);
-            dropped.into_iter().for_each(|(candidate, _)| self.memory.insert(candidate.free, Known::at_least(candidate.value)));
+            dropped.into_iter().for_each(|(candidate, _)| self.memory.insert(candidate.free, Known::AtLeast(candidate.value)));
             kept = still.into_iter().map(|(candidate, _)| candidate).collect();
         }
         for candidate in kept {

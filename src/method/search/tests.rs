@@ -163,15 +163,15 @@ fn sharing_and_dropping_change_nothing<B: TrackedBackend>() {
     assert!(method.best_below(lowest - 0.01, &batch, &[3, 2], &subject, &problem).is_none());
 }
 
-/// Whatever the bound, the objective and the kind of move: the best candidate of those scored to the end is never dropped before.
+/// Whatever the bound, the objective and the number of swaps: the best candidate of those scored to the end is never dropped before.
 fn dropping_early_never_drops_the_best<B: TrackedBackend>() {
     let subject = subject::<B>();
     let problem = problem(&subject, 5);
     for goal in [Goal::HINGE, Goal::CROSS_ENTROPY, Goal::LOG_PROB_DIFFERENCE] {
         let (mut rows, mut all) = (0, 0);
-        let moves = [Moves::Swap(1), Moves::Swap(2), Moves::Shift, Moves::Exchange];
-        for (seed, (moves, fluency)) in (1..).zip(moves.into_iter().flat_map(|moves| [(moves, None), (moves, Some(0.8))])) {
-            let search = Search { goal, moves, fluency, ..snap() };
+        let swaps = [1, 2, 3, 4].into_iter().flat_map(|swaps| [(swaps, None), (swaps, Some(0.8))]);
+        for (seed, (n_replace, fluency)) in (1..).zip(swaps) {
+            let search = Search { goal, proposal: Proposal::Top { top: 1, n_replace }, fluency, ..snap() };
             let mut method = started(search, seed, &subject, &problem);
             (0..seed).for_each(|_| method.at.missed.note([false, true, false, false, true].into_iter()));
             let batch = neighbours(&mut method, seed, 10, &problem);
@@ -180,7 +180,7 @@ fn dropping_early_never_drops_the_best<B: TrackedBackend>() {
                 method.memory.clear();
                 let before = subject.cost();
                 let found = method.best_below(whole.value + above, &batch, &[1, 1, 1, 1, 1], &subject, &problem).unwrap();
-                assert_eq!(found.free, whole.free, "{goal:?} {moves:?} {fluency:?}");
+                assert_eq!(found.free, whole.free, "{goal:?} {n_replace} {fluency:?}");
                 assert!((found.value - whole.value).abs() < 1e-4);
                 rows += subject.cost().head_rows - before.head_rows;
                 // Fluency takes another row for each free token, the first one's being shared.
@@ -203,7 +203,7 @@ fn the_best_of_given_prompts_is_the_start<B: TrackedBackend>() {
         .map(|scores| value(snap().goal.objective(), &scores.losses, &problem))
         .collect();
     let lowest = values.iter().copied().fold(f32::INFINITY, f32::min);
-    method.begin_at(&prompts, &subject, &problem);
+    method.begin_at(&prompts, 0, &subject, &problem);
     let start = &method.at.current;
     assert!(
         (start.value - lowest).abs() < 1e-4 && (values[prompts.iter().position(|free| *free == start.free).unwrap()] - lowest).abs() < 1e-4

@@ -81,7 +81,9 @@ fn hinge<B: Backend>(margin: f32, hidden: Tensor<B, 2>, head: Tensor<B, 2>, targ
     let rows = |ids| head.clone().select(0, ids).cast(dtype);
     let at_target = rows(targets.clone());
     let (margins, runner) = runner_up(logits, targets.unsqueeze_dim(1));
-    let losses = (margins.neg() + margin).clamp_min(0.0);
+    let losses = margins.neg() + margin;
+    // A NaN stays one, where `clamp_min` would make it 0.
+    let losses = losses.clone().mask_fill(losses.lower_equal_elem(0.0), 0.0);
     let active = losses.clone().greater_elem(0.0).float().cast(losses.dtype());
     let hidden = (rows(runner.squeeze_dim(1)) - at_target) * active;
     TargetLoss { losses: losses.squeeze_dim(1), hidden }
