@@ -88,18 +88,26 @@ class Judge:
         tokenizer = AutoTokenizer.from_pretrained(self.folder)
         return tokenizer.apply_chat_template(system + [{"role": "user", "content": turn}], tokenize=False, add_generation_prompt=True)
 
+    def free_part(self, settings: dict, free_text: str, prompt_text: str) -> list[int]:
+        """The tokens of the whole prompt that hold any of the free part: by itself it may be tokenised otherwise than between the fixed texts."""
+        turn = (settings.get("prefix") or "") + free_text + (settings.get("suffix") or "")
+        # A chat template may trim the turn.
+        start = prompt_text.rindex(turn.strip()) - (len(turn) - len(turn.lstrip())) + len(settings.get("prefix") or "")
+        encoded = self.tokenizer.encode(prompt_text, add_special_tokens=False)
+        return [i for i, (first, end) in zip(encoded.ids, encoded.offsets) if end > start and first < start + len(free_text)]
+
     def rules(self, result: dict, prompt: list[int], target: list[int]) -> str:
-        """What is wrong with the result before the model is asked; empty when nothing is."""
+        """What is wrong with the result before the model is asked, `target` being what it shall write; empty when nothing is."""
         settings, free_text = result.get("settings", {}), result.get("free_text", result["prompt_text"])
         limit = settings.get("prompt_tokens") if self.max_tokens is None else self.max_tokens
         forbid = settings.get("allow_target_tokens") is False if self.forbid is None else self.forbid
-        free = self.encode(free_text)
         if result.get("bos") and prompt[0] not in self.special:
             return f"token {prompt[0]} is no BoS"
         if "prompt_ids" in result and result["prompt_ids"] != prompt:
             return "`prompt_ids` are not the tokens of `prompt_text`"
         if self.whole(settings, free_text) != result["prompt_text"]:
             return "`prompt_text` is not what stands around `free_text`"
+        free = self.free_part(settings, free_text, result["prompt_text"])
         if limit is not None and len(free) > limit:
             return f"{len(free)} free tokens, {limit} allowed"
         if forbid and (piece := self.shared(free, target)) is not None:
@@ -109,13 +117,15 @@ class Judge:
     def verdict(self, result: dict, target_text: str | None) -> Verdict:
         """Judges one result against its own target, or against a given text."""
         target = self.encode(target_text) if target_text is not None else result["target_ids"]
+        # The token that ends a target (--end) is no part of its text.
+        text_ids = target[:-1] if result.get("settings", {}).get("end") else target
         bos = result["prompt_ids"][:1] if result.get("bos") else []
         prompt = bos + self.encode(result["prompt_text"])
-        if target_text is None and "target_text" in result and not self.decode(prompt + target).endswith(result["target_text"]):
+        if target_text is None and "target_text" in result and not self.decode(prompt + text_ids).endswith(result["target_text"]):
             return Verdict("`target_ids` do not spell `target_text`", 0.0)
         if not prompt or not target:
             return Verdict("an empty prompt or target", 0.0)
-        if fault := self.rules(result, prompt, target):
+        if fault := self.rules(result, prompt, text_ids):
             return Verdict(fault, 0.0)
         written, margin = self.greedy(prompt, len(target))
         if written == target:

@@ -92,6 +92,7 @@ fn simd() -> Vec<&'static str> {
         ("avx2", is_x86_feature_detected!("avx2")),
         ("fma", is_x86_feature_detected!("fma")),
         ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
     ];
     found.into_iter().filter_map(|(name, present)| present.then_some(name)).collect()
 }

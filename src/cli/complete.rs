@@ -5,14 +5,13 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::args::{Cli, Complete};
-use super::session::{Given, Session};
+use super::session::{Given, Session, check_tokens};
 use crate::Result;
 use crate::backend::{self, Job};
 use crate::invert::notes;
 use crate::model::greedy;
 use crate::ops::TrackedBackend;
 use crate::problem::Target;
-use crate::subject::check_context;
 use crate::tensor::ids_tensor;
 use crate::terminal::counted;
 use crate::ui::{Policy, print_result, print_text};
@@ -22,7 +21,7 @@ pub(super) fn run(cli: &Cli, verb: &Complete, policy: Policy) -> Result<()> {
     let session = Session::open(cli, policy)?;
     let ids = verb.ids.as_deref();
     let prompt = session.prompt(&verb.around, verb.prompt.clone(), ids)?;
-    check_context(session.model.config(), prompt.ids.len(), verb.tokens as usize)?;
+    check_tokens(session.model.config(), prompt.ids.len(), verb.tokens)?;
     let stop = if verb.stop_at_eos { session.model.config().eos_token_ids.clone() } else { Vec::new() };
     let device = session.device()?.device;
     let (json, tokens) = (cli.global.json, verb.tokens as usize);

@@ -59,7 +59,7 @@ fn targets(session: &Session, verb: &Gradients) -> Result<Vec<Labelled>> {
         return session.targets(path);
     }
     let (id, target) = session.target(verb.target.clone(), verb.file.clone())?;
-    Ok(vec![Labelled { id: id.to_owned(), target, k: None, bos: None, known_prompt_tokens: None }])
+    Ok(vec![Labelled::of(id, target)])
 }
 
 /// Keeps or prints the lines, shows progress, listens for signals.

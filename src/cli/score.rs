@@ -120,9 +120,13 @@ fn readable(scored: &Scored) -> String {
     let shown = |x: Option<f64>| x.map_or("none".to_owned(), |x| format!("{x:.2}"));
     let Scored { overlaps, matched_prefix, target_ids, .. } = scored;
     let tokens = counted(target_ids.len() as u64, "token");
+    let exact = match (scored.exact, scored.min_margin) {
+        (true, Some(lead)) => format!("yes     (smallest lead {lead:.3} logits)"),
+        (exact, _) => if exact { "yes" } else { "no" }.to_owned(),
+    };
     let mut lines = vec![
         format!("model writes  {}", visible(&scored.completion_text)),
-        format!("exact         {}", if scored.exact { "yes" } else { "no" }),
+        format!("exact         {exact}"),
         format!("hard_forced   {:.3}", scored.hard_forced),
         format!("hard_free     {:.3}   ({matched_prefix} of {tokens} before the first wrong one)", scored.hard_free),
         format!(

@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use super::args::{Around, Cli, read_text};
 use crate::backend::{self, Choice};
 use crate::invert::{Judge, Model, notes};
+use crate::model::LlamaConfig;
 use crate::problem::Target;
 use crate::problem::targets::{Labelled, parse_targets};
 use crate::settings::{Options, Resolved};
 use crate::source::bundled;
+use crate::subject::check_context;
+use crate::terminal::counted;
 use crate::ui::{Policy, transfer_bar};
 use crate::{Error, Result};
 
@@ -116,6 +119,18 @@ impl Session {
             return Err(Error::input(format!("{option} is empty; give at least one token")));
         }
         self.model.check_embedded(option, ids)
+    }
+}
+
+/// Refuses more `--tokens` than the model's context has room for behind so many of a prompt.
+pub fn check_tokens(config: &LlamaConfig, prompt: usize, tokens: u32) -> Result<()> {
+    match config.context().saturating_sub(prompt) {
+        0 => check_context(config, prompt, 1),
+        room if tokens as usize <= room => Ok(()),
+        room => {
+            let prompt = counted(prompt as u64, "token");
+            Err(Error::input(format!("--tokens: behind {prompt} the model's context has room for {room}; ask for no more")))
+        }
     }
 }
 

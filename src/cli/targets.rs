@@ -10,7 +10,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::args::{Cli, Targets};
-use super::session::Session;
+use super::session::{Session, check_tokens};
 use super::signals::{ended_by, watch_signals};
 use crate::error::quoted;
 use crate::problem::targets::{Labelled, Maker, Recipe, Wanted};
@@ -80,11 +80,16 @@ fn wanted(session: &Session, verb: &Targets) -> Result<Vec<Wanted>> {
         }
         return Ok(targets.into_iter().map(Wanted::Given).collect());
     }
-    check_context(config, 1, tokens)?;
-    let Some(path) = &verb.from else { return Ok(recipes(verb, session.settings().seed)) };
+    check_tokens(config, 1, verb.tokens)?;
+    let Some(path) = &verb.from else {
+        return match verb.k.iter().find(|k| **k as usize > config.vocab_size) {
+            Some(k) => Err(Error::input(format!("--k: there is no rank {k} among the {} tokens of this model", config.vocab_size))),
+            None => Ok(recipes(verb, session.settings().seed)),
+        };
+    };
     let (prompts, bos) = (session.targets(path)?, session.bos()?);
     for prompt in &prompts {
-        named(prompt, check_context(config, prompt.target.ids.len() + bos.iter().len(), tokens))?;
+        named(prompt, check_tokens(config, prompt.target.ids.len() + bos.iter().len(), verb.tokens))?;
     }
     Ok(prompts.into_iter().map(|prompt| Wanted::Reachable { prompt, bos, tokens }).collect())
 }
@@ -101,7 +106,7 @@ fn named(entry: &Labelled, result: Result<()>) -> Result<()> {
     result.map_err(|error| Error::input(format!("{}: {error}", quoted(&entry.id))))
 }
 
-/// The prompts by the names of their targets, in a file that must be new: nothing else keeps them.
+/// The prompts by the names of their targets, in a file that must be new, or hold the same: nothing else keeps them.
 fn keep_prompts(path: &Path, wanted: &[Wanted]) -> Result<()> {
     let line = |wanted: &Wanted| match wanted {
         Wanted::Reachable { prompt: Labelled { id, target, .. }, bos, .. } => {
@@ -110,6 +115,9 @@ fn keep_prompts(path: &Path, wanted: &[Wanted]) -> Result<()> {
         _ => String::new(),
     };
     let lines: String = wanted.iter().map(line).collect();
+    if std::fs::read(path).is_ok_and(|there| there == lines.as_bytes()) {
+        return Ok(());
+    }
     let file = OpenOptions::new().write(true).create_new(true).open(path);
     file.and_then(|mut file| file.write_all(lines.as_bytes())).map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {

@@ -23,8 +23,8 @@ pub struct Event {
     /// N at work, where it becomes smaller. Absent where it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_tokens: Option<usize>,
-    /// What the step left to minimise: cross-entropy in nats per token, mean over the samples drawn (relaxed methods), hinge in
-    /// logits, summed over the target (searches), wrong tokens (echo). Null where it is not a number any more.
+    /// What the step left to minimise, by the method's objective: cross-entropy or difference in nats per token, hinge in logits, summed over
+    /// the target; a mean over the samples drawn; of echo and floor wrong tokens. Null where it is not a number any more.
     pub objective: Option<f32>,
     /// Euclidean length of the gradient used. Null where the method uses none.
     pub gradient_norm: Option<f32>,

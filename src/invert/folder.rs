@@ -40,6 +40,9 @@ impl Folder {
     /// Opens or makes the folder. With `resume`, also reads the snapshot kept in it, if there is one; without, a folder that
     /// already holds a run is refused. `identity` is a JSON object of all settings but the budgets, those of the method in an object of its own.
     pub fn open(path: &Path, identity: Value, resume: bool) -> Result<(Self, Option<Snapshot>)> {
+        if path.exists() && !path.is_dir() {
+            return Err(Error::option("out", format!("`{}` is a file; name a folder", path.display())));
+        }
         fs::create_dir_all(path).map_err(|error| Error::writing(path, &error))?;
         only_files(path)?;
         let lock = lock(path)?;
@@ -49,8 +52,8 @@ impl Folder {
         let holds_run = [CHECKPOINT, RESULT, EVENTS].iter().any(is_used);
         if holds_run && !resume {
             return Err(Error::option(
-                "resume",
-                format!("`{}` already holds a run; go on with it, or name another folder", path.display()),
+                "out",
+                format!("`{}` already holds a run; go on with it (--resume), or name another folder", path.display()),
             ));
         }
         let (snapshot, last) = checkpoint.exists().then(|| read(&checkpoint, &identity)).transpose()?.unzip();

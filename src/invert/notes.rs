@@ -56,6 +56,7 @@ pub(super) fn notes(problem: &Problem, best: &Judged, verdict: &Verdict, scored:
     notes.extend(options.chat.as_ref().filter(|chat| chat.template.is_dated()).map(|_| DATE.to_owned()));
     notes.extend((!problem.can_be_exact()).then(|| TARGET.to_owned()));
     notes.extend(special("target", target.text_ids(), tokenizer));
+    notes.extend(problem.broken_rule(&best.free, &best.typed).map(|rule| format!("the prompt breaks a rule: {rule}")));
     let stop = target.ids.last().filter(|_| target.stops);
     notes.extend(stop.map(|&stop| format!("the last token of the target is `{}`, at which the model stops", tokenizer.decode(&[stop]))));
     notes.extend(repetition((&best.free, &problem.free_text(&best.free)), target));

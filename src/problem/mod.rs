@@ -138,13 +138,23 @@ impl Problem {
         self.examples.iter().zip(self.typed_ids(free)).filter_map(misread).min()
     }
 
-    /// Whether the prompts typed with a free part keep the rules: no more than N free tokens, all of the search vocabulary, no word of the
-    /// target in their text, and whatever else was asked of it.
+    /// Whether the prompts typed with a free part keep the rules.
     pub fn is_valid(&self, free: &[u32], typed: &[Vec<u32>]) -> bool {
-        let keeps = |example: &Example, typed: &Vec<u32>| {
-            !typed.is_empty() && example.is_short_enough(typed) && self.prompt.permits(example.free_part(typed))
+        self.broken_rule(free, typed).is_none()
+    }
+
+    /// The first rule that prompts typed with a free part break: no more than N free tokens, all of the search vocabulary, no word of the
+    /// target in their text, and whatever else was asked of it.
+    pub fn broken_rule(&self, free: &[u32], typed: &[Vec<u32>]) -> Option<&'static str> {
+        let of_example = |(example, typed): (&Example, &Vec<u32>)| match () {
+            () if typed.is_empty() => Some("it is empty"),
+            () if !example.is_short_enough(typed) => Some("tokenised again, it has more than N free tokens"),
+            () if !self.prompt.permits(example.free_part(typed)) => Some(
+                "it holds a token that may not stand there: of the target (--allow-target-tokens), a special one, or one that nobody can type",
+            ),
+            () => None,
         };
-        let keep = self.examples.iter().zip(typed).all(|(example, typed)| keeps(example, typed));
-        keep && self.prompt.keeps_rules(&self.free_text(free))
+        let of_text = || self.prompt.broken_rule(&self.free_text(free));
+        self.examples.iter().zip(typed).find_map(of_example).or_else(of_text)
     }
 }

@@ -98,8 +98,14 @@ impl Prompt {
 
     /// Whether a text keeps the ban on the target's words, where it is in force, and is what was asked for.
     pub fn keeps_rules(&self, text: &str) -> bool {
+        self.broken_rule(text).is_none()
+    }
+
+    /// The first of these that it does not keep.
+    pub fn broken_rule(&self, text: &str) -> Option<&'static str> {
         let lifted = self.options.allow_everything || self.options.allow_target_tokens;
-        (lifted || !self.repeats_target(text)) && self.rules.iter().all(|rule| rule.allows(text))
+        let ban = (!lifted && self.repeats_target(text)).then_some("it holds words of the target (--allow-target-tokens)");
+        ban.or_else(|| self.rules.iter().find(|rule| !rule.allows(text)).map(Rule::broken))
     }
 
     /// Whether a text holds words of a target, allowed or not.

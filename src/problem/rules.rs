@@ -36,6 +36,15 @@ impl Rule {
         }
     }
 
+    /// What is said of a text that breaks it.
+    pub fn broken(&self) -> &'static str {
+        match self {
+            Self::Forbid(_) => "it holds what --forbid names",
+            Self::Ascii => "it holds more than printable ASCII (--ascii)",
+            Self::Words { .. } => "it holds more than English words (--words)",
+        }
+    }
+
     /// Whether a token with this text may stand in one that does.
     fn allows_token(&self, text: &str) -> bool {
         match self {

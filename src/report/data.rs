@@ -73,8 +73,10 @@ pub struct Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(from = "Limits")]
 pub enum Budget {
-    /// Neither.
+    /// None of these.
     Unknown,
+    /// So many thousandths of a second.
+    Milliseconds(u64),
     /// So many steps of each start.
     Steps(u64),
     /// So many positions pushed through the model, however many steps a start has.
@@ -86,19 +88,22 @@ pub enum Budget {
 struct Limits {
     steps: Option<u64>,
     max_positions: Option<u64>,
+    max_seconds: Option<f64>,
 }
 
 impl From<Limits> for Budget {
     fn from(limits: Limits) -> Self {
-        limits.max_positions.map(Self::Positions).or(limits.steps.map(Self::Steps)).unwrap_or(Self::Unknown)
+        let seconds = limits.max_seconds.map(|seconds| Self::Milliseconds((seconds * 1e3).round() as u64));
+        limits.max_positions.map(Self::Positions).or(limits.steps.map(Self::Steps)).or(seconds).unwrap_or(Self::Unknown)
     }
 }
 
-/// `256 steps`, `60000 positions`.
+/// `256 steps`, `60000 positions`, `0.5 s`.
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown => f.write_str("no budget"),
+            Self::Milliseconds(ms) => write!(f, "{} s", *ms as f64 / 1e3),
             Self::Steps(steps) => write!(f, "{steps} steps"),
             Self::Positions(positions) => write!(f, "{positions} positions"),
         }
@@ -286,7 +291,8 @@ fn distinct(cells: &[Cell]) -> Result<()> {
             let Place { id, method, prompt_tokens, budget, target, seed, .. } = place;
             return Err(Error::input(format!(
                 "the cells {other} and {id} are both {}, N {prompt_tokens}, {budget}, seed {seed}, target {}, by different settings; give the \
-                 methods labels of their own, or, where the study's file has changed, report what `study merge` makes of the folder",
+                 methods labels of their own; where the study's file has changed, report what `study merge` makes of the folder; for another \
+                 setting of a list, use another folder",
                 quoted(method),
                 quoted(target)
             )));
@@ -412,6 +418,12 @@ fn add(cells: &mut Vec<Cell>, places: &mut HashMap<String, usize>, cell: Cell) {
             cells.push(cell);
         }
         Some(&known) if cells[known].outcome.is_err() && cell.outcome.is_ok() => cells[known] = cell,
-        Some(_) => (),
+        Some(&known) => {
+            if let (Some(first), Some(second)) = (cells[known].found(), cell.found())
+                && (first.exact, first.best.matched_prefix) != (second.exact, second.best.matched_prefix)
+            {
+                tracing::warn!("there are two results of cell {}, which differ; the first is taken", cell.place.id);
+            }
+        }
     }
 }

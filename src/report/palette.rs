@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-/// A colour in a light and in a dark page, a mark, and whether lines are broken.
+/// A colour in a light and in a dark page, a mark, and how lines are broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Style {
     place: usize,
@@ -58,7 +58,10 @@ impl Style {
         match self {
             Self::FLOOR => "floor".to_owned(),
             Self { place } if place < COLOURS.len() => format!("s{place}"),
-            Self { place } => format!("s{} broken", place % COLOURS.len()),
+            Self { place } => {
+                let (again, colour) = (place / COLOURS.len(), place % COLOURS.len());
+                format!("s{colour} {}", if again.is_multiple_of(2) { "dotted" } else { "broken" })
+            }
         }
     }
 
@@ -101,7 +104,7 @@ fn rules(colour: impl Fn(&str, &str, &str) -> String) -> String {
          .title{{font-size:13.5px;fill:{ink}}}\nsvg .ground{{fill:{ground}}}\nsvg .grid{{stroke:{grid};stroke-width:1;fill:none}}\nsvg \
          .axis{{stroke:{muted};stroke-width:1;fill:none}}\nsvg .line{{fill:none;stroke-width:1.7;stroke-linejoin:round}}\nsvg \
          .whisker{{fill:none;stroke-width:1.1;opacity:.75}}\nsvg .mark{{stroke:{ground};stroke-width:.8}}\nsvg \
-         .band{{stroke:none;opacity:.16}}\nsvg .violin{{opacity:.5;stroke:none}}\nsvg .broken.line{{stroke-dasharray:5 3}}\nsvg \
+         .band{{stroke:none;opacity:.16}}\nsvg .violin{{opacity:.5;stroke:none}}\nsvg .broken.line{{stroke-dasharray:5 3}}\nsvg .dotted.line{{stroke-dasharray:1.5 2.5}}\nsvg \
          .floor.line{{stroke:{muted};stroke-dasharray:3 3;stroke-width:1.2}}\nsvg .floor.band,svg .floor.mark{{fill:{muted}}}\nsvg \
          .reference{{stroke:{ink};stroke-width:1.6;fill:none}}\n"
     );

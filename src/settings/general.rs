@@ -18,7 +18,8 @@ pub struct Options {
     pub prompt_tokens: usize,
     /// Steps of each start at most.
     pub steps: Option<u64>,
-    /// Positions pushed through the model at most, forward and backward: a budget that costs all methods the same.
+    /// Positions pushed through the model, forward and backward, after which a run ends with its step: a budget that costs all methods the
+    /// same.
     pub max_positions: Option<u64>,
     /// Seconds of search at most.
     pub max_seconds: Option<f64>,
@@ -116,19 +117,23 @@ const MANY: u64 = 1_000_000_000;
 pub const KEYS: &[Key<Options>] = &[
     key("method", "How to search", |s| Some(choice(&mut s.method))),
     key("prompt_tokens", "Free tokens of the prompt (N)", |s| Some(whole(&mut s.prompt_tokens, 1..=4096))),
-    key("steps", "Steps at most, or `none` (snap: none, other methods: 256)", |s| Some(optional_whole(&mut s.steps, 1..=MANY))),
+    key("steps", "Steps of a start at most, or `none` (snap: none; its rivals: as in their papers; else 256)", |s| {
+        Some(optional_whole(&mut s.steps, 1..=MANY))
+    }),
     key(
         "max_positions",
-        "Positions pushed through the model at most, forward and backward, or `none`: the same cost for all methods",
+        "Positions pushed through the model, forward and backward, after which a run ends with its step, or `none`: the same cost for all methods",
         |s| Some(optional_whole(&mut s.max_positions, 1..=u64::MAX >> 11)),
     ),
     key("max_seconds", "Seconds of search at most, or `none` (snap without --steps: 600, otherwise none)", |s| {
         Some(optional_positive(&mut s.max_seconds))
     }),
     key("early_stop", "End as soon as the inversion is exact", |s| Some(switch(&mut s.early_stop))),
-    key("restarts", "Fresh starts after the first, each when the steps are used up or snap stalls", |s| {
-        Some(whole(&mut s.restarts, 0..=1_000_000))
-    }),
+    key(
+        "restarts",
+        "Fresh starts after the first, each when the steps are used up or a search stalls (not where `restart_when_stalled` begins again by itself)",
+        |s| Some(whole(&mut s.restarts, 0..=1_000_000)),
+    ),
     key("eval_every", "Steps from one set of scores to the next", |s| Some(whole(&mut s.eval_every, 1..=MANY))),
     key("prefix", "Fixed text before the free tokens", |s| Some(text(&mut s.prefix))),
     key("suffix", "Fixed text after the free tokens", |s| Some(text(&mut s.suffix))),

@@ -133,6 +133,7 @@ impl Cell {
         let map = summary.as_object_mut().expect("an object");
         map.extend(AXES.iter().zip(self.axes()).map(|(name, value)| ((*name).to_owned(), value)));
         map.insert("target_ids".into(), self.target.target.ids.clone().into());
+        map.extend(self.options.max_seconds.map(|seconds| ("max_seconds".to_owned(), seconds.into())));
         map.extend(self.measured.map(|(_, protocol)| ("gradients".to_owned(), json!(protocol))));
         summary
     }
@@ -231,7 +232,7 @@ fn seeds(grid: &Grid) -> Result<Vec<u32>> {
 fn targets(grid: &Grid, model: &Model) -> Result<Vec<Labelled>> {
     let labelled = |id: String, text: &str| {
         let target = Target::from_text(text, model.tokenizer()).map_err(|error| grid.wrong(format!("{id}: {error}")))?;
-        Ok(Labelled { id, target, k: None, bos: None, known_prompt_tokens: None })
+        Ok(Labelled::of(id, target))
     };
     match &grid.targets {
         Targets::File(path) if !path.exists() => {

@@ -115,10 +115,11 @@ impl<B: TrackedBackend> Candidates<'_, B> {
     /// The next `count` target positions of one example.
     fn score_in(&mut self, example: &Example, count: usize) -> Vec<TargetScores> {
         let (objective, scored, reading) = (self.objective, self.scored, self.reading.take());
+        let at_once = self.subject.max_rows / self.groups.iter().map(Group::rows).max().unwrap_or(1).max(1);
         let readings = reading.as_ref().map(|reading| (reading, &*self.kept));
         let jobs = self.groups.iter_mut().map(|group| move || group.score(example, scored, count, objective, readings));
         let (mut all, mut pushed) = (Vec::new(), 0);
-        for (rows, scores) in Plain::<B>::side_by_side(jobs.collect(), usize::MAX) {
+        for (rows, scores) in Plain::<B>::side_by_side(jobs.collect(), at_once) {
             pushed += rows;
             all.extend(scores);
         }
@@ -142,6 +143,11 @@ impl<B: TrackedBackend> Candidates<'_, B> {
 }
 
 impl<B: Kernels> Group<B> {
+    /// Rows that are to be pushed before the next target position.
+    fn rows(&self) -> usize {
+        self.trunk.len() + self.members.iter().map(|(_, own)| own.len()).sum::<usize>()
+    }
+
     /// Rows pushed through the layers, and the scores of `count` target positions of each member, by number, `scored` of them behind it;
     /// before the first, the likelihood of its free tokens where it is asked for.
     fn score(

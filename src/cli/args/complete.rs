@@ -14,7 +14,7 @@ use crate::Result;
 Examples:
   dlmi complete \"O Romeo, Romeo!\"
   dlmi --model HuggingFaceTB/SmolLM2-135M-Instruct complete --chat \"Who are you?\" --stop-at-eos --tokens 60
-  dlmi complete --ids 464,2068,7586 --tokens 5 --json")]
+  dlmi complete --ids 464,268,758 --tokens 5 --json")]
 pub struct Complete {
     /// Text to continue; `-`: standard input
     #[arg(required_unless_present = "ids", conflicts_with = "ids")]

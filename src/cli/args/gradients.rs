@@ -23,7 +23,7 @@ what all have in common (samples, objective, feedback); the rest of an estimator
 Each measurement is a JSON line: docs/record.md says what stands in it. With --out, the same command goes on where it
 was stopped, and a summary is printed; without, the lines are printed, and the summary after them as one more.
 
-Exit code: 0 all is measured, 2 bad input, 3 no such device, model or disk space, 130 interrupted.")]
+Exit code: 0 all is measured, 2 bad input, 3 no such device, hub or disk space, 130 interrupted.")]
 pub struct Gradients {
     /// Text that the model shall write; `-`: standard input; none: the bundled model's own example
     #[arg(conflicts_with_all = ["file", "targets"])]

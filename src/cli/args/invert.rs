@@ -25,7 +25,7 @@ Examples:
   dlmi invert --count 5 --max-seconds 60
   dlmi invert --shortest --max-seconds 60
 
-Exit code: 0 exact (by --min-margin, all of --targets or --count), 1 not, 2 bad input, 3 no such device, model or disk space, 130 interrupted.")]
+Exit code: 0 exact (by --min-margin, all of --targets or --count), 1 not, 2 bad input, 3 no such device, hub or disk space, 130 interrupted.")]
 pub struct Invert {
     /// Text that the model shall write, taken byte for byte; `-`: standard input; none: the bundled model's own example
     #[arg(conflicts_with = "file")]

@@ -30,7 +30,7 @@ Examples:
 Stop it when you like, with Ctrl-C or kill -9: the same command goes on from the last checkpoints. Several runs may share
 a folder. --backend and --device say where to compute; all other settings are the study's own.
 
-Exit code: 0 all of these cells are done, 1 one or more failed, 2 bad input, 3 no such device, model or disk space,
+Exit code: 0 all of these cells are done, 1 one or more failed, 2 bad input, 3 no such device, hub or disk space,
 4 one or more are still to be done, 130 interrupted, 138 warned by SIGUSR1 that the time is nearly up.")]
     Run(Compute),
     /// Print a Slurm batch script for the cells that are not done; it submits nothing

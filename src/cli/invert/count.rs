@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use super::series::{Aim, Kept, Series, is_solved, verdict};
+use super::series::{Aim, Kept, Series, is_solved, notes, verdict};
 use crate::Result;
 use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
@@ -27,7 +27,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, count: u32, policy: Policy) -> Resul
     check_context(session.model.config(), problem.first().positions(), problem.target_tokens())?;
     let choice = session.device()?;
     let Session { model, resolved } = session;
-    let target = Labelled { id: "target".into(), target, k: None, bos: None, known_prompt_tokens: None };
+    let target = Labelled::of("target", target);
     // As many seeds again are there for searches that find what another has found.
     let mut study = Study::of_seeds(model, &target, &resolved, 2 * count);
     let kept = Kept::open(verb.out.as_deref())?;
@@ -74,8 +74,18 @@ impl Prompts {
         let verdict = color(if solved { Paint::Good } else { Paint::Bad }, &verdict);
         let (seed, steps) = (&inversion["seed"], counted(inversion["steps"].as_u64().unwrap_or(0), "step"));
         let [lead, seconds] = ["min_margin", "seconds"].map(|key| inversion[key].as_f64().unwrap_or(0.0));
+        let length = if settings["shortest"] == true { format!("N {}, ", inversion["prompt_tokens"]) } else { String::new() };
+        let how_far = match inversion["exact"] == true {
+            true => format!("smallest lead {lead:.3} logits"),
+            false => {
+                let m = inversion["target_ids"].as_array().map_or(0, Vec::len);
+                format!("writes {} of {}", inversion["best"]["matched_prefix"], counted(m as u64, "token"))
+            }
+        };
         let prompt = color(Paint::Bold, &visible(&typed).to_string());
-        format!("{verdict} \"{prompt}\"  (seed {seed}, smallest lead {lead:.3} logits, {seconds:.1} s, {steps})")
+        let notes = notes(inversion).map(|note| format!("\n       {} {}", color(Paint::Notice, "note"), visible(note)));
+        let line = format!("{verdict} \"{prompt}\"  (seed {seed}, {length}{how_far}, {seconds:.1} s, {steps})");
+        std::iter::once(line).chain(notes).collect()
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use super::series::{Aim, Kept, Series, is_solved, verdict};
+use super::series::{Aim, Kept, Series, is_solved, notes, verdict};
 use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
 use crate::cli::signals::{ended_by, watch_signals};
@@ -28,13 +28,14 @@ pub(super) fn run(cli: &Cli, verb: &Invert, path: &Path, policy: Policy) -> Resu
     check_all(&session)?;
     let choice = session.device()?;
     let Session { model, resolved } = session;
+    let shortest = resolved.settings.shortest;
     let mut study = Study::of_targets(model, targets, &resolved)?;
     let kept = Kept::open(verb.out.as_deref())?;
     let signal = watch_signals()?;
     let count = study.cells().len();
     let (what, aim) = (
         format!("inverting {}", counted(count as u64, "target")),
-        List { targets: count, as_json: cli.global.json, tally: Tally::default(), interrupted: None },
+        List { targets: count, as_json: cli.global.json, tally: Tally::default(), kept: 0, interrupted: None },
     );
     let mut list = Series::new(&study, &kept.store, what, policy, signal.clone(), aim);
     let outcome = work(&mut study, &kept.store, choice, true, &mut list);
@@ -45,7 +46,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, path: &Path, policy: Policy) -> Resu
     match (cli.global.json, verb.csv) {
         (true, _) => (),
         (false, true) => print_result(&csv(&lines))?,
-        (false, false) => print_result(&table(&lines))?,
+        (false, false) => print_result(&table(&lines, shortest))?,
     }
     outcome?;
     Ok(match signal.load(Ordering::Relaxed) {
@@ -73,6 +74,8 @@ struct List {
     targets: usize,
     as_json: bool,
     tally: Tally,
+    /// Targets that were done before.
+    kept: u64,
     /// What the search that was interrupted has come to.
     interrupted: Option<Value>,
 }
@@ -85,11 +88,12 @@ impl Aim for List {
     }
 
     fn so_far(&self) -> (usize, usize, String) {
-        ((self.tally.done + self.tally.failed) as usize, self.targets, self.tally.words())
+        ((self.kept + self.tally.done + self.tally.failed) as usize, self.targets, self.tally.words())
     }
 
     fn take(&mut self, _: &Cell, end: &End, record: Option<Value>) -> Option<String> {
         self.tally.count(end);
+        self.kept += u64::from(*end == End::Already);
         if matches!(end, End::Interrupted { .. }) {
             self.interrupted.clone_from(&record);
         }
@@ -123,8 +127,12 @@ struct Line {
     seconds: f64,
     /// Positions forward and backward.
     cost: [u64; 2],
+    /// Free tokens of the prompt.
+    prompt_tokens: Option<u64>,
     /// As typed.
     prompt: Option<String>,
+    /// What a reader must also know.
+    notes: Vec<String>,
     /// Why there is none.
     reason: Option<String>,
 }
@@ -148,14 +156,19 @@ impl Line {
             tokens,
             seconds: inversion["seconds"].as_f64().unwrap_or(0.0),
             cost: ["forward_tokens", "backward_tokens"].map(|part| inversion["cost"][part].as_u64().unwrap_or(0)),
+            prompt_tokens: inversion["prompt_tokens"].as_u64(),
             prompt,
+            notes: notes(inversion).map(str::to_owned).collect(),
             reason,
         })
     }
 }
 
-fn table(lines: &[Line]) -> String {
-    let head = ["target", "exact", "right when fed", "matched", "seconds", "forward", "backward", "prompt"];
+/// A row for each target, and the notes, with N where it is another for each.
+fn table(lines: &[Line], shortest: bool) -> String {
+    let n = |cell: String| shortest.then_some(cell);
+    let head = ["target", "exact", "right when fed", "matched", "seconds", "forward", "backward"].map(str::to_owned);
+    let head = head.into_iter().chain(n("N".into())).chain(["prompt".into()]).collect::<Vec<_>>();
     let cells = |line: &Line| {
         let of = |count: u64| format!("{count}/{}", line.tokens);
         let [forward, backward] = line.cost.map(|positions| positions.to_string());
@@ -163,14 +176,31 @@ fn table(lines: &[Line]) -> String {
         let prompt = line.prompt.as_ref().map_or_else(reason, |prompt| format!("\"{}\"", visible(prompt)));
         let (target, verdict) = (visible(&line.target).to_string(), verdict(line.exact, line.solved).to_owned());
         let (fed, matched) = (of(line.right_when_fed as u64), of(line.matched));
-        vec![target, verdict, fed, matched, format!("{:.1}", line.seconds), forward, backward, prompt]
+        let length = n(line.prompt_tokens.map_or("-".into(), |tokens| tokens.to_string()));
+        let cells = [target, verdict, fed, matched, format!("{:.1}", line.seconds), forward, backward];
+        cells.into_iter().chain(length).chain([prompt]).collect()
     };
-    let rows: Vec<Vec<String>> = std::iter::once(head.map(str::to_owned).to_vec()).chain(lines.iter().map(cells)).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(head).chain(lines.iter().map(cells)).collect();
     let count = |of: fn(&Line) -> bool| lines.iter().filter(|line| of(line)).count();
     let (exact, narrow) = (count(|line| line.exact == Some(true)), count(|line| line.exact == Some(true) && !line.solved));
     let narrow = if narrow > 0 { format!(", {narrow} of them by a smaller lead than asked for") } else { String::new() };
     let seconds: f64 = lines.iter().map(|line| line.seconds).sum();
-    format!("{}{exact} of {} exact{narrow}, {seconds:.1} s", columns(&rows), lines.len())
+    format!("{}{}{exact} of {} exact{narrow}, {seconds:.1} s", columns(&rows), all_notes(lines), lines.len())
+}
+
+/// A line for each note, with the targets of which it is said where it is not said of all.
+fn all_notes(lines: &[Line]) -> String {
+    let mut said: Vec<(&str, Vec<&str>)> = Vec::new();
+    for line in lines {
+        for note in &line.notes {
+            match said.iter_mut().find(|(known, _)| known == note) {
+                Some((_, targets)) => targets.push(&line.target),
+                None => said.push((note, vec![&line.target])),
+            }
+        }
+    }
+    let of = |targets: &[&str]| if targets.len() == lines.len() { String::new() } else { format!("{}: ", targets.join(", ")) };
+    said.iter().map(|(note, targets)| format!("note  {}{}\n", visible(&of(targets)), visible(note))).collect()
 }
 
 fn csv(lines: &[Line]) -> String {
@@ -186,6 +216,7 @@ fn csv(lines: &[Line]) -> String {
         "backward_tokens",
         "prompt",
         "reason",
+        "prompt_tokens",
     ];
     let row = |line: &Line| {
         let Line { right_when_fed, matched, tokens, seconds, cost: [forward, backward], .. } = line;
@@ -194,7 +225,8 @@ fn csv(lines: &[Line]) -> String {
         let cost = [forward.to_string(), backward.to_string()];
         let words = [&line.prompt, &line.reason].map(|words| words.as_deref().map_or(String::new(), text));
         let verdicts = vec![text(&line.target), known(line.exact == Some(true)), known(line.solved)];
-        [verdicts, numbers.to_vec(), cost.to_vec(), words.to_vec()].concat()
+        let length = line.prompt_tokens.map_or(String::new(), |tokens| tokens.to_string());
+        [verdicts, numbers.to_vec(), cost.to_vec(), words.to_vec(), vec![length]].concat()
     };
     Csv { rows: lines.iter().map(row).collect(), ..Csv::new(&head) }.to_csv()
 }

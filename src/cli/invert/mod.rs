@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::Result;
 use crate::budget::Budget;
 use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
@@ -20,9 +19,13 @@ use crate::invert::{Inversion, Observer, Report, Scores, Snapshot, Stopped, Task
 use crate::problem::{Problem, Target};
 use crate::terminal::counted;
 use crate::ui::{Paint, Policy, Progress, Status, paint, print_result, visible};
+use crate::{Error, Result};
 
 #[inline]
 pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
+    if verb.csv && verb.targets.is_none() {
+        return Err(Error::option("csv", "is for the table of `--targets FILE`; name one, or ask for `--json`"));
+    }
     if let Some(targets) = &verb.targets {
         return list::run(cli, verb, targets, policy);
     }
@@ -43,6 +46,9 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
         Some(path) => Folder::open(path, task.identity(), verb.resume).map(|(folder, resume)| (Some(folder), resume))?,
         None => (None, None),
     };
+    if verb.resume && resume.is_none() {
+        tracing::warn!("--resume: there is nothing to go on with in that folder yet, so the run starts at its beginning");
+    }
     if let Some(dropped) = folder.as_ref().map(Folder::dropped).filter(|dropped| *dropped > 0) {
         let lines = counted(dropped as u64, "line");
         tracing::warn!("going on from the last step that was saved; {lines} of events.jsonl behind it, to be written again");
@@ -61,7 +67,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
     }
     match cli.global.json {
         true => print_result(&crate::cli::json(&inversion))?,
-        false => print_result(&readable(&inversion, policy))?,
+        false => print_result(&readable(&inversion, folder.is_some(), policy))?,
     }
     kept?;
     let number = signal.load(Ordering::Relaxed);
@@ -134,8 +140,9 @@ impl Observer for Watcher {
     }
 }
 
-/// A few lines for people: the prompt, what the model writes, what was verified, and what to try when it failed.
-fn readable(inversion: &Inversion, policy: Policy) -> String {
+/// A few lines for people: the prompt, what the model writes, what was verified, and what to try when it failed. `kept`
+/// in a folder.
+fn readable(inversion: &Inversion, kept: bool, policy: Policy) -> String {
     let color = |kind, text: &str| paint(policy.color_out, kind, text);
     // In quotes: a space at either end is part of the text.
     let found = format!("found    \"{}\"", color(Paint::Bold, &visible(&inversion.free_text)));
@@ -146,58 +153,62 @@ fn readable(inversion: &Inversion, policy: Policy) -> String {
         format!("writes   \"{}\"", visible(&inversion.completion_text)),
         format!("target   \"{}\"", visible(&inversion.target_text)),
     ]);
-    // Where shorter ones were looked for, the run went on from it.
-    let (seconds, steps) =
-        inversion.seconds_to_exact.map_or((inversion.seconds, inversion.steps), |seconds| (seconds, inversion.best.step));
+    let found = match inversion.seconds_to_exact {
+        Some(seconds) => format!("found in {seconds:.1} s after {}", counted(inversion.best.step, "step")),
+        None => format!("found in step {} of {}", inversion.best.step, inversion.steps),
+    };
     let m = inversion.target_ids.len();
     let notes = inversion.notes.iter().map(|note| format!("{}     {}", color(Paint::Notice, "note"), visible(note)));
     if inversion.exact {
         lines.push(format!(
             "{}    the model, given this text, writes the {} of the target greedily (CPU, f32, smallest lead {:.3} logits); \
-             {} of prompt, found in {:.1} s after {}",
+             {} of prompt, {found}",
             color(Paint::Good, "exact"),
             if m == 1 { "token".to_owned() } else { format!("{m} tokens") },
             inversion.min_margin.unwrap_or(0.0),
             counted(inversion.prompt_ids.len() as u64, "token"),
-            seconds,
-            counted(steps, "step"),
         ));
     } else {
         lines.push(format!("{} {}", color(Paint::Bad, "not exact"), how_far(inversion)));
     }
     lines.extend(inversion.robust.map(|robust| format!("robust   {robust}")));
     lines.extend(notes);
-    lines.extend((!inversion.solved).then(|| format!("try      {}", advice(inversion))));
+    lines.extend((!inversion.solved).then(|| format!("try      {}", advice(inversion, kept))));
     lines.join("\n")
 }
 
 /// Tokens matched, and the first wrong one.
 fn how_far(inversion: &Inversion) -> String {
-    let (matched, valid) = inversion.best.judged.as_ref().map_or((0, false), |judged| (judged.matched_prefix, judged.valid));
+    let matched = inversion.best.judged.as_ref().map_or(0, |judged| judged.matched_prefix);
     let m = inversion.target_ids.len();
-    let rules = match (valid, inversion.stopped) {
-        (false, _) => {
-            "the prompt breaks the rules (longer than N after tokenising again, or its tokens or its text are not what they may be); "
-        }
-        (true, Stopped::Diverged) => "the objective was not a number any more; ",
-        (true, _) => "",
-    };
+    let diverged = if inversion.stopped == Stopped::Diverged { "the objective was not a number any more; " } else { "" };
     let wrong = match (inversion.target_ids.get(matched), inversion.completion_ids.get(matched)) {
         (Some(wanted), Some(written)) => format!(", then writes token {written} instead of {wanted}"),
         _ => String::new(),
     };
     let (steps, tokens) = (counted(inversion.steps, "step"), counted(m as u64, "token"));
-    format!("after {:.1} s and {steps}: {rules}the model writes {matched} of {tokens}{wrong}", inversion.seconds)
+    format!("after {:.1} s and {steps}: {diverged}the model writes {matched} of {tokens}{wrong}", inversion.seconds)
 }
 
-fn advice(inversion: &Inversion) -> &'static str {
+fn advice(inversion: &Inversion, kept: bool) -> String {
     let Circumstances { method, settings, dtype, .. } = &inversion.circumstances;
+    let valid = inversion.best.judged.as_ref().is_some_and(|judged| judged.valid);
     match (method.as_str(), inversion.stopped) {
-        (_, Stopped::Signal) => "the same command again, with --out DIR and --resume to go on where it stopped",
-        (method, Stopped::Diverged) if settings[method]["learning_rate"].is_number() => "a smaller learning_rate",
-        (_, Stopped::Diverged) if dtype != "f32" => "--dtype f32",
-        (_, Stopped::Diverged) => "another model (--model): the numbers of this one overflow",
-        ("snap", _) => "more tokens (--prompt-tokens), more time (--max-seconds), another --seed, or a larger model (--model)",
-        _ => "--method snap, which searches prompts that can be typed; more tokens (--prompt-tokens) or more steps (--steps)",
+        (_, Stopped::Signal) if kept => "the same command with --resume, to go on where it stopped".into(),
+        (_, Stopped::Signal) => "--out DIR, which keeps what a run has done, for --resume to go on with".into(),
+        (method, Stopped::Diverged) if settings[method]["learning_rate"].is_number() => "a smaller learning_rate".into(),
+        (_, Stopped::Diverged) if dtype != "f32" => "--dtype f32".into(),
+        (_, Stopped::Diverged) => "another model (--model): the numbers of this one overflow".into(),
+        ("echo", _) if !valid => "--allow-target-tokens, since echo repeats the target".into(),
+        ("echo" | "floor", _) => "--method snap, which searches".into(),
+        (method, stopped) => {
+            let more = match stopped {
+                Stopped::Time => "more time (--max-seconds)",
+                _ if settings["max_positions"].is_number() => "more positions (--set max_positions=N)",
+                _ => "more steps (--steps)",
+            };
+            let other = if method == "snap" { "a larger model (--model)" } else { "--method snap, the best at text that can be typed" };
+            format!("{more}, more tokens (--prompt-tokens), another --seed, or {other}")
+        }
     }
 }

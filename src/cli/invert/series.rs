@@ -127,6 +127,11 @@ pub(super) fn is_solved(inversion: &Value) -> bool {
     inversion["solved"].as_bool().or(inversion["exact"].as_bool()) == Some(true)
 }
 
+/// What a reader of an inversion must also know.
+pub(super) fn notes(inversion: &Value) -> impl Iterator<Item = &str> {
+    inversion["notes"].as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
 /// In a word: `narrow` is exact, but by a smaller lead than was asked for.
 pub(super) fn verdict(exact: Option<bool>, solved: bool) -> &'static str {
     match (exact, solved) {

@@ -26,7 +26,8 @@ pub(super) fn run(cli: &Cli, verb: &Cells, study: &mut Study, store: Option<&Sto
     let missing = rates.missing(study, cells);
     let measured = measure(study, &choice, &missing, if on_gpu { wall_seconds } else { cpu_seconds })?;
     rates.add(study, &measured);
-    let hours = cells.iter().map(|&cell| rates.seconds(study, cell)).sum::<f64>() / 3600.0;
+    // From 0: the sum of nothing is −0.
+    let hours = cells.iter().fold(0.0, |seconds, &cell| seconds + rates.seconds(study, cell)) / 3600.0;
     let here = if on_gpu { hours } else { hours / cores as f64 };
     let mut figures = Map::new();
     let mut put = |name: &str, value: Value| drop(figures.insert(name.into(), value));

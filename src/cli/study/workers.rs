@@ -49,6 +49,8 @@ struct Worker {
     input: Option<ChildStdin>,
     /// The cell that it is at.
     cell: Option<usize>,
+    /// It has said that its GPU's context is gone, and may die of it.
+    lost: bool,
 }
 
 /// The parent: hands out cells until none is left or it is interrupted.
@@ -111,7 +113,7 @@ impl<'a> Office<'a> {
             }
             _ = sender.send((number, None));
         });
-        Ok(Worker { child, input, cell: None })
+        Ok(Worker { child, input, cell: None, lost: false })
     }
 
     fn command(&self, number: usize) -> Result<Command> {
@@ -182,8 +184,10 @@ impl<'a> Office<'a> {
             self.queue.ended(cell, &end);
             self.board.ended(&self.study.cells()[cell].to_string(), self.study.work(cell), &end);
         }
+        let worker = &mut self.workers[number];
+        worker.lost = matches!(end, End::Failed { device_lost: true, .. });
         // One that has lost its GPU ends by itself.
-        if !stopping && !matches!(end, End::Failed { device_lost: true, .. }) {
+        if !stopping && !worker.lost {
             self.hand_out(number)?;
         }
         Ok(())
@@ -199,7 +203,7 @@ impl<'a> Office<'a> {
             return Ok(());
         }
         let Some(cell) = cell else {
-            return if status.success() { self.replace(number) } else { Err(gone(&status)) };
+            return if status.success() || worker.lost { self.replace(number) } else { Err(gone(&status)) };
         };
         // An exit code is the program's own: what made one worker end so (it has said what) would end the others too.
         if status.code().is_some() {

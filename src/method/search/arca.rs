@@ -5,7 +5,8 @@
 //! of lowest g·E_v are scored exactly, and the best is taken, be it worse than what stood there.
 //!
 //! Where it differs: it starts from random words, not from random tokens; tokens that do not survive decode → encode are passed over; the
-//! search vocabulary is the problem's. Their perplexity term is `fluency`, which is off.
+//! search vocabulary is the problem's. Their perplexity term is `fluency`, which is off; its gradient here knows what a token is worth by
+//! itself too, where theirs holds the labels fixed, and the first token counts where something stands before it.
 
 use super::{Acceptance, Proposal, Schedule, Search, Start, Visit};
 use crate::objective::Goal;

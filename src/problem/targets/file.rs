@@ -30,6 +30,13 @@ pub struct Labelled {
     pub known_prompt_tokens: Option<usize>,
 }
 
+impl Labelled {
+    /// Of which no more is known than its name.
+    pub fn of(id: impl Into<String>, target: Target) -> Self {
+        Self { id: id.into(), target, k: None, bos: None, known_prompt_tokens: None }
+    }
+}
+
 /// One line of JSON Lines, or one sample of the authors; what else it says is ignored.
 #[derive(Deserialize)]
 struct Entry {

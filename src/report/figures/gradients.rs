@@ -83,7 +83,7 @@ fn estimators<'a>(gradients: &[&'a Line]) -> Vec<(&'a str, String, Style)> {
 fn panel(quantity: &Quantity, estimators: &[(&str, String, Style)], gradients: &[&Line], table: &mut Csv) -> Panel {
     let of = |name: &str, of: fn(&Line) -> Option<f64>| -> Vec<f64> {
         let own = gradients.iter().filter(|gradient| gradient.estimator == name);
-        own.filter_map(|gradient| of(gradient)).filter(|value| value.is_finite() && *value > 0.0).collect()
+        own.filter_map(|gradient| of(gradient)).filter(|value| value.is_finite()).collect()
     };
     let reinforce = of("reinforce", quantity.of);
     let median = |values: &[f64]| (!values.is_empty()).then(|| quantile(&sorted(values), 0.5));
@@ -102,7 +102,8 @@ fn panel(quantity: &Quantity, estimators: &[(&str, String, Style)], gradients: &
         let number = |value: Option<f64>| value.map_or(String::new(), exact);
         let ends = [Some(mean(&values)), Some(ordered[0]), median(&values), ordered.last().copied(), floor, distance, p].map(number);
         table.rows.push([vec![quantity.name.to_owned(), text(name), values.len().to_string()], ends.to_vec()].concat());
-        marks.push(Mark::Violin(*style, lanes.len(), values));
+        // A zero has no place on a logarithmic axis.
+        marks.push(Mark::Violin(*style, lanes.len(), values.into_iter().filter(|value| *value > 0.0).collect()));
         marks.extend(floor.map(|floor| Mark::Reference(lanes.len(), floor)));
         lanes.push((lanes.len() as f64, label.clone()));
     }
