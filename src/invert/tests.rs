@@ -16,8 +16,8 @@ use crate::method::registry::MethodName;
 use crate::method::relaxed::dlmi::DLMI;
 use crate::method::relaxed::{RelaxedMethod, TableRow};
 use crate::method::search::snap::SNAP;
-use crate::method::search::{Acceptance, Growth, Proposal, Schedule, Search, SearchMethod};
-use crate::method::{Build, Method};
+use crate::method::search::{Acceptance, Growth, Proposal, Schedule, Search, SearchMethod, random_prompt};
+use crate::method::{Build, Clock, HardPrompt, Method, Progress, State};
 use crate::model::Llama;
 use crate::problem::{Context, Problem, PromptOptions, Target};
 use crate::subject::{Cost, Subject};
@@ -245,6 +245,56 @@ fn the_scores_at_the_end_are_those_of_the_last_step() {
             assert_eq!((scores, best.matched_prefix), (event.scores, every[best.step as usize - 1].best.unwrap().matched_prefix));
         }
     }
+}
+
+/// Claims for its second prompt what the plain path cannot confirm, and finds no second start.
+#[derive(Default)]
+struct Boaster {
+    prompts: Vec<Vec<u32>>,
+    steps: usize,
+}
+
+impl Method<B> for Boaster {
+    fn start(&mut self, _: &Subject<B>, problem: &Problem, clock: Clock) -> Result<()> {
+        if clock.restart > 0 {
+            return Err(crate::Error::input("no start is found"));
+        }
+        self.prompts = (0..2).map(|number| random_prompt(problem, clock, number)).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    fn step(&mut self, _: &Subject<B>, _: &Problem, _: Clock) -> Result<Progress> {
+        self.steps += 1;
+        Ok(Progress { objective: 1.0, ..Progress::default() })
+    }
+
+    fn hard_prompt(&self, _: &Subject<B>, problem: &Problem) -> HardPrompt {
+        let (second, m) = (self.steps > 1, problem.target_tokens());
+        let margins = (0..m).map(|position| if second || position + 1 < m { 1.0 } else { -1.0 });
+        HardPrompt::new(self.prompts[usize::from(second)].clone(), Some(margins.collect()))
+    }
+
+    fn state(&self) -> State {
+        State::new(&self.steps)
+    }
+
+    fn restore(&mut self, state: State, _: &Subject<B>, _: &Problem) -> Result<()> {
+        self.steps = state.fields()?;
+        Ok(())
+    }
+}
+
+/// A prompt that only seems to solve the problem does not take the place of a good one, and a start that fails costs no run.
+#[test]
+fn what_was_found_outlives_a_false_claim_and_a_failed_start() {
+    let _guard = one_at_a_time();
+    let bench = Bench::new();
+    let mut method = Boaster::default();
+    let watch = bench.watched(&mut method, 1, None, Watch { until: u64::MAX, ..Watch::default() });
+    let Outcome { stopped, run, best, .. } = watch.outcome.unwrap();
+    assert_eq!((stopped, run.step, run.restart), (Stopped::Budget, 12, 1));
+    assert_eq!((&best.free, best.step), (&method.prompts[0], 1));
+    assert_eq!(best.matched_prefix, bench.problem.target_tokens() - 1);
 }
 
 /// A record names one example, or each of several; the first of several stands where the only one does.

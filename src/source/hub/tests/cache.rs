@@ -159,13 +159,17 @@ fn a_download_by_another_process_is_waited_for_aloud() {
     let partial = hub.folder("blobs").join(format!("{}.dlmi-partial", sha256(b"weights")));
     let other = std::fs::File::create(partial).unwrap();
     other.lock().unwrap();
+    let (lines, began) = (Lines::default(), Instant::now());
+    let heard = lines.clone();
     let release = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(200));
+        while heard.all().is_empty() && began.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         drop(other);
     });
-    let (result, lines) = logged(|| hub.resolve());
-    result.unwrap();
+    tracing::subscriber::with_default(lines.clone(), || hub.resolve()).unwrap();
     release.join().unwrap();
+    let lines = lines.all();
     assert!(lines.len() == 1 && lines[0].contains("another process is fetching `model.safetensors`"), "{lines:?}");
 }
 

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -239,12 +239,17 @@ impl Hub {
 fn logged<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
     let lines = Lines::default();
     let result = tracing::subscriber::with_default(lines.clone(), work);
-    let lines = lines.0.lock().unwrap().clone();
-    (result, lines)
+    (result, lines.all())
 }
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
 
 impl tracing::Subscriber for Lines {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
