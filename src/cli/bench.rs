@@ -157,7 +157,8 @@ fn problem(session: &Session, m: usize) -> Result<Problem> {
 /// A line for each figure that there is.
 fn readable(measured: &Map<String, Value>) -> String {
     let figures = measured.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| match value.as_f64() {
-        Some(number) if value.is_f64() => (name.clone(), format!("{number:.4}").into()),
+        Some(number) if value.is_f64() && (number == 0.0 || number.abs() >= 1e-3) => (name.clone(), format!("{number:.4}").into()),
+        Some(number) if value.is_f64() => (name.clone(), format!("{number:.1e}").into()),
         _ => (name.clone(), value.clone()),
     });
     pairs(&figures.collect())

@@ -11,7 +11,7 @@ use crate::problem::Target;
 use crate::problem::targets::{Labelled, parse_targets};
 use crate::settings::{Options, Resolved};
 use crate::source::bundled;
-use crate::subject::check_context;
+use crate::subject::{check_context, holds};
 use crate::terminal::counted;
 use crate::ui::{Policy, transfer_bar};
 use crate::{Error, Result};
@@ -122,15 +122,17 @@ impl Session {
     }
 }
 
-/// Refuses more `--tokens` than the model's context has room for behind so many of a prompt.
+/// Refuses more `--tokens` than fit into the model's context behind so many of a prompt.
 pub fn check_tokens(config: &LlamaConfig, prompt: usize, tokens: u32) -> Result<()> {
-    match config.context().saturating_sub(prompt) {
+    let (room, needed) = (config.context().saturating_sub(prompt), prompt + tokens as usize);
+    match room {
         0 => check_context(config, prompt, 1),
-        room if tokens as usize <= room => Ok(()),
-        room => {
-            let prompt = counted(prompt as u64, "token");
-            Err(Error::input(format!("--tokens: behind {prompt} the model's context has room for {room}; ask for no more")))
-        }
+        _ if tokens as usize <= room => Ok(()),
+        _ => Err(Error::input(format!(
+            "--tokens: {tokens} of them behind {} need {needed} positions, but the model's {}; ask for {room} or fewer",
+            counted(prompt as u64, "token"),
+            holds(config)
+        ))),
     }
 }
 

@@ -72,11 +72,15 @@ pub struct Place {
 /// What a run was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(from = "Limits")]
-pub enum Budget {
-    /// None of these.
-    Unknown,
-    /// So many thousandths of a second.
-    Milliseconds(u64),
+pub struct Budget {
+    work: Option<Work>,
+    /// Of a list; a study has no such limit.
+    milliseconds: Option<u64>,
+}
+
+/// A budget that is no time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Work {
     /// So many steps of each start.
     Steps(u64),
     /// So many positions pushed through the model, however many steps a start has.
@@ -93,19 +97,24 @@ struct Limits {
 
 impl From<Limits> for Budget {
     fn from(limits: Limits) -> Self {
-        let seconds = limits.max_seconds.map(|seconds| Self::Milliseconds((seconds * 1e3).round() as u64));
-        limits.max_positions.map(Self::Positions).or(limits.steps.map(Self::Steps)).or(seconds).unwrap_or(Self::Unknown)
+        Self {
+            work: limits.max_positions.map(Work::Positions).or(limits.steps.map(Work::Steps)),
+            milliseconds: limits.max_seconds.map(|seconds| (seconds * 1e3).round() as u64),
+        }
     }
 }
 
-/// `256 steps`, `60000 positions`, `0.5 s`.
+/// `256 steps`, `60000 positions`, `256 steps in 0.5 s`.
 impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown => f.write_str("no budget"),
-            Self::Milliseconds(ms) => write!(f, "{} s", *ms as f64 / 1e3),
-            Self::Steps(steps) => write!(f, "{steps} steps"),
-            Self::Positions(positions) => write!(f, "{positions} positions"),
+        let work = self.work.map(|work| match work {
+            Work::Steps(steps) => format!("{steps} steps"),
+            Work::Positions(positions) => format!("{positions} positions"),
+        });
+        let seconds = self.milliseconds.map(|ms| format!("{} s", ms as f64 / 1e3));
+        match (work, seconds) {
+            (Some(work), Some(seconds)) => write!(f, "{work} in {seconds}"),
+            (work, seconds) => f.write_str(&work.or(seconds).unwrap_or_else(|| "no budget".to_owned())),
         }
     }
 }

@@ -317,9 +317,17 @@ pub fn check_context(config: &LlamaConfig, prompt: usize, target: usize) -> Resu
     if needed <= limit {
         return Ok(());
     }
-    let holds =
-        if config.sliding_window == Some(limit) { "sliding window, beyond which it is not computed here, holds" } else { "context holds" };
+    let holds = holds(config);
     Err(Error::input(format!(
-        "prompt ({prompt} tokens) and target ({target} tokens) need {needed} positions, but the model's {holds} {limit}; shorten them"
+        "prompt ({prompt} tokens) and target ({target} tokens) need {needed} positions, but the model's {holds}; shorten them"
     )))
+}
+
+/// How much fits, in words.
+pub fn holds(config: &LlamaConfig) -> String {
+    let limit = config.context();
+    match config.sliding_window == Some(limit) {
+        true => format!("sliding window, beyond which it is not computed here, holds {limit}"),
+        false => format!("context holds {limit}"),
+    }
 }

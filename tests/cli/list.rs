@@ -47,9 +47,30 @@ fn a_list_is_inverted_line_by_line_and_not_twice() {
     let table = list(&["--out", &out]);
     assert_eq!((table.code, table.out.lines().count()), (Some(1), 5), "{table:?}");
     assert!(table.out.contains("\n0 of 3 exact, "), "{table:?}");
+    let noted = list(&["--prefix", "the sand "]);
+    assert!(noted.out.contains("\nnote  a: the prefix holds words of the target"), "{noted:?}");
     let csv = list(&["--csv", "--out", &out]).out;
     let rows: Vec<&str> = csv.lines().collect();
     assert!(rows.len() == 4 && rows[0].starts_with("target,exact,") && rows[2].starts_with(r#""""b \""2\""""",false,"#), "{csv}");
+}
+
+#[test]
+fn a_list_in_another_time_is_another_group_of_its_report() {
+    let (folder, path) = lines(&["in the sand"]);
+    let out = folder.path().join("out").display().to_string();
+    for seconds in ["0.1", "0.2"] {
+        let flags = ["--method", "random", "--prompt-tokens", "4", "--max-seconds", seconds, "--out", &out];
+        assert_eq!(run(tiny(["-q", "invert", "--targets", &path]).args(flags)).code, Some(1));
+    }
+    let page = folder.path().join("page");
+    assert_eq!(run(dlmi(["-q", "report", &out, "-o"]).arg(&page)).code, Some(0));
+    let names: Vec<String> = fs::read_dir(page).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    for seconds in ["0.1", "0.2"] {
+        assert!(
+            names.iter().any(|name| name.starts_with("scores-") && name.ends_with(&format!("-n4-256-in-{seconds}-s.csv"))),
+            "{names:?}"
+        );
+    }
 }
 
 #[test]
@@ -80,6 +101,7 @@ fn what_is_wrong_with_every_search_is_refused_at_once() {
     refuses(&mut list(&["--prompt-tokens", "300"]), 2, &["prompt (300 tokens)", "256"]);
     refuses(&mut list(&["--seed", "7", "--steps", "2", "--json", "--csv"]), 2, &["--csv", "--json"]);
     refuses(&mut tiny(["--json", "invert", "--csv", "--targets", &path]), 2, &["--csv", "--json"]);
+    refuses(&mut tiny(["invert", " and", "--csv", "--count", "2"]), 2, &["--csv", "--targets"]);
     refuses(&mut tiny(["invert", " and", "--count", "2", "--chat"]), 2, &["no chat template"]);
     refuses(&mut tiny(["invert", " and", "--count", "2", "--prompt-tokens", "300"]), 2, &["prompt (300 tokens)", "256"]);
 }

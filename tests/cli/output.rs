@@ -22,7 +22,7 @@ fn is_harmless(text: &str) {
 fn an_inexact_run_says_how_far_it_came_and_what_to_try() {
     let ran = run(tiny(["invert", OUT_OF_REACH]).args(QUICK));
     assert_eq!((ran.code, ran.err.as_str()), (Some(1), ""));
-    for part in ["prompt ", "writes ", "target ", "not exact", "0 of 37 tokens", "try ", "--prompt-tokens", "--max-seconds", "--model"] {
+    for part in ["prompt ", "writes ", "target ", "not exact", "0 of 37 tokens", "try ", "--prompt-tokens", "--steps", "--model"] {
         assert!(ran.out.contains(part), "`{part}`: {}", ran.out);
     }
 }

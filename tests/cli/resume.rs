@@ -389,7 +389,7 @@ fn a_run_whose_template_writes_the_date_goes_on_with_that_date() {
     let dated = "{% for m in messages %}{{ strftime_now('%S') }}: {{ m.content }}{% endfor %}";
     fs::write(model.path().join("chat_template.jinja"), dated).unwrap();
     let invert = |steps: &str| {
-        let mut command = dlmi(["--backend", "flex", "--model"]);
+        let mut command = dlmi(["-q", "--backend", "flex", "--model"]);
         let flags = ["invert", OUT_OF_REACH, "--chat", "--resume", "--steps", steps, "--prompt-tokens", "4", "--out"];
         command.arg(model.path()).args(flags).arg(folder.path());
         inversion(&mut command)
@@ -425,8 +425,9 @@ fn a_checkpoint_that_is_none_is_refused() {
     let folder = folder();
     let command =
         || tiny(["invert", OUT_OF_REACH, "--steps", "2", "--prompt-tokens", "4", "--resume", "--out", folder.path().to_str().unwrap()]);
-    // Nothing to go on from: the run begins.
-    assert_eq!(inversion(&mut command())["steps"], 2);
+    // Nothing to go on from: the run begins, and says so.
+    let began = run(command().arg("--json"));
+    assert!(began.out.contains("\"steps\":2,") && began.err.contains("nothing to go on with"), "{began:?}");
     let checkpoint = folder.path().join("checkpoint.safetensors");
     let whole = fs::read(&checkpoint).unwrap();
     for (what, bytes) in [("cut", &whole[..whole.len() - 3]), ("empty", &[]), ("text", b"not a checkpoint at all")] {

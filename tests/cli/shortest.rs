@@ -89,6 +89,9 @@ fn lists_and_counts_have_their_shortest_too() {
         assert!(found["solved"] == true && tokens(found) < 8, "{found}");
     }
     assert_eq!(listed[0]["prompt_ids"], counted[0]["prompt_ids"], "the same search");
+    let table = run(tiny(["-q", "invert", "--targets", list.to_str().unwrap()]).args(&flags[..flags.len() - 1]));
+    let cells: Vec<Vec<&str>> = table.out.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((cells[0][9], cells[1][7]), ("N", tokens(&listed[0]).to_string().as_str()), "{table:?}");
     for verb in [vec![" and", "--count", "2"], vec!["--targets", list.to_str().unwrap()]] {
         refuses(tiny(["invert", "--method", "pez", "--shortest"]).args(verb), 2, &["--shortest", "pez"]);
     }
