@@ -70,10 +70,12 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(error.exit_code() as u8)
 }
 
-/// clap's paragraphs (what is wrong, a tip, the usage) one after another.
+/// clap's paragraphs (what is wrong, a tip, the usage) one after another, and of several usages each.
 fn sentence(message: &str) -> String {
     let message = message.strip_prefix("error: ").unwrap_or(message);
-    let paragraphs = message.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+    let line = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let paragraph = |text: &str| text.lines().map(line).collect::<Vec<_>>().join(if text.starts_with("Usage:") { " | " } else { " " });
+    let paragraphs = message.split("\n\n").map(paragraph);
     let paragraphs = paragraphs.filter(|paragraph| !paragraph.is_empty() && !paragraph.starts_with("For more information"));
     paragraphs.collect::<Vec<_>>().join("; ").replace("; Usage: ", "; usage: ")
 }

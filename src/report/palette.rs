@@ -26,6 +26,9 @@ const OWN: [&str; COLOURS.len()] = ["dlmi", "dlmi-tf", "gbda", "reinforce", "sod
 /// In which order others take what is free: colours of the rarer methods first.
 const FREE: [usize; COLOURS.len()] = [6, 7, 8, 5, 4, 3, 2, 1, 0];
 
+/// Lines of what has a colour once, twice and three times.
+const LINES: [&str; 3] = ["", " broken", " dotted"];
+
 /// Text, quiet text, grid and ground of a light and of a dark page.
 const GROUND: [(&str, &str, &str); 4] =
     [("ink", "#1c1c1c", "#e8e8e8"), ("muted", "#5f5f5f", "#a5a5a5"), ("grid", "#e3e3e3", "#363636"), ("ground", "#ffffff", "#161616")];
@@ -34,8 +37,31 @@ impl Style {
     /// That of the floor: grey.
     pub const FLOOR: Self = Self { place: usize::MAX };
 
-    /// Those of labels whose methods are these: the first of a method has the method's colour, the others a free one.
+    /// Those of labels whose methods are these: the first of a method has the method's colour, the others a free one, or, where there are
+    /// more labels than colours, the same and other lines.
     pub fn of_methods(methods: &[&str]) -> Vec<Self> {
+        let mut distinct: Vec<&str> = Vec::new();
+        for method in methods {
+            if !distinct.contains(method) {
+                distinct.push(method);
+            }
+        }
+        let most = distinct.iter().map(|one| methods.iter().filter(|method| *method == one).count()).max();
+        if methods.len() <= COLOURS.len() || most > Some(LINES.len()) {
+            return Self::apart(methods);
+        }
+        let first = Self::apart(&distinct);
+        let mut taken: Vec<usize> = Vec::new();
+        for method in methods {
+            let first = first[distinct.iter().position(|one| one == method).expect("it is one of them")].place;
+            let free = (first..).step_by(COLOURS.len()).find(|place| !taken.contains(place)).expect("there is no end of them");
+            taken.push(free);
+        }
+        taken.into_iter().map(|place| Self { place }).collect()
+    }
+
+    /// One of its own for each of them, the first of a method the method's colour.
+    fn apart(methods: &[&str]) -> Vec<Self> {
         let own = |method: &str| OWN.iter().position(|name| *name == method);
         let mut places: Vec<Option<usize>> = Vec::new();
         for method in methods {
@@ -57,11 +83,7 @@ impl Style {
     pub fn class(self) -> String {
         match self {
             Self::FLOOR => "floor".to_owned(),
-            Self { place } if place < COLOURS.len() => format!("s{place}"),
-            Self { place } => {
-                let (again, colour) = (place / COLOURS.len(), place % COLOURS.len());
-                format!("s{colour} {}", if again.is_multiple_of(2) { "dotted" } else { "broken" })
-            }
+            Self { place } => format!("s{}{}", place % COLOURS.len(), LINES[place / COLOURS.len() % LINES.len()]),
         }
     }
 
@@ -193,6 +215,15 @@ mod tests {
         assert_eq!(places(&["dlmi", "dlmi-tf", "dlmi-tf", "gbda", "gbda", "reinforce", "soda"]), [0, 1, 6, 2, 7, 3, 4]);
         let many = Style::of_methods(&["dlmi"; 12]);
         assert_eq!((many[0].class(), many[10].class()), ("s0".to_owned(), "s1 broken".to_owned()));
-        assert_eq!(Style::FLOOR.class(), "floor");
+        assert_eq!((Style::FLOOR.class(), many[9].class()), ("floor".to_owned(), "s0 broken".to_owned()));
+    }
+
+    #[test]
+    fn many_labels_of_few_each_share_their_methods_colours() {
+        let methods = ["snap", "soda", "gcg", "gcg", "arca", "arca", "pez", "pez", "adc", "adc", "random", "random"];
+        let classes: Vec<String> = Style::of_methods(&methods).iter().map(|style| style.class()).collect();
+        assert_eq!(classes[..4], ["s5", "s4", "s6", "s6 broken"]);
+        assert!(classes.chunks_exact(2).skip(1).all(|pair| pair[1] == format!("{} broken", pair[0])), "{classes:?}");
+        assert_eq!(classes.iter().collect::<std::collections::BTreeSet<_>>().len(), methods.len());
     }
 }

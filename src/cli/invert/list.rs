@@ -33,10 +33,8 @@ pub(super) fn run(cli: &Cli, verb: &Invert, path: &Path, policy: Policy) -> Resu
     let kept = Kept::open(verb.out.as_deref())?;
     let signal = watch_signals()?;
     let count = study.cells().len();
-    let (what, aim) = (
-        format!("inverting {}", counted(count as u64, "target")),
-        List { targets: count, as_json: cli.global.json, tally: Tally::default(), kept: 0, interrupted: None },
-    );
+    let what = format!("inverting {}", counted(count as u64, "target"));
+    let aim = List { targets: count, as_json: cli.global.json, tally: Tally::default(), kept: 0, interrupted: None };
     let mut list = Series::new(&study, &kept.store, what, policy, signal.clone(), aim);
     let outcome = work(&mut study, &kept.store, choice, true, &mut list);
     let interrupted = list.aim.interrupted.take();
