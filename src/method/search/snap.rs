@@ -12,7 +12,7 @@ use crate::objective::Goal;
 /// snap with its defaults.
 pub const SNAP: Search = Search {
     start: Start::Paraphrase(64),
-    proposal: Proposal::Gradient { top: 128, momentum: 0.6 },
+    proposal: Proposal::Gradient { top: 32, momentum: 0.6 },
     goal: Goal::HINGE,
     fluency: None,
     emphasis: Some(2.0),
