@@ -79,9 +79,13 @@ class Judge:
                 return text.strip().lower()
         return None
 
+    def turn(self, settings: dict, free_text: str) -> str:
+        """`free_text` between the fixed texts."""
+        return (settings.get("prefix") or "") + free_text + (settings.get("suffix") or "")
+
     def whole(self, settings: dict, free_text: str) -> str:
         """The whole prompt in which `free_text` was found."""
-        turn = (settings.get("prefix") or "") + free_text + (settings.get("suffix") or "")
+        turn = self.turn(settings, free_text)
         if not settings.get("chat"):
             return turn
         system = [{"role": "system", "content": settings["system"]}] if settings.get("system") else []
@@ -90,7 +94,7 @@ class Judge:
 
     def free_part(self, settings: dict, free_text: str, prompt_text: str) -> list[int]:
         """The tokens of the whole prompt that hold any of the free part: by itself it may be tokenised otherwise than between the fixed texts."""
-        turn = (settings.get("prefix") or "") + free_text + (settings.get("suffix") or "")
+        turn = self.turn(settings, free_text)
         # A chat template may trim the turn.
         start = prompt_text.rindex(turn.strip()) - (len(turn) - len(turn.lstrip())) + len(settings.get("prefix") or "")
         encoded = self.tokenizer.encode(prompt_text, add_special_tokens=False)

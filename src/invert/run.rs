@@ -296,7 +296,7 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
         if self.at.step > 0 && self.at.step.is_multiple_of(self.trial.budget.eval_every) {
             self.scores();
         }
-        if let Some(mut best) = self.at.best.clone() {
+        if let Some(mut best) = self.at.best.take() {
             self.ask(&mut best)?;
             self.at.best = Some(best);
         }

@@ -202,7 +202,7 @@ impl<B: TrackedBackend> Method<B> for AdcMethod {
     fn start(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<()> {
         let (allowed, rows) = (problem.prompt.allowed(), self.settings.samples * problem.prompt.tokens());
         let v = subject.vocab_size();
-        if allowed.iter().filter(|allowed| **allowed).count() < 2 {
+        if problem.prompt.ids().len() < 2 {
             return Err(Error::input("ADC chooses among tokens, and fewer than two may stand in the prompt; allow more"));
         }
         let mut normal = Clock { step: 0, ..clock }.stream(Purpose::InitialLogits).normal(rows, v);

@@ -90,7 +90,7 @@ impl<B: TrackedBackend> PezMethod<B> {
 
 impl<B: TrackedBackend> Method<B> for PezMethod<B> {
     fn start(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<()> {
-        let ids: Vec<u32> = (0..).zip(problem.prompt.allowed()).filter_map(|(id, allowed)| allowed.then_some(id)).collect();
+        let ids = problem.prompt.ids();
         let mut draws = Draws::new(Clock { step: 0, ..clock }.stream(Purpose::InitialPrompt));
         let free = (0..problem.prompt.tokens()).map(|_| ids[draws.below(ids.len())]).collect();
         self.begin(free, subject, problem);

@@ -42,6 +42,7 @@ pub struct PromptOptions {
 pub struct Prompt {
     options: PromptOptions,
     allowed: Vec<bool>,
+    ids: Vec<u32>,
     readable: Vec<u32>,
     /// On the text; the options say whether it is in force.
     ban: Ban,
@@ -64,11 +65,10 @@ impl Prompt {
         }
         let rules = Rule::of(&options);
         rules.iter().try_for_each(|rule| rule.cut(&mut allowed, tokenizer))?;
-        let ids =
-            |wanted: &dyn Fn(u32) -> bool| (0..vocab_size as u32).filter(|&id| allowed[id as usize] && wanted(id)).collect::<Vec<_>>();
-        let words = ids(&|id| is_plain_word(&tokenizer.decode_inside(&[id])));
-        let readable = if words.is_empty() { ids(&|_| true) } else { words };
-        Ok(Self { options, allowed, readable, ban: Ban::new(targets), rules })
+        let ids: Vec<u32> = (0..).zip(&allowed).filter_map(|(id, allowed)| allowed.then_some(id)).collect();
+        let words: Vec<u32> = ids.iter().copied().filter(|&id| is_plain_word(&tokenizer.decode_inside(&[id]))).collect();
+        let readable = if words.is_empty() { ids.clone() } else { words };
+        Ok(Self { options, allowed, ids, readable, ban: Ban::new(targets), rules })
     }
 
     /// The same with so many free tokens.
@@ -89,6 +89,11 @@ impl Prompt {
     /// Whether each token may stand in the free part, `[V]`.
     pub fn allowed(&self) -> &[bool] {
         &self.allowed
+    }
+
+    /// The tokens that may stand there, in order.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
     }
 
     /// Allowed tokens that are a space and a word, or all allowed ones where the tokenizer has none such.
@@ -159,6 +164,16 @@ fn search_vocabulary(options: &PromptOptions, targets: &[&Target], tokenizer: &T
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::tiny;
+
+    #[test]
+    fn the_tokens_that_may_stand_there_are_those_that_are_allowed() {
+        let (tokenizer, vocab_size) = (tiny().tokenizer, tiny().config.vocab_size);
+        let target = Target::from_text("the king", &tokenizer).unwrap();
+        let prompt = Prompt::new(PromptOptions { tokens: 3, ..PromptOptions::default() }, &[&target], &tokenizer, vocab_size).unwrap();
+        let permitted: Vec<u32> = (0..vocab_size as u32).filter(|&id| prompt.permits(&[id])).collect();
+        assert!(prompt.ids() == permitted && (1..vocab_size).contains(&permitted.len()), "{permitted:?}");
+    }
 
     #[test]
     fn what_shows_nothing_or_acts_is_hidden() {

@@ -103,6 +103,11 @@ impl<'a> Series<'a> {
         numbers
     }
 
+    /// The mean of a number of each run that has one over these targets.
+    pub fn mean(&self, targets: &[Target], of: impl Fn(&Cell) -> Option<f64>) -> Option<Estimate> {
+        estimate(&self.by_target(targets, of))
+    }
+
     /// How many of the runs of which it can be said are so.
     pub fn rate(&self, targets: &[Target], of: impl Fn(&Cell) -> Option<bool>) -> Rate {
         let found = self.by_target(targets, |cell| of(cell).map(|is_so| f64::from(u8::from(is_so))));
@@ -117,7 +122,7 @@ impl<'a> Series<'a> {
         self.by_target(targets, |cell| if has { cell.found().map_or(Some(0.0), &of) } else { None })
     }
 
-    /// The mean of a number over these targets.
+    /// The same where what failed counts as 0.
     pub fn estimate(&self, targets: &[Target], of: impl Fn(&Inversion) -> Option<f64>) -> Option<Estimate> {
         estimate(&self.runs(targets, of))
     }

@@ -27,7 +27,7 @@ fn scores(group: &Group) -> Table {
         let mut fields = vec![Field::Text(series.label.to_owned())];
         fields.extend(counts);
         fields.push(Field::Rate(rate));
-        fields.push(Field::Estimate(super::statistics::estimate(&series.by_target(&group.targets, matched))));
+        fields.push(Field::Estimate(series.mean(&group.targets, matched)));
         fields.extend(SCORES.iter().map(|score| estimate(score.of)));
         let for_each = (rate.successes > 0).then(|| costs.iter().sum::<f64>() / rate.successes as f64);
         fields.extend([average(&costs), Field::optional(for_each), average(&seconds)]);
@@ -56,7 +56,7 @@ fn kinds(group: &Group) -> Option<Table> {
         let rate = series.rate(targets, is_exact);
         let names = [kind, series.label].map(|name| Field::Text(name.to_owned()));
         let counts = [rate.targets, rate.runs].map(|n| Field::Number(n as f64));
-        let matched = Field::Estimate(super::statistics::estimate(&series.by_target(targets, matched)));
+        let matched = Field::Estimate(series.mean(targets, matched));
         [names.to_vec(), counts.to_vec(), vec![Field::Rate(rate), matched]].concat()
     };
     let by_kind = group.by_kind();
@@ -110,9 +110,7 @@ fn overlaps(group: &Group) -> Table {
         let found: Vec<&Inversion> = series.cells.iter().filter_map(|cell| cell.found()).collect();
         let largest = |of: fn(&Inversion) -> f64| Field::optional(found.iter().map(|it| of(it)).reduce(f64::max));
         // A run without a prompt repeats nothing, and is no evidence either.
-        let estimate = |of: fn(&Inversion) -> f64| {
-            Field::Estimate(super::statistics::estimate(&series.by_target(&group.targets, |cell| cell.found().map(of))))
-        };
+        let estimate = |of: fn(&Inversion) -> f64| Field::Estimate(series.mean(&group.targets, |cell| cell.found().map(of)));
         let high = series.rate(&group.targets, |cell| cell.found().map(|it| it.overlap >= PAPERS_OVERLAP));
         vec![
             Field::Text(series.label.to_owned()),

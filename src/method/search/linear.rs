@@ -23,7 +23,7 @@ pub enum Visit {
 
 impl SearchMethod {
     /// The `top` tokens of every position by the gradient at the prompt, and its length.
-    pub(super) fn top<B: TrackedBackend>(&self, top: usize, subject: &Subject<B>, problem: &Problem) -> (Tokens, Option<f32>) {
+    pub(super) fn top<B: TrackedBackend>(&self, top: usize, subject: &Subject<B>, problem: &Problem) -> (Tokens<'static>, Option<f32>) {
         let (free, allowed) = (&self.at.current.free, problem.prompt.allowed());
         let slope = self.search.slope(free, None, subject, problem);
         let length = slope.norm();

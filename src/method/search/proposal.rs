@@ -41,21 +41,16 @@ pub enum Proposal {
 }
 
 /// The tokens that each position may be given in a step.
-pub(super) enum Tokens {
+pub(super) enum Tokens<'a> {
     /// Any of these, at every position.
-    Any(Vec<u32>),
+    Any(&'a [u32]),
     /// Of each position, best first: the head of a ranking, from which better ones are drawn more often.
     Ranked(Vec<Vec<u32>>),
     /// Of each position, one as likely as the other, that which stands there among them.
     Even(Vec<Vec<u32>>),
 }
 
-impl Tokens {
-    /// Any allowed token.
-    pub fn allowed(allowed: &[bool]) -> Self {
-        Self::Any((0..).zip(allowed).filter_map(|(id, allowed)| allowed.then_some(id)).collect())
-    }
-
+impl Tokens<'_> {
     /// Whether a candidate may be the prompt itself.
     pub fn may_stay(&self) -> bool {
         matches!(self, Self::Even(_))
@@ -64,7 +59,7 @@ impl Tokens {
     /// A token for a position, another one than `own` unless it may stay; nothing where the draw misses.
     pub fn draw(&self, position: usize, own: u32, draws: &mut Draws) -> Option<u32> {
         let tokens = match self {
-            Self::Any(tokens) => tokens,
+            Self::Any(tokens) => *tokens,
             Self::Ranked(heads) | Self::Even(heads) => &heads[position],
         };
         if tokens.is_empty() {
@@ -121,7 +116,7 @@ impl Ranking {
     }
 
     /// The `top` best allowed tokens of every position of the prompt `free`.
-    pub fn heads(&self, top: usize, free: &[u32], allowed: &[bool]) -> Tokens {
+    pub fn heads(&self, top: usize, free: &[u32], allowed: &[bool]) -> Tokens<'static> {
         let rows = self.average.par_chunks_exact(allowed.len()).zip(free);
         Tokens::Ranked(rows.map(|(row, &own)| head_of(row, allowed, Some(own), top)).collect())
     }
@@ -168,7 +163,8 @@ impl Search {
 
 /// The `top` allowed tokens with the lowest scores, best first, without `own`. What is no number comes last.
 pub(super) fn head_of(row: &[f32], allowed: &[bool], own: Option<u32>, top: usize) -> Vec<u32> {
-    let score = |id: &u32| Some(row[*id as usize]).filter(|score| !score.is_nan()).unwrap_or(f32::INFINITY);
+    let last_if_none = |score: f32| if score.is_nan() { f32::INFINITY } else { score };
+    let score = |id: &u32| last_if_none(row[*id as usize]);
     let by_score = |a: &u32, b: &u32| score(a).total_cmp(&score(b)).then(a.cmp(b));
     let mut ids: Vec<u32> = (0..row.len() as u32).filter(|&id| allowed[id as usize] && Some(id) != own).collect();
     let top = top.min(ids.len());
@@ -189,21 +185,21 @@ mod tests {
 
     #[test]
     fn the_few_allowed_of_many_tokens_are_found() {
-        let allowed: Vec<bool> = (0..10_000).map(|id| id % 2_500 == 7).collect();
-        let tokens = Tokens::allowed(&allowed);
+        let tokens = Tokens::Any(&[7, 2507, 5007, 7507]);
         let mut draws = Draws::new(Stream::new(1, 0, 0, Purpose::SearchDraws, 0));
         let drawn: Vec<Option<u32>> = (0..200).map(|_| tokens.draw(0, 7, &mut draws)).collect();
         let count = |token| drawn.iter().filter(|drawn| **drawn == token).count();
         assert_eq!([None, Some(2507), Some(5007), Some(7507)].map(|token| count(token) > 30), [true; 4]);
         assert_eq!([None, Some(2507), Some(5007), Some(7507)].map(count).iter().sum::<usize>(), 200);
-        assert_eq!(Tokens::allowed(&[false; 9]).draw(0, 7, &mut draws), None);
+        assert_eq!(Tokens::Any(&[]).draw(0, 7, &mut draws), None);
     }
 
     #[test]
     fn a_neighbour_differs_in_what_it_says() {
         let free = [2, 4, 6, 8, 10];
         let mut draws = Draws::new(Stream::new(1, 0, 0, Purpose::SearchDraws, 0));
-        let tokens = Tokens::allowed(&(0..40).map(|id| id % 2 == 0).collect::<Vec<_>>());
+        let even: Vec<u32> = (0..40).step_by(2).collect();
+        let tokens = Tokens::Any(&even);
         for (proposal, most) in [(Proposal::Uniform, 1), (Proposal::Top { top: 1, n_replace: 2 }, 2)] {
             let found: Vec<Vec<u32>> = (0..400).filter_map(|_| proposal.neighbour(&free, &tokens, &mut draws)).collect();
             assert!(found.len() > 200 && found.iter().flatten().all(|token| token % 2 == 0), "only allowed tokens");

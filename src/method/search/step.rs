@@ -59,8 +59,9 @@ impl SearchMethod {
     }
 
     fn progress(&self, gradient_norm: Option<f32>, problem: &Problem) -> Progress {
+        let value = self.value(&self.at.current, problem);
         Progress {
-            objective: Some(self.value(&self.at.current, problem)).filter(|value| *value < f32::MAX).unwrap_or(f32::NAN),
+            objective: if value < f32::MAX { value } else { f32::NAN },
             gradient_norm,
             temperature: None,
             entropy: None,
@@ -106,7 +107,7 @@ impl SearchMethod {
     ) -> (Vec<Vec<u32>>, Option<f32>) {
         let (free, allowed, emphasis) = (&self.at.current.free, problem.prompt.allowed(), self.emphasis(problem));
         let (tokens, gradient_norm) = match self.search.proposal {
-            Proposal::Uniform => (Tokens::allowed(allowed), None),
+            Proposal::Uniform => (Tokens::Any(problem.prompt.ids()), None),
             Proposal::Gradient { top, momentum } => {
                 self.ranking.mix(momentum as f32, || self.search.scores(free, &emphasis, subject, problem));
                 (self.ranking.heads(top, free, allowed), self.ranking.gradient_norm())

@@ -65,7 +65,7 @@ fn started<B: TrackedBackend>(search: Search, seed: u32, subject: &Subject<B>, p
 fn neighbours(method: &mut SearchMethod, seed: u32, count: usize, problem: &Problem) -> Vec<Vec<u32>> {
     let mut draws = Draws::new(Stream::new(seed, 0, 0, Purpose::SearchDraws, 0));
     method.at.pace.batch = count;
-    method.propose(&Tokens::allowed(problem.prompt.allowed()), problem, &mut draws)
+    method.propose(&Tokens::Any(problem.prompt.ids()), problem, &mut draws)
 }
 
 /// After every step: the prompt can be typed, keeps the ban, and its margins are those of the model.
