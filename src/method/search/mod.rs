@@ -211,6 +211,9 @@ struct RunState {
     /// Its value is without emphasis.
     best: Scored,
     pace: Pace,
+    /// Swaps drawn at the current prompt from rankings, those among them that were drawn before.
+    #[serde(default)]
+    drawn: usize,
     /// Starts after the first.
     restarts: u32,
     /// What the prompts since its start missed.

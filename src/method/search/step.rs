@@ -110,6 +110,9 @@ impl SearchMethod {
             Proposal::Uniform => (Tokens::Any(problem.prompt.ids()), None),
             Proposal::Gradient { top, momentum } => {
                 self.ranking.mix(momentum as f32, || self.search.scores(free, &emphasis, subject, problem));
+                // Where all of these are known and none is taken, the search would stay for good.
+                let top = top + self.at.drawn / free.len();
+                self.at.drawn += self.at.pace.batch;
                 (self.ranking.heads(top, free, allowed), self.ranking.gradient_norm())
             }
             Proposal::Top { top, .. } => self.top(top, subject, problem),
@@ -259,6 +262,7 @@ impl SearchMethod {
     fn go_to(&mut self, prompt: Scored, problem: &Problem) {
         if prompt.free != self.at.current.free {
             self.memory.clear();
+            self.at.drawn = 0;
             self.ranking.prompt_changed();
             self.effects.moved(&self.at.current.free, &prompt.free, self.search.sets.map_or(0, |sets| sets.kept));
             let asked = self.search.goal.objective().margin().unwrap_or(f32::NEG_INFINITY);

@@ -28,6 +28,9 @@ fn snap() -> Search {
     Search { start: Start::Readable, proposal: Proposal::Gradient { top: 64, momentum: 0.6 }, schedule, rough: false, ..SNAP }
 }
 
+/// Swaps are drawn from all there are from the first.
+const WHOLE_RANKING: Proposal = Proposal::Gradient { top: 1 << 20, momentum: 0.6 };
+
 fn subject<B: TrackedBackend>() -> Subject<B> {
     let mut checkpoint = tiny();
     let config = checkpoint.config.clone();
@@ -436,7 +439,7 @@ fn nothing_is_scored_twice_at_an_unchanged_prompt<B: TrackedBackend>() {
     let subject = subject::<B>();
     let problem = problem(&subject, 5);
     for (acceptance, cut) in [(Acceptance::Better, false), (SNAP.acceptance, false), (Acceptance::Better, true)] {
-        let mut method = started(Search { acceptance, ..snap() }, 5, &subject, &problem);
+        let mut method = started(Search { acceptance, proposal: WHOLE_RANKING, ..snap() }, 5, &subject, &problem);
         // So good that nothing is taken: with its loss at the end of the target, or at its beginning, where candidates are dropped.
         method.at.current.value = -1e6;
         if !cut {
@@ -462,6 +465,24 @@ fn nothing_is_scored_twice_at_an_unchanged_prompt<B: TrackedBackend>() {
         assert!(forward > 0 && backward == 0);
         assert!((9..=16).contains(&resumed.memory.entries().len()));
     }
+}
+
+/// Where the best swaps of all positions are known and none of them is taken, others are tried.
+fn no_prompt_is_a_dead_end<B: TrackedBackend>() {
+    let subject = subject::<B>();
+    let problem = problem(&subject, 5);
+    let proposal = Proposal::Gradient { top: 1, momentum: 0.6 };
+    let schedule = Schedule { batch: 8, growth: None };
+    let search = Search { proposal, acceptance: Acceptance::Better, sets: None, schedule, ..snap() };
+    let mut method = started(search, 5, &subject, &problem);
+    method.at.current.value = -1e6;
+    let free = method.at.current.free.clone();
+    for step in 0..100 {
+        method.step(&subject, &problem, clock(5, step)).unwrap();
+    }
+    assert_eq!(method.at.current.free, free);
+    let swaps = method.memory.entries().len();
+    assert!(swaps > 10 * free.len(), "{swaps}");
 }
 
 /// It goes the same way as a search that forgets everything after each step, for less.
@@ -576,6 +597,7 @@ each_tracked_cpu_backend!(
     gcg_begins_and_goes_on_as_its_buffer_says,
     nothing_is_scored_twice_at_an_unchanged_prompt,
     memory_changes_the_cost_alone,
+    no_prompt_is_a_dead_end,
     several_examples_share_a_prompt,
 );
 
