@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""The race's targets on a model other than bard: configs/study/race/smollm2.jsonl was made by it.
+"""The race's targets on a model other than bard: configs/study/race/smollm2.jsonl and held-out.jsonl were made by it.
 
-usage: race_targets.py MODEL.gguf tokenizer.json AUTHORS.json OUT.jsonl [--dlmi PROGRAM]
+usage: race_targets.py MODEL.gguf tokenizer.json AUTHORS.json OUT.jsonl [--dlmi PROGRAM] [--held-out OUT.jsonl]
 
 natural20-*   what the model writes greedily after the first twelve sentences of race/sentences.txt, 20 tokens
 natural8-*    after the next twelve, 8 tokens; a continuation with a special token, or whose text gives other tokens, is left out of both
 everyday-*    the lines of race/everyday.txt
 authors-*     the paper's authors' targets, three of each k
 random-*      ten random tokens whose text gives the same ones again, six times, seed 0
+held-out-*    as natural20-*, after the first twelve sentences of race/held-out.txt; into a file of its own
 """
 import argparse
 import json
@@ -24,6 +25,7 @@ parser.add_argument("tokenizer")
 parser.add_argument("authors", type=Path)
 parser.add_argument("out", type=Path)
 parser.add_argument("--dlmi", default="target/release/dlmi")
+parser.add_argument("--held-out", type=Path)
 a = parser.parse_args()
 race = Path(__file__).resolve().parent.parent / "configs/study/race"
 tokenizer = Tokenizer.from_file(a.tokenizer)
@@ -67,9 +69,17 @@ lists = {
     "authors": [encode(sample["text"]) for sample in authors],
     "random": [drawn(rng) for _ in range(6)],
 }
-lines = [
-    json.dumps({"id": f"{name}-{n:02}", "text": decode(ids), "ids": ids}, ensure_ascii=False)
-    for name, targets in lists.items()
-    for n, ids in enumerate(targets)
-]
-a.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write(out: Path, lists: dict[str, list[list[int]]]) -> None:
+    lines = [
+        json.dumps({"id": f"{name}-{n:02}", "text": decode(ids), "ids": ids}, ensure_ascii=False)
+        for name, targets in lists.items()
+        for n, ids in enumerate(targets)
+    ]
+    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+write(a.out, lists)
+if a.held_out:
+    write(a.held_out, {"held-out": [ids for ids in continuations(race / "held-out.txt") if sound(ids)][:12]})

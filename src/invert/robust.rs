@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use burn::backend::Flex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::judge::confirm;
 use super::model::Model;
@@ -20,7 +20,7 @@ use crate::problem::Problem;
 use crate::subject::check_context;
 
 /// Whether an exact prompt is exact in other circumstances too; nothing where it could not be told.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Robust {
     /// Weights and activations in f16, on the CPU.
     pub f16: Option<bool>,
@@ -36,20 +36,29 @@ pub struct Robust {
     pub trailing_space: Option<bool>,
 }
 
-/// `f16 yes, bf16 no, …`.
-impl fmt::Display for Robust {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { f16, bf16, q8, ndarray, trailing_newline, trailing_space } = self;
-        let all = [
+impl Robust {
+    /// How many circumstances there are.
+    pub const COUNT: usize = 6;
+
+    /// What was told of each circumstance, by its name in words.
+    pub fn told(&self) -> [(&'static str, Option<bool>); Self::COUNT] {
+        let Self { f16, bf16, q8, ndarray, trailing_newline, trailing_space } = *self;
+        [
             ("f16", f16),
             ("bf16", bf16),
             ("8-bit weights", q8),
             ("ndarray", ndarray),
             ("trailing newline", trailing_newline),
             ("trailing space", trailing_space),
-        ];
-        let words = all.map(|(name, told)| format!("{name} {}", told.map_or("not told", |exact| if exact { "yes" } else { "no" })));
-        f.write_str(&words.join(", "))
+        ]
+    }
+}
+
+/// `f16 yes, bf16 no, …`.
+impl fmt::Display for Robust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |told: Option<bool>| told.map_or("not told", |exact| if exact { "yes" } else { "no" });
+        f.write_str(&self.told().map(|(name, told)| format!("{name} {}", word(told))).join(", "))
     }
 }
 

@@ -240,7 +240,7 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
             self.at.step_of_start += 1;
             self.at.stalled = progress.stalled;
             self.judge()?;
-            let solved = self.has_all();
+            let solved = self.settle();
             let due = self.at.step.is_multiple_of(self.trial.budget.eval_every);
             let scores = if due { self.scores_unless(observer.signal()) } else { None };
             if due && scores.is_none() {
@@ -301,7 +301,7 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
             self.at.best = Some(best);
         }
         self.trial.subject.set_cost(cost);
-        Ok(self.has_all())
+        Ok(self.settle())
     }
 
     /// Why the run must not take another step, if so.
@@ -357,8 +357,9 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
         Ok(())
     }
 
-    /// Whether a prompt was found that ends the run. Where the shortest one is looked for, it does so only if no shorter one can be begun at.
-    fn has_all(&mut self) -> bool {
+    /// Whether a prompt was found that ends the run. Where the shortest one is looked for, it is kept, and ends the run only if no shorter one
+    /// can be begun at.
+    fn settle(&mut self) -> bool {
         if !self.trial.budget.early_stop || self.solved.is_none() {
             return false;
         }

@@ -10,23 +10,27 @@
 //!    target tokens that the start's own soft prompt gets wrong: rows become one-hot just when it gets them right. Of a fractional s, that
 //!    share of the positions keeps one entry more, and five of them always do.
 //!
+//! ADC+ goes on with GCG from the best of all hard prompts where ADC has not ended after 5000 steps: `gcg_after`.
+//!
 //! Where it differs: the hard prompts of each step are scored at once, not when there are 64; what is known is forgotten after 4096; the
-//! search vocabulary is the problem's. ADC+ goes on with GCG where ADC has not ended: run `gcg` by itself.
+//! search vocabulary is the problem's.
 
 use std::collections::BTreeSet;
 
 use burn::tensor::{DType, Tensor, TensorData};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::search::value;
+use super::search::gcg::GCG;
+use super::search::{Scored, Search, SearchMethod, value};
 use super::{Clock, HardPrompt, Method, Progress, State, wrong};
 use crate::noise::{Draws, Purpose};
 use crate::objective::{Goal, margin_key, objective_key};
 use crate::ops::{Matrix, TrackedBackend, wide};
 use crate::problem::Problem;
-use crate::setting::{Key, key, positive, real, whole};
-use crate::subject::{Subject, TargetScores};
+use crate::setting::{Key, key, optional_whole, positive, real, whole};
+use crate::subject::Subject;
 use crate::tensor::{host, norm};
 use crate::{Error, Result, interrupt};
 
@@ -41,10 +45,24 @@ pub struct Adc {
     pub learning_rate: f64,
     /// Share of the earlier gradients.
     pub momentum: f64,
+    /// Steps after which GCG goes on from the best hard prompt (ADC+); none: never.
+    pub gcg_after: Option<u64>,
 }
 
 /// ADC with its authors' defaults, and the starts of their ADC+.
-pub const ADC: Adc = Adc { samples: 8, goal: Goal::CROSS_ENTROPY, learning_rate: 10.0, momentum: 0.99 };
+pub const ADC: Adc = Adc { samples: 8, goal: Goal::CROSS_ENTROPY, learning_rate: 10.0, momentum: 0.99, gcg_after: None };
+
+impl Adc {
+    /// The search that goes on.
+    fn gcg(&self) -> Search {
+        Search { goal: self.goal, ..GCG }
+    }
+
+    /// Prompts that are scored at once at most.
+    pub fn candidates(&self) -> usize {
+        self.gcg_after.map_or(self.samples, |_| self.samples.max(self.gcg().candidates()))
+    }
+}
 
 /// The settings of ADC.
 pub const KEYS: &[Key<Adc>] = &[
@@ -53,6 +71,9 @@ pub const KEYS: &[Key<Adc>] = &[
     margin_key(|adc| adc.goal.margin_slot()),
     key("learning_rate", "Learning rate of the gradient descent", |adc| Some(positive(&mut adc.learning_rate))),
     key("momentum", "Share of the earlier gradients in a step", |adc| Some(real(&mut adc.momentum, 0.0..=0.999))),
+    key("gcg_after", "Steps after which `gcg` goes on from the best hard prompt, in ADC+ 5000, or `none`", |adc| {
+        Some(optional_whole(&mut adc.gcg_after, 1..=1_000_000_000))
+    }),
 ];
 
 /// Weight of a step's wrong tokens in their moving average.
@@ -72,6 +93,8 @@ pub struct AdcMethod {
     /// Momentum, `[S·N, V]`.
     velocity: Vec<f32>,
     at: Fields,
+    /// What goes on in its place, once it does.
+    gcg: Option<SearchMethod>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -80,6 +103,8 @@ struct Fields {
     wrong: Vec<f32>,
     /// The best hard prompt of the last step that had one.
     best: HardPrompt,
+    /// The best of all.
+    best_of_all: Option<Scored>,
     /// Hard prompts that were scored.
     known: BTreeSet<Vec<u32>>,
 }
@@ -87,7 +112,7 @@ struct Fields {
 impl AdcMethod {
     /// A method that is to be started.
     pub fn new(settings: Adc) -> Self {
-        Self { settings, rows: Vec::new(), velocity: Vec::new(), at: Fields::default() }
+        Self { settings, rows: Vec::new(), velocity: Vec::new(), at: Fields::default(), gcg: None }
     }
 
     /// A step of the optimiser by the gradient of the mean over the starts. Whether each token is allowed is `[V]`.
@@ -140,16 +165,24 @@ impl AdcMethod {
     fn score<B: TrackedBackend>(&mut self, prompts: Vec<Vec<u32>>, subject: &Subject<B>, problem: &Problem) {
         let objective = self.settings.goal.objective();
         let scores = subject.candidates(&prompts[0], &prompts, problem, objective).score(problem.target_tokens());
-        let rank = |scores: &TargetScores| {
-            (!scores.margins.iter().all(|&margin| problem.is_led(margin)), value(objective, &scores.losses, problem))
-        };
-        let best = prompts.into_iter().zip(scores).min_by(|(_, a), (_, b)| {
-            let (a, b) = (rank(a), rank(b));
-            a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
-        });
-        if let Some((free, scores)) = best {
-            self.at.best = HardPrompt::new(free, Some(scores.margins));
+        let scored = prompts.into_iter().zip(scores);
+        let scored = scored.map(|(free, scores)| Scored { value: value(objective, &scores.losses, problem), free, scores });
+        let Some(best) = scored.min_by(|a, b| a.order(b, problem)) else { return };
+        if self.at.best_of_all.as_ref().is_none_or(|before| best.order(before, problem).is_lt()) {
+            self.at.best_of_all = Some(best.clone());
         }
+        self.at.best = HardPrompt::new(best.free, Some(best.scores.margins));
+    }
+
+    /// Leaves the rest to GCG, from the best hard prompt.
+    fn hand_over<B: TrackedBackend>(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<()> {
+        let mut gcg = SearchMethod::new(self.settings.gcg());
+        match self.at.best_of_all.take() {
+            Some(best) => gcg.start_at(&[best.free], subject, problem, clock)?,
+            None => gcg.start(subject, problem, clock)?,
+        }
+        *self = Self { gcg: Some(gcg), ..Self::new(self.settings) };
+        Ok(())
     }
 }
 
@@ -213,6 +246,12 @@ impl<B: TrackedBackend> Method<B> for AdcMethod {
     }
 
     fn step(&mut self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Result<Progress> {
+        if self.gcg.is_none() && self.settings.gcg_after.is_some_and(|after| u64::from(clock.step) >= after) {
+            self.hand_over(subject, problem, clock)?;
+        }
+        if let Some(gcg) = &mut self.gcg {
+            return gcg.step(subject, problem, clock);
+        }
         let (n, v) = (problem.prompt.tokens(), subject.vocab_size());
         let weights = tensor::<B>(&self.rows, v, subject);
         let (margins, objective, gradient) =
@@ -237,11 +276,15 @@ impl<B: TrackedBackend> Method<B> for AdcMethod {
         Ok(Progress { objective: objective as f32, gradient_norm: Some(gradient_norm), ..Progress::default() })
     }
 
-    fn hard_prompt(&self, _: &Subject<B>, _: &Problem) -> HardPrompt {
-        self.at.best.clone()
+    fn hard_prompt(&self, subject: &Subject<B>, problem: &Problem) -> HardPrompt {
+        self.gcg.as_ref().map_or_else(|| self.at.best.clone(), |gcg| gcg.hard_prompt(subject, problem))
     }
 
     fn state(&self) -> State {
+        if let Some(gcg) = &self.gcg {
+            let State { tensors, fields } = Method::<B>::state(gcg);
+            return State { tensors, fields: json!({ "gcg": fields }) };
+        }
         let (mut state, rows) = (State::new(&self.at), self.settings.samples * self.at.best.free.len());
         for (name, values) in [("rows", &self.rows), ("velocity", &self.velocity)] {
             state.put_values(name, rows, values.clone());
@@ -250,6 +293,10 @@ impl<B: TrackedBackend> Method<B> for AdcMethod {
     }
 
     fn restore(&mut self, mut state: State, subject: &Subject<B>, problem: &Problem) -> Result<()> {
+        if let Some(fields) = state.field::<Option<Value>>("gcg")? {
+            let gcg = self.gcg.insert(SearchMethod::new(self.settings.gcg()));
+            return gcg.restore(State { fields, ..state }, subject, problem);
+        }
         self.at = state.fields()?;
         let shape = [self.settings.samples * problem.prompt.tokens(), subject.vocab_size()];
         let mut take = |name: &str| state.take_values(name, shape);
@@ -340,6 +387,36 @@ mod tests {
     }
 
     each_tracked_cpu_backend!(rows_are_distributions_and_prompts_can_be_typed);
+
+    /// ADC+: a GCG that begins at the best hard prompt, and what goes on from a saved state goes on alike.
+    #[test]
+    fn gcg_goes_on_from_the_best_hard_prompt() {
+        type B = Autodiff<Flex>;
+        let _guard = one_at_a_time();
+        let subject = table_1_subject::<B>(DType::F32);
+        let (problem, clock) = (problem(&subject, 4), |step| Clock { seed: 5, restart: 0, step });
+        let [mut adc, mut plus, mut resumed] =
+            [None, Some(4), Some(4)].map(|gcg_after| AdcMethod::new(Adc { samples: 2, gcg_after, ..ADC }));
+        for method in [&mut adc, &mut plus] {
+            Method::<B>::start(method, &subject, &problem, clock(0)).unwrap();
+            for step in 0..4 {
+                Method::<B>::step(method, &subject, &problem, clock(step)).unwrap();
+            }
+        }
+        assert_eq!(plus.at.best_of_all, adc.at.best_of_all);
+        let mut gcg = SearchMethod::new(adc.settings.gcg());
+        let best = adc.at.best_of_all.take().expect("a hard prompt was scored").free;
+        Method::<B>::start_at(&mut gcg, &[best], &subject, &problem, clock(4)).unwrap();
+        for step in 4..7 {
+            plus.step(&subject, &problem, clock(step)).unwrap();
+            Method::<B>::step(&mut gcg, &subject, &problem, clock(step)).unwrap();
+            assert_eq!(Method::<B>::hard_prompt(&plus, &subject, &problem), Method::<B>::hard_prompt(&gcg, &subject, &problem));
+        }
+        Method::<B>::restore(&mut resumed, Method::<B>::state(&plus), &subject, &problem).unwrap();
+        resumed.step(&subject, &problem, clock(7)).unwrap();
+        plus.step(&subject, &problem, clock(7)).unwrap();
+        assert_eq!(Method::<B>::state(&resumed), Method::<B>::state(&plus));
+    }
 
     #[test]
     fn the_largest_are_kept() {

@@ -282,7 +282,7 @@ impl Build for MethodSettings {
         match self {
             Self::Relaxed(row) => row.footprint(),
             Self::Search(search) => Footprint { candidates: search.candidates(), ..Footprint::default() },
-            Self::Adc(adc) => Footprint { samples: adc.samples, candidates: adc.samples, ..Footprint::default() },
+            Self::Adc(adc) => Footprint { samples: adc.samples, candidates: adc.candidates(), ..Footprint::default() },
             Self::Pez(_) | Self::Control(_) => Footprint::default(),
         }
     }

@@ -38,6 +38,8 @@ pub use worker::{End, Foreman, work};
 pub struct Study {
     cells: Vec<Cell>,
     models: Vec<Model>,
+    /// Each result says whether its prompt is exact in other circumstances too. It is no part of a cell: kept results are asked as well.
+    robust: bool,
 }
 
 impl Study {
@@ -64,7 +66,7 @@ impl Study {
         let cells = cell::list(grid, &models)?;
         match twins(&cells) {
             Some((one, two)) => Err(grid.wrong(format!("{one} and {two} are the same cell; leave one of them out"))),
-            None => Ok(Self { cells, models }),
+            None => Ok(Self { cells, models, robust: false }),
         }
     }
 
@@ -81,7 +83,7 @@ impl Study {
                 let (one, two) = (quoted(&one.target.id), quoted(&two.target.id));
                 Err(Error::input(format!("the targets {one} and {two} are the same tokens; leave one of them out")))
             }
-            None => Ok(Self { cells, models: vec![model] }),
+            None => Ok(Self { cells, models: vec![model], robust: false }),
         }
     }
 
@@ -90,7 +92,12 @@ impl Study {
         let Options { method, seed, .. } = &resolved.settings;
         let method = method.to_string();
         let cell = |more| Cell::new(0, &model, target.clone(), &method, resolved, seed.wrapping_add(more));
-        Self { cells: (0..count).map(cell).collect(), models: vec![model] }
+        Self { cells: (0..count).map(cell).collect(), models: vec![model], robust: false }
+    }
+
+    /// With this, each result says too whether its prompt is exact in other circumstances.
+    pub fn robust(self, robust: bool) -> Self {
+        Self { robust, ..self }
     }
 
     /// All cells. All methods of a target, N, budget and seed stand together, and any beginning of the list is balanced over k and N.

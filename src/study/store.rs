@@ -107,7 +107,7 @@ impl Store {
         lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
-    /// Keeps what a cell came to, and lets its run folder go.
+    /// Keeps what a cell came to, or its record with more in it, and lets its run folder go.
     ///
     /// # Errors
     /// The disk.
@@ -115,7 +115,7 @@ impl Store {
         let mut record = json!({ "schema": SCHEMA, "cell": cell.summary() });
         let map = record.as_object_mut().expect("an object");
         map.append(found.as_object_mut().expect("an object"));
-        map.insert("provenance".into(), provenance());
+        map.entry("provenance").or_insert_with(provenance);
         replace(&self.done_path(&cell.id), format!("{}\n", terminal::json(&record)).as_bytes())?;
         _ = fs::remove_file(self.failed_path(&cell.id));
         self.clear(&cell.id);

@@ -8,14 +8,17 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::store::Claim;
 use super::{Cell, Store, Study};
 use crate::backend::{self, Choice, Job};
 use crate::error::panic_message;
 use crate::gradients::{self, Line, LineFile, Plan, Unit, measure_run};
+use crate::interrupt::{self, Interrupt};
 use crate::invert::event::Event;
 use crate::invert::folder::Folder;
 use crate::invert::judge::Judged;
-use crate::invert::{Judge, Observer, Report, Scores, Snapshot, Stopped, Task};
+use crate::invert::robust::{Answer, NOT_EXACT};
+use crate::invert::{Judge, Observer, Report, Robust, Scores, Snapshot, Stopped, Task};
 use crate::model::Llama;
 use crate::ops::TrackedBackend;
 use crate::subject::Subject;
@@ -136,12 +139,13 @@ struct Loaded<B: TrackedBackend> {
 impl<B: TrackedBackend> Worker<'_, B> {
     fn cell(&mut self, place: usize, retry: bool, foreman: &mut dyn Foreman) -> Result<End> {
         let cell = self.study.cells[place].clone();
-        if self.store.is_over(&cell.id, retry) {
+        if self.is_over(&cell, retry)? {
             return Ok(End::Already);
         }
         let Some(claim) = self.store.claim(&cell.id)? else { return Ok(End::Elsewhere) };
         // It may have ended before it was claimed.
         if self.store.is_over(&cell.id, retry) {
+            self.ask_robust(&claim, &cell, foreman)?;
             return Ok(End::Already);
         }
         let compute = || if cell.measured.is_some() { self.measure(&cell, foreman) } else { self.invert(&cell, foreman) };
@@ -149,6 +153,7 @@ impl<B: TrackedBackend> Worker<'_, B> {
             Ok(Ok((_, end @ End::Interrupted { .. }))) => return Ok(end),
             Ok(Ok((found, end))) => {
                 self.store.finish(&claim, &cell, found)?;
+                self.ask_robust(&claim, &cell, foreman)?;
                 return Ok(end);
             }
             Ok(Err(error @ Error::Environment(_))) => return Err(error),
@@ -160,6 +165,42 @@ impl<B: TrackedBackend> Worker<'_, B> {
         };
         self.store.fail(&claim, &cell, &reason)?;
         Ok(End::Failed { reason, device_lost })
+    }
+
+    /// Whether there is nothing left to compute or to ask.
+    fn is_over(&self, cell: &Cell, retry: bool) -> Result<bool> {
+        Ok(self.store.is_over(&cell.id, retry) && self.unasked(cell)?.is_none())
+    }
+
+    /// The record of a cell of which it is still to be asked what else its prompt withstands.
+    fn unasked(&self, cell: &Cell) -> Result<Option<Value>> {
+        if !self.study.robust {
+            return Ok(None);
+        }
+        Ok(self.store.record(&cell.id)?.filter(|record| record["inversion"].is_object() && record["inversion"]["robust"].is_null()))
+    }
+
+    /// Asks what else the prompt of a cell that is done withstands, where that is still to be asked. When a signal comes, it is left for
+    /// another time.
+    #[inline]
+    fn ask_robust(&mut self, claim: &Claim, cell: &Cell, foreman: &dyn Foreman) -> Result<()> {
+        let Some(mut record) = self.unasked(cell)? else { return Ok(()) };
+        let inversion = &mut record["inversion"];
+        let (robust, notes) = if inversion["exact"] == true {
+            let model = &mut self.study.models[cell.model];
+            let problem = model.problem_of(cell.target.target.clone(), &cell.options)?;
+            let answer = Answer::of(&problem, inversion["free_text"].as_str().unwrap_or_default());
+            let interrupt = Interrupt { signal: Some(foreman.signal()), deadline: None };
+            let Some(told) = interrupt::within(interrupt, || model.robust(&answer, cell.options.max_memory)) else { return Ok(()) };
+            told
+        } else {
+            (Robust::default(), vec![NOT_EXACT.to_owned()])
+        };
+        inversion["robust"] = printed(&robust);
+        if let Some(said) = inversion["notes"].as_array_mut() {
+            said.extend(notes.into_iter().map(Value::from));
+        }
+        self.store.finish(claim, cell, record)
     }
 
     /// What its record holds, null if it was interrupted, and what became of it.

@@ -92,7 +92,43 @@ fn what_is_not_exact_is_not_asked() {
     assert!(all_null(&found), "{found}");
     let score = answer(&mut tiny(["score", "--json", "--robust", "in the sand", OUT_OF_REACH]));
     assert!(all_null(&score), "{score}");
-    for list in [["--targets", "x"], ["--count", "2"]] {
-        refuses(tiny(["invert", "--robust"]).args(list), 2, &["--robust", list[0]]);
+}
+
+/// Of a list and of several prompts each is asked what it would be asked alone, whether it is found now or kept from before.
+#[test]
+fn each_prompt_of_many_is_asked_and_those_kept_too() {
+    let folder = folder();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(file("targets.txt"), format!(" and\n{OUT_OF_REACH}\n")).unwrap();
+    let (targets, flags) = (file("targets.txt"), ["--prompt-tokens", "8", "--steps", "40"]);
+    let run = |what: &[&str], more: &[&str]| run(tiny(["-q", "invert"]).args(what).args(flags).args(more));
+    let lines = |ran: &Ran| ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>();
+    for (what, out, count) in [(&["--targets", &targets][..], file("list"), 2), (&[" and", "--count", "2"], file("count"), 2)] {
+        let unasked = lines(&run(what, &["--json", "--out", &out]));
+        assert!(unasked.len() == count && unasked.iter().all(|record| record.get("robust").is_none()), "{unasked:?}");
+        let asked = lines(&run(what, &["--json", "--out", &out, "--robust"]));
+        assert_eq!(
+            lines(&run(what, &["--json", "--robust"])).iter().map(robust).collect::<Vec<_>>(),
+            asked.iter().map(robust).collect::<Vec<_>>()
+        );
+        for (record, before) in asked.iter().zip(&unasked) {
+            let seed = record["seed"].to_string();
+            let alone = inversion(tiny(["invert", record["target_text"].as_str().unwrap(), "--seed", &seed, "--robust"]).args(flags));
+            assert_eq!((&record["robust"], &record["notes"]), (&alone["robust"], &alone["notes"]));
+            assert_eq!((&record["prompt_ids"], &record["seconds"]), (&before["prompt_ids"], &before["seconds"]), "it is the one kept");
+        }
+        // Once asked, the answers are kept.
+        assert_eq!(lines(&run(what, &["--json", "--out", &out, "--robust"])), asked);
     }
+    let (list, out) = (["--targets", &*targets], file("list"));
+    let told = robust(&lines(&run(&list, &["--json", "--robust", "--out", &out]))[0]).clone();
+    let yes = told.values().filter(|told| **told == true).count();
+    let table = run(&list, &["--robust", "--out", &out]).out;
+    assert!(table.contains(&format!(" {yes}/6 ")) && table.contains("\nrobust  f16 "), "{table}");
+    let csv = run(&list, &["--robust", "--csv", "--out", &out]).out;
+    let ends = KEYS.map(|key| if told[key].is_null() { String::new() } else { told[key].to_string() }).join(",");
+    let rows: Vec<&str> = csv.lines().collect();
+    assert!(rows[0].ends_with(&KEYS.join(",")) && rows[1].ends_with(&ends) && rows[2].ends_with(",,,,,"), "{csv}");
+    let shown = run(&[" and", "--count", "2"], &["--robust", "--out", &file("count")]).out;
+    assert_eq!(shown.matches("\n       robust f16 ").count(), 2, "{shown}");
 }

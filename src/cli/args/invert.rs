@@ -84,8 +84,8 @@ pub struct Invert {
     /// --json a line for each); --out keeps the results, and the same command goes on from there
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=10_000), conflicts_with_all = ["targets", "resume"])]
     pub count: Option<u32>,
-    /// Say whether the found prompt is exact in f16, bf16, with 8-bit weights, on the other CPU backend, and with a newline or a space typed behind it too
-    #[arg(long, conflicts_with_all = ["targets", "count"])]
+    /// Say whether each prompt that is found is exact in f16, bf16, with 8-bit weights, on the other CPU backend, and with a newline or a space typed behind it too
+    #[arg(long)]
     pub robust: bool,
     /// Print the table of --targets as CSV
     #[arg(long, requires = "targets", conflicts_with = "json")]

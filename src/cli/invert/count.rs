@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use super::series::{Aim, Kept, Series, is_solved, notes, verdict};
+use super::series::{Aim, Kept, Series, is_solved, notes, robust, verdict};
 use crate::Result;
 use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
@@ -29,7 +29,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, count: u32, policy: Policy) -> Resul
     let Session { model, resolved } = session;
     let target = Labelled::of("target", target);
     // As many seeds again are there for searches that find what another has found.
-    let mut study = Study::of_seeds(model, &target, &resolved, 2 * count);
+    let mut study = Study::of_seeds(model, &target, &resolved, 2 * count).robust(verb.robust);
     let kept = Kept::open(verb.out.as_deref())?;
     let signal = watch_signals()?;
     let aim = Prompts { wanted: count as usize, found: HashSet::new(), missed: 0, as_json: cli.global.json, policy };
@@ -83,9 +83,10 @@ impl Prompts {
             }
         };
         let prompt = color(Paint::Bold, &visible(&typed).to_string());
-        let notes = notes(inversion).map(|note| format!("\n       {} {}", color(Paint::Notice, "note"), visible(note)));
         let line = format!("{verdict} \"{prompt}\"  (seed {seed}, {length}{how_far}, {seconds:.1} s, {steps})");
-        std::iter::once(line).chain(notes).collect()
+        let robust = robust(inversion).filter(|_| solved).map(|robust| format!("\n       robust {robust}"));
+        let notes = notes(inversion).map(|note| format!("\n       {} {}", color(Paint::Notice, "note"), visible(note)));
+        std::iter::once(line).chain(robust).chain(notes).collect()
     }
 }
 

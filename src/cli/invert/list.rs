@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use super::series::{Aim, Kept, Series, is_solved, notes, verdict};
+use super::series::{Aim, Kept, Series, is_solved, notes, robust, verdict};
 use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
 use crate::cli::signals::{ended_by, watch_signals};
+use crate::invert::Robust;
 use crate::report::csv::{Csv, text};
 use crate::study::{Cell, End, Store, Study, Tally, work};
 use crate::subject::check_context;
@@ -29,7 +30,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, path: &Path, policy: Policy) -> Resu
     let choice = session.device()?;
     let Session { model, resolved } = session;
     let shortest = resolved.settings.shortest;
-    let mut study = Study::of_targets(model, targets, &resolved)?;
+    let mut study = Study::of_targets(model, targets, &resolved)?.robust(verb.robust);
     let kept = Kept::open(verb.out.as_deref())?;
     let signal = watch_signals()?;
     let count = study.cells().len();
@@ -129,6 +130,8 @@ struct Line {
     prompt_tokens: Option<u64>,
     /// As typed.
     prompt: Option<String>,
+    /// What was told of other circumstances, where that was asked.
+    robust: Option<Robust>,
     /// What a reader must also know.
     notes: Vec<String>,
     /// Why there is none.
@@ -156,17 +159,20 @@ impl Line {
             cost: ["forward_tokens", "backward_tokens"].map(|part| inversion["cost"][part].as_u64().unwrap_or(0)),
             prompt_tokens: inversion["prompt_tokens"].as_u64(),
             prompt,
+            robust: robust(inversion),
             notes: notes(inversion).map(str::to_owned).collect(),
             reason,
         })
     }
 }
 
-/// A row for each target, and the notes, with N where it is another for each.
+/// A row for each target, and the notes, with N where it is another for each, and in how many circumstances it is exact where that was asked.
 fn table(lines: &[Line], shortest: bool) -> String {
     let n = |cell: String| shortest.then_some(cell);
+    let asked = lines.iter().any(|line| line.robust.is_some());
+    let withstood = |cell: String| asked.then_some(cell);
     let head = ["target", "exact", "right when fed", "matched", "seconds", "forward", "backward"].map(str::to_owned);
-    let head = head.into_iter().chain(n("N".into())).chain(["prompt".into()]).collect::<Vec<_>>();
+    let head = head.into_iter().chain(n("N".into())).chain(withstood("robust".into())).chain(["prompt".into()]).collect::<Vec<_>>();
     let cells = |line: &Line| {
         let of = |count: u64| format!("{count}/{}", line.tokens);
         let [forward, backward] = line.cost.map(|positions| positions.to_string());
@@ -175,15 +181,32 @@ fn table(lines: &[Line], shortest: bool) -> String {
         let (target, verdict) = (visible(&line.target).to_string(), verdict(line.exact, line.solved).to_owned());
         let (fed, matched) = (of(line.right_when_fed as u64), of(line.matched));
         let length = n(line.prompt_tokens.map_or("-".into(), |tokens| tokens.to_string()));
+        let robust = withstood(line.robust.filter(|_| line.exact == Some(true)).map_or("-".into(), |robust| {
+            let yes = robust.told().iter().filter(|(_, told)| *told == Some(true)).count();
+            format!("{yes}/{}", Robust::COUNT)
+        }));
         let cells = [target, verdict, fed, matched, format!("{:.1}", line.seconds), forward, backward];
-        cells.into_iter().chain(length).chain([prompt]).collect()
+        cells.into_iter().chain(length).chain(robust).chain([prompt]).collect()
     };
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(lines.iter().map(cells)).collect();
     let count = |of: fn(&Line) -> bool| lines.iter().filter(|line| of(line)).count();
     let (exact, narrow) = (count(|line| line.exact == Some(true)), count(|line| line.exact == Some(true) && !line.solved));
     let narrow = if narrow > 0 { format!(", {narrow} of them by a smaller lead than asked for") } else { String::new() };
     let seconds: f64 = lines.iter().map(|line| line.seconds).sum();
-    format!("{}{}{exact} of {} exact{narrow}, {seconds:.1} s", columns(&rows), all_notes(lines), lines.len())
+    let robust = if asked { robust_line(lines) } else { String::new() };
+    format!("{}{robust}{}{exact} of {} exact{narrow}, {seconds:.1} s", columns(&rows), all_notes(lines), lines.len())
+}
+
+/// How many of the exact prompts are exact in each of the other circumstances, of those of which it was told.
+fn robust_line(lines: &[Line]) -> String {
+    let told: Vec<_> =
+        lines.iter().filter(|line| line.exact == Some(true)).filter_map(|line| line.robust).map(|robust| robust.told()).collect();
+    let word = |circumstance: usize, name: &str| {
+        let answers: Vec<bool> = told.iter().filter_map(|told| told[circumstance].1).collect();
+        format!("{name} {} of {}", answers.iter().filter(|exact| **exact).count(), answers.len())
+    };
+    let words = Robust::default().told().iter().enumerate().map(|(circumstance, (name, _))| word(circumstance, name)).collect::<Vec<_>>();
+    format!("robust  {}\n", words.join(", "))
 }
 
 /// A line for each note, with the targets of which it is said where it is not said of all.
@@ -215,6 +238,12 @@ fn csv(lines: &[Line]) -> String {
         "prompt",
         "reason",
         "prompt_tokens",
+        "f16",
+        "bf16",
+        "q8",
+        "ndarray",
+        "trailing_newline",
+        "trailing_space",
     ];
     let row = |line: &Line| {
         let Line { right_when_fed, matched, tokens, seconds, cost: [forward, backward], .. } = line;
@@ -224,7 +253,8 @@ fn csv(lines: &[Line]) -> String {
         let words = [&line.prompt, &line.reason].map(|words| words.as_deref().map_or(String::new(), text));
         let verdicts = vec![text(&line.target), known(line.exact == Some(true)), known(line.solved)];
         let length = line.prompt_tokens.map_or(String::new(), |tokens| tokens.to_string());
-        [verdicts, numbers.to_vec(), cost.to_vec(), words.to_vec(), vec![length]].concat()
+        let robust = line.robust.unwrap_or_default().told().map(|(_, told)| told.map_or(String::new(), |exact| exact.to_string()));
+        [verdicts, numbers.to_vec(), cost.to_vec(), words.to_vec(), vec![length], robust.to_vec()].concat()
     };
     Csv { rows: lines.iter().map(row).collect(), ..Csv::new(&head) }.to_csv()
 }

@@ -26,12 +26,16 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
     if verb.csv && verb.targets.is_none() {
         return Err(Error::option("csv", "is for the table of `--targets FILE`; name one, or ask for `--json`"));
     }
-    if let Some(targets) = &verb.targets {
-        return list::run(cli, verb, targets, policy);
+    match (&verb.targets, verb.count) {
+        (Some(targets), _) => list::run(cli, verb, targets, policy),
+        (None, Some(count)) => count::run(cli, verb, count, policy),
+        (None, None) => one(cli, verb, policy),
     }
-    if let Some(count) = verb.count {
-        return count::run(cli, verb, count, policy);
-    }
+}
+
+/// One target, one prompt.
+#[inline]
+fn one(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
     let session = Session::open(cli, policy)?;
     let target = target(verb, &session)?;
     let Session { mut model, resolved } = session;
@@ -42,17 +46,7 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
     let problem = model.problem_of(target, &options)?;
     let (budget, max_memory) = (options.budget(), options.max_memory);
     let task = Task::new(&mut model, problem.clone(), options)?.with_presets(resolved.presets);
-    let (folder, resume) = match &verb.out {
-        Some(path) => Folder::open(path, task.identity(), verb.resume).map(|(folder, resume)| (Some(folder), resume))?,
-        None => (None, None),
-    };
-    if verb.resume && resume.is_none() {
-        tracing::warn!("--resume: there is nothing to go on with in that folder yet, so the run starts at its beginning");
-    }
-    if let Some(dropped) = folder.as_ref().map(Folder::dropped).filter(|dropped| *dropped > 0) {
-        let lines = counted(dropped as u64, "line");
-        tracing::warn!("going on from the last step that was saved; {lines} of events.jsonl behind it, to be written again");
-    }
+    let (folder, resume) = folder(verb, &task)?;
     let signal = watch_signals()?;
     let mut watcher = Watcher::new(policy, problem.clone(), budget, folder, signal.clone());
     let mut inversion = task.with_snapshot(resume).run(&mut watcher)?;
@@ -78,6 +72,20 @@ pub(super) fn run(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> 
         (_, true) => ExitCode::SUCCESS,
         (_, false) => ExitCode::from(1),
     })
+}
+
+/// The folder of `--out`, and how far the run in it has come.
+fn folder(verb: &Invert, task: &Task) -> Result<(Option<Folder>, Option<Snapshot>)> {
+    let Some(path) = &verb.out else { return Ok((None, None)) };
+    let (folder, resume) = Folder::open(path, task.identity(), verb.resume)?;
+    if verb.resume && resume.is_none() {
+        tracing::warn!("--resume: there is nothing to go on with in that folder yet, so the run starts at its beginning");
+    }
+    if folder.dropped() > 0 {
+        let lines = counted(folder.dropped() as u64, "line");
+        tracing::warn!("going on from the last step that was saved; {lines} of events.jsonl behind it, to be written again");
+    }
+    Ok((Some(folder), resume))
 }
 
 /// What is to be written: ids, else [`Session::target`].

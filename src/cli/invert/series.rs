@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::invert::Report;
+use crate::invert::{Report, Robust};
 use crate::study::{Cell, End, Foreman, Queue, Store, Study};
 use crate::ui::{Policy, Progress, Status, print_part};
 use crate::{Error, Result};
@@ -130,6 +131,11 @@ pub(super) fn is_solved(inversion: &Value) -> bool {
 /// What a reader of an inversion must also know.
 pub(super) fn notes(inversion: &Value) -> impl Iterator<Item = &str> {
     inversion["notes"].as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// What was told of the circumstances in which an inversion of a record is exact too, where that was asked.
+pub(super) fn robust(inversion: &Value) -> Option<Robust> {
+    Robust::deserialize(&inversion["robust"]).ok()
 }
 
 /// In a word: `narrow` is exact, but by a smaller lead than was asked for.

@@ -211,9 +211,9 @@ struct RunState {
     /// Its value is without emphasis.
     best: Scored,
     pace: Pace,
-    /// Swaps drawn at the current prompt from rankings, those among them that were drawn before.
+    /// The batches of the steps at the current prompt, added up.
     #[serde(default)]
-    drawn: usize,
+    asked: usize,
     /// Starts after the first.
     restarts: u32,
     /// What the prompts since its start missed.
@@ -226,12 +226,13 @@ struct RunState {
 
 /// A prompt and what it is worth.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct Scored {
+pub(super) struct Scored {
     /// N free tokens.
-    free: Vec<u32>,
-    scores: TargetScores,
+    pub free: Vec<u32>,
+    /// What the model makes of the target behind it.
+    pub scores: TargetScores,
     /// What is minimised.
-    value: f32,
+    pub value: f32,
 }
 
 impl Scored {
@@ -242,7 +243,7 @@ impl Scored {
     }
 
     /// One that leads to the targets comes first, then the better one.
-    fn order(&self, other: &Self, problem: &Problem) -> Ordering {
+    pub fn order(&self, other: &Self, problem: &Problem) -> Ordering {
         other.leads(problem).cmp(&self.leads(problem)).then(self.value.total_cmp(&other.value))
     }
 

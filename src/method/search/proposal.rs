@@ -18,7 +18,7 @@ pub enum Proposal {
     Uniform,
     /// Biased to the head of a ranking by predicted change over squared distance: rank top·u² for a uniform u.
     Gradient {
-        /// Tokens of the ranking that may be drawn, for each position; one more for every N swaps drawn at an unchanged prompt.
+        /// Tokens of the ranking that may be drawn, for each position; one more for every N candidates of the batches at an unchanged prompt.
         top: usize,
         /// Share of the earlier rankings in the current one.
         momentum: f64,

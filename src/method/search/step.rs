@@ -111,8 +111,8 @@ impl SearchMethod {
             Proposal::Gradient { top, momentum } => {
                 self.ranking.mix(momentum as f32, || self.search.scores(free, &emphasis, subject, problem));
                 // Where all of these are known and none is taken, the search would stay for good.
-                let top = top + self.at.drawn / free.len();
-                self.at.drawn += self.at.pace.batch;
+                let top = top + self.at.asked / free.len();
+                self.at.asked += self.at.pace.batch;
                 (self.ranking.heads(top, free, allowed), self.ranking.gradient_norm())
             }
             Proposal::Top { top, .. } => self.top(top, subject, problem),
@@ -262,7 +262,7 @@ impl SearchMethod {
     fn go_to(&mut self, prompt: Scored, problem: &Problem) {
         if prompt.free != self.at.current.free {
             self.memory.clear();
-            self.at.drawn = 0;
+            self.at.asked = 0;
             self.ranking.prompt_changed();
             self.effects.moved(&self.at.current.free, &prompt.free, self.search.sets.map_or(0, |sets| sets.kept));
             let asked = self.search.goal.objective().margin().unwrap_or(f32::NEG_INFINITY);
