@@ -6,7 +6,7 @@ usage: rival_steps.py                     needs: torch tokenizers safetensors; r
   pez: free i64 [step, N], loss f64 [step], p f32 [step, N, D] after the steps
   adc, of S starts of 6 tokens that stand for text that shows, by themselves: allowed i64 [1, V], first f32 [S*N, V], loss f64 [step], wrong f64
   [step, S] (the moving average), rows f32 [step, S*N, V] and best i64 [step, N] after the steps
-nanoGCG 0.3.0, given these draws, goes where gcg goes here, with one token replaced, with two, and by mellowmax.
+nanoGCG 0.3.0 itself, given these draws, goes where gcg goes here, with one token replaced, with two, and by mellowmax: nanogcg_steps.py.
 The target is that of table1_steps; seed 3, no restart; all tokens may stand in the prompt if they survive decode -> encode. Draws are those
 of philox.py with purpose 5, one after the other: the first of a step of a search is acceptance's and not used here.
 """
