@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The race's targets on a model other than bard: configs/study/race/smollm2.jsonl and held-out.jsonl were made by it.
+"""The race's targets on a model other than bard: configs/study/race/smollm2.jsonl, held-out.jsonl and tuning-2.jsonl were made by it.
 
-usage: race_targets.py MODEL.gguf tokenizer.json AUTHORS.json OUT.jsonl [--dlmi PROGRAM] [--held-out OUT.jsonl]
+usage: race_targets.py MODEL.gguf tokenizer.json AUTHORS.json OUT.jsonl [--dlmi PROGRAM] [--held-out OUT.jsonl TUNING.jsonl]
 
 natural20-*   what the model writes greedily after the first twelve sentences of race/sentences.txt, 20 tokens
 natural8-*    after the next twelve, 8 tokens; a continuation with a special token, or whose text gives other tokens, is left out of both
@@ -9,6 +9,7 @@ everyday-*    the lines of race/everyday.txt
 authors-*     the paper's authors' targets, three of each k
 random-*      ten random tokens whose text gives the same ones again, six times, seed 0
 held-out-*    as natural20-*, after the first twelve sentences of race/held-out.txt; into a file of its own
+tuning-2-*    after the others of them; into another one
 """
 import argparse
 import json
@@ -25,7 +26,7 @@ parser.add_argument("tokenizer")
 parser.add_argument("authors", type=Path)
 parser.add_argument("out", type=Path)
 parser.add_argument("--dlmi", default="target/release/dlmi")
-parser.add_argument("--held-out", type=Path)
+parser.add_argument("--held-out", type=Path, nargs=2, default=[])
 a = parser.parse_args()
 race = Path(__file__).resolve().parent.parent / "configs/study/race"
 tokenizer = Tokenizer.from_file(a.tokenizer)
@@ -82,4 +83,6 @@ def write(out: Path, lists: dict[str, list[list[int]]]) -> None:
 
 write(a.out, lists)
 if a.held_out:
-    write(a.held_out, {"held-out": [ids for ids in continuations(race / "held-out.txt") if sound(ids)][:12]})
+    later = [ids for ids in continuations(race / "held-out.txt") if sound(ids)]
+    write(a.held_out[0], {"held-out": later[:12]})
+    write(a.held_out[1], {"tuning-2": later[12:]})

@@ -210,7 +210,9 @@ impl<'a> Judge<'a> {
         let reads = |ids: &[u32]| tokenizer.decode_behind(prompt, ids);
         let mut ids = written(target.ids.len());
         let begun = reads(&ids);
-        if begun.len() < text.len() && text.starts_with(&begun) {
+        // Its last character may be written in part.
+        let begun = begun.trim_end_matches('\u{fffd}');
+        if begun.len() < text.len() && text.starts_with(begun) {
             // No token is less than a byte.
             ids = written(ids.len() + text.len() - begun.len());
         }
