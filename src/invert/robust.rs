@@ -115,6 +115,23 @@ impl Model {
         (robust, notes)
     }
 
+    /// The same of a found prompt, by its free text; a sentence alone if it is not exact. Nothing where `signal` is not 0 before the end.
+    #[inline]
+    pub fn robust_if_exact(
+        &mut self,
+        exact: bool,
+        problem: &Problem,
+        free_text: &str,
+        max_memory: Option<u64>,
+        signal: Arc<AtomicUsize>,
+    ) -> Option<(Robust, Vec<String>)> {
+        if !exact {
+            return Some((Robust::default(), vec![NOT_EXACT.to_owned()]));
+        }
+        let interrupt = Interrupt { signal: Some(signal), deadline: None };
+        interrupt::within(interrupt, || self.robust(&Answer::of(problem, free_text), max_memory))
+    }
+
     fn with_slips(&mut self, answer: &Answer, max_memory: Option<u64>) -> Result<[bool; 2]> {
         let slips = answer.newline.examples.iter().chain(&answer.space.examples);
         slips.into_iter().try_for_each(|(prompt, target)| check_context(self.config(), prompt.len(), target.len()))?;
@@ -146,13 +163,11 @@ impl Inversion {
     /// nothing is told.
     #[inline]
     pub fn ask_robust(&mut self, model: &mut Model, problem: &Problem, max_memory: Option<u64>, signal: Arc<AtomicUsize>) {
-        let interrupt = Interrupt { signal: Some(signal), deadline: None };
-        let ask = || model.robust(&Answer::of(problem, &self.free_text), max_memory);
-        let (robust, notes) = match (self.exact, self.stopped) {
-            (false, _) => (Robust::default(), vec![NOT_EXACT.to_owned()]),
-            (true, Stopped::Signal) => (Robust::default(), vec![INTERRUPTED.to_owned()]),
-            (true, _) => interrupt::within(interrupt, ask).unwrap_or_else(|| (Robust::default(), vec![INTERRUPTED.to_owned()])),
+        let told = match (self.exact, self.stopped) {
+            (true, Stopped::Signal) => None,
+            (exact, _) => model.robust_if_exact(exact, problem, &self.free_text, max_memory, signal),
         };
+        let (robust, notes) = told.unwrap_or_else(|| (Robust::default(), vec![INTERRUPTED.to_owned()]));
         self.robust = Some(robust);
         self.notes.extend(notes);
     }

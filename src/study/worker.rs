@@ -13,12 +13,10 @@ use super::{Cell, Store, Study};
 use crate::backend::{self, Choice, Job};
 use crate::error::panic_message;
 use crate::gradients::{self, Line, LineFile, Plan, Unit, measure_run};
-use crate::interrupt::{self, Interrupt};
 use crate::invert::event::Event;
 use crate::invert::folder::Folder;
 use crate::invert::judge::Judged;
-use crate::invert::robust::{Answer, NOT_EXACT};
-use crate::invert::{Judge, Observer, Report, Robust, Scores, Snapshot, Stopped, Task};
+use crate::invert::{Judge, Observer, Report, Scores, Snapshot, Stopped, Task};
 use crate::model::Llama;
 use crate::ops::TrackedBackend;
 use crate::subject::Subject;
@@ -186,16 +184,11 @@ impl<B: TrackedBackend> Worker<'_, B> {
     fn ask_robust(&mut self, claim: &Claim, cell: &Cell, foreman: &dyn Foreman) -> Result<()> {
         let Some(mut record) = self.unasked(cell)? else { return Ok(()) };
         let inversion = &mut record["inversion"];
-        let (robust, notes) = if inversion["exact"] == true {
-            let model = &mut self.study.models[cell.model];
-            let problem = model.problem_of(cell.target.target.clone(), &cell.options)?;
-            let answer = Answer::of(&problem, inversion["free_text"].as_str().unwrap_or_default());
-            let interrupt = Interrupt { signal: Some(foreman.signal()), deadline: None };
-            let Some(told) = interrupt::within(interrupt, || model.robust(&answer, cell.options.max_memory)) else { return Ok(()) };
-            told
-        } else {
-            (Robust::default(), vec![NOT_EXACT.to_owned()])
-        };
+        let model = &mut self.study.models[cell.model];
+        let problem = model.problem_of(cell.target.target.clone(), &cell.options)?;
+        let (exact, free_text) = (inversion["exact"] == true, inversion["free_text"].as_str().unwrap_or_default());
+        let told = model.robust_if_exact(exact, &problem, free_text, cell.options.max_memory, foreman.signal());
+        let Some((robust, notes)) = told else { return Ok(()) };
         inversion["robust"] = printed(&robust);
         if let Some(said) = inversion["notes"].as_array_mut() {
             said.extend(notes.into_iter().map(Value::from));

@@ -12,10 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, BatchEncoding, PreTrainedTokenizerFast
 
 from common import HERE
-from rival_steps import N, STEPS, Draws
+from rival_steps import N, STEPS, TOP, WIDTH, Draws, replaced
 from table1_steps import MODEL
 
-WIDTH, TOP = 24, 12
 SAME = 5e-6  # both compute in f64, but transformers rotates by angles in f32
 TARGET = "the target"
 
@@ -30,13 +29,8 @@ class Given:
         draws, order = Draws(self.step), torch.ones(WIDTH, N, dtype=torch.float64)
         self.ranks, self.step = torch.zeros(WIDTH, self.n_replace, 1, dtype=torch.long), self.step + 1
         for candidate in range(WIDTH):
-            positions = list(range(N))
-            for number in range(self.n_replace):
-                place = draws.below(len(positions))
-                order[candidate, positions[place]] = number / N
-                positions[place] = positions[-1]
-                positions.pop()
-                self.ranks[candidate, number, 0] = draws.below(TOP)
+            for number, (position, rank) in enumerate(replaced(draws, self.n_replace)):
+                order[candidate, position], self.ranks[candidate, number, 0] = number / N, rank
         return order
 
     def randint(self, _low, _high, _shape, device=None):

@@ -23,6 +23,7 @@ from philox import draw
 from table1_steps import MODEL, Llama
 
 SEED, N, STEPS, TRIES = 3, 4, 5, 6
+WIDTH, TOP = 24, 12  # of gcg: candidates of a step, and the ranks of each position that they are drawn from
 PEZ_STEPS = 24
 GAP = 1e-6  # scores and losses that decide anything are further apart, relative to the largest
 
@@ -103,16 +104,24 @@ def lowest(row, count):
     return found.indices[:count].tolist()
 
 
-def gcg(objective, prompt, step, width, top, n_replace):
+def replaced(draws, n_replace):
+    """The positions at which a candidate of gcg has another token, and the rank of each."""
+    positions, drawn = list(range(N)), []
+    for _ in range(n_replace):
+        place = draws.below(len(positions))
+        position, positions[place] = positions[place], positions[-1]
+        positions.pop()
+        drawn.append((position, draws.below(TOP)))
+    return drawn
+
+
+def gcg(objective, prompt, step, n_replace):
     rows = objective.gradient([prompt])[0]
-    heads, draws, candidates = [lowest(row, top) for row in rows], Draws(step), []
-    for _ in range(width):
-        candidate, positions = list(prompt), list(range(N))
-        for _ in range(n_replace):
-            place = draws.below(len(positions))
-            position, positions[place] = positions[place], positions[-1]
-            positions.pop()
-            candidate[position] = heads[position][draws.below(len(heads[position]))]
+    heads, draws, candidates = [lowest(row, TOP) for row in rows], Draws(step), []
+    for _ in range(WIDTH):
+        candidate = list(prompt)
+        for position, rank in replaced(draws, n_replace):
+            candidate[position] = heads[position][rank]
         if objective.survives(candidate) and candidate not in candidates:
             candidates.append(candidate)
     return candidates
@@ -235,9 +244,9 @@ def main():
     start = start[:N]
     assert objective.survives(start) and objective.survives(letters), start
     records = {
-        "gcg": search(objective, letters, lambda *at: gcg(*at, width=24, top=12, n_replace=1), False),
-        "gcg-2": search(objective, letters, lambda *at: gcg(*at, width=24, top=12, n_replace=2), False),
-        "gcg-mellowmax": search(Mellowmax(), letters, lambda *at: gcg(*at, width=24, top=12, n_replace=1), False),
+        "gcg": search(objective, letters, lambda *at: gcg(*at, n_replace=1), False),
+        "gcg-2": search(objective, letters, lambda *at: gcg(*at, n_replace=2), False),
+        "gcg-mellowmax": search(Mellowmax(), letters, lambda *at: gcg(*at, n_replace=1), False),
         "arca": search(objective, start, lambda *at: arca(*at, size=6), False),
         "autoprompt": search(objective, start, lambda *at: autoprompt(*at, size=6), True),
         "pez": pez(objective, start),
