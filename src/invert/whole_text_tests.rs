@@ -78,10 +78,30 @@ fn is_exact_when_completed(prompt: &str, tokens: usize) -> Result<(), TestCaseEr
     Ok(())
 }
 
+/// See [`what_is_admitted_reads_whole`].
+fn reads_whole(prefix: &str, suffix: &str, seed: u32) -> Result<(), TestCaseError> {
+    for (tokenizer, ..) in MODELS.iter() {
+        let options = PromptOptions { tokens: 5, prefix: prefix.into(), suffix: suffix.into(), ..PromptOptions::default() };
+        let problem = problem(options, " zounds", tokenizer);
+        let free = random_prompt(&problem, Clock { seed, restart: 0, step: 0 }, 0).unwrap();
+        let (text, example) = (problem.free_text(&free), problem.first());
+        prop_assert_eq!(example.text(&text), format!("{prefix}{text}{suffix}"));
+        prop_assert_eq!(example.typed_ids(&text), example.search_ids(&free));
+        prop_assert!(free.iter().all(|&id| problem.prompt.allowed()[id as usize]));
+    }
+    Ok(())
+}
+
 /// SmolLM2 writes `zz` in two tokens here, so the first five of its tokens end inside of a character.
 #[test]
 fn what_ends_inside_of_a_character_is_completed() {
     is_exact_when_completed("a▁▁azkq", 6).unwrap();
+}
+
+/// A tokenizer that sets a space before every text has one token for that and the prompt's first word for this one.
+#[test]
+fn what_stands_behind_a_bare_space_reads_whole() {
+    reads_whole(" ", "", 0).unwrap();
 }
 
 proptest! {
@@ -135,15 +155,7 @@ proptest! {
         suffix in prop_oneof!["|[ :,?]{0,2}[a-z]{0,6}| \\?\nA:|ng", ANY],
         seed in 0u32..1000,
     ) {
-        for (tokenizer, ..) in MODELS.iter() {
-            let options = PromptOptions { tokens: 5, prefix: prefix.clone(), suffix: suffix.clone(), ..PromptOptions::default() };
-            let problem = problem(options, " zounds", tokenizer);
-            let free = random_prompt(&problem, Clock { seed, restart: 0, step: 0 }, 0).unwrap();
-            let (text, example) = (problem.free_text(&free), problem.first());
-            prop_assert_eq!(example.text(&text), format!("{prefix}{text}{suffix}"));
-            prop_assert_eq!(example.typed_ids(&text), example.search_ids(&free));
-            prop_assert!(free.iter().all(|&id| problem.prompt.allowed()[id as usize]));
-        }
+        reads_whole(&prefix, &suffix, seed)?;
     }
 }
 

@@ -117,7 +117,10 @@ fn fixed(before: &str, probe: &str, after: &str, tokenizer: &Tokenizer) -> (Cut,
     let head = parts.iter().take_while(|(_, range)| range.end <= first).count();
     let tail = parts.iter().rev().take_while(|(_, range)| range.start >= last).count();
     let ids = |parts: &[(u32, std::ops::Range<usize>)]| parts.iter().map(|(id, _)| *id).collect::<Vec<_>>();
-    let (begun, ended) = (parts[..head].last().map_or(0, |(_, range)| range.end), parts.len() - tail);
+    // A space that the tokenizer sets before a text has the place of the first character, so the first token may end where the next begins
+    // a second time.
+    let begun = parts.get(head).map_or(first, |(_, range)| range.start.min(first));
+    let ended = parts.len() - tail;
     let ended_at = parts.get(ended).map_or(after.len(), |(_, range)| range.start - last);
     ((ids(&parts[..head]), begun), (ids(&parts[ended..]), ended_at))
 }
