@@ -17,7 +17,6 @@ pub use adam::{AdamStep, Moments, adam};
 pub use parallel::Parallel;
 pub use precision::{Products, wide};
 pub(crate) use precision::{blocks, concat_columns, product};
-pub(crate) use reference::target_loss::margins_and_cross_entropies;
 pub(crate) use soft_prompt::stack;
 pub use soft_prompt::{Gumbel, SoftEmbeddings, SoftPrompt};
 
@@ -76,6 +75,15 @@ pub trait Kernels: Backend + Parallel {
     /// ℓ_y − max_{v≠y} ℓ_v of every row, `[R]`, from hidden states `[R, D]`, head `[V, D]` and targets `[R]`; in the [`wide`] type, as the losses are.
     fn margins(hidden: Tensor<Self, 2>, head: Tensor<Self, 2>, targets: Tensor<Self, 1, Int>) -> Tensor<Self, 1> {
         target_loss::margins(hidden, head, targets)
+    }
+
+    /// [`Kernels::margins`] and −log softmax(ℓ)_y of every row, `[R]` both.
+    fn margins_and_cross_entropies(
+        hidden: Tensor<Self, 2>,
+        head: Tensor<Self, 2>,
+        targets: Tensor<Self, 1, Int>,
+    ) -> (Tensor<Self, 1>, Tensor<Self, 1>) {
+        target_loss::margins_and_cross_entropies(hidden, head, targets)
     }
 
     /// Losses at the target positions and their gradient with respect to the hidden states; see [`TargetLoss`].

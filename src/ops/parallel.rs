@@ -8,6 +8,11 @@ pub trait Parallel {
         rows.div_ceil(max_rows).max(1)
     }
 
+    /// Groups that are computed at once where memory sets no limit.
+    fn at_once() -> usize {
+        1
+    }
+
     /// Runs jobs that do not depend on each other, at most `at_once` at a time. Results are in the order of the jobs.
     fn side_by_side<T: Send, J: FnOnce() -> T + Send>(jobs: Vec<J>, _at_once: usize) -> Vec<T> {
         jobs.into_iter().map(|job| job()).collect()

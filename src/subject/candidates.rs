@@ -9,7 +9,7 @@ use super::fluency::Reading;
 use super::{Plain, Subject, repeat};
 use crate::model::{Cache, Llama, cache::retain};
 use crate::objective::{Objective, RowLoss, hinge_at};
-use crate::ops::{Kernels, Parallel, Products, TrackedBackend, margins_and_cross_entropies};
+use crate::ops::{Kernels, Parallel, Products, TrackedBackend};
 use crate::problem::{Example, Problem};
 use crate::tensor::{host, ids_tensor};
 
@@ -218,7 +218,7 @@ fn target_scores<B: Kernels>(
             (host(model.margins(hidden, targets)), host(losses))
         }
         RowLoss::Nll => {
-            let (margins, losses) = margins_and_cross_entropies(hidden, model.head(), targets);
+            let (margins, losses) = B::margins_and_cross_entropies(hidden, model.head(), targets);
             (host(margins), host(losses))
         }
     };

@@ -7,7 +7,7 @@ use super::gradient::slope;
 use super::{Plain, Subject};
 use crate::model::{Cache, Llama};
 use crate::objective::Objective;
-use crate::ops::{Kernels, Parallel, TrackedBackend, margins_and_cross_entropies, wide};
+use crate::ops::{Kernels, Parallel, TrackedBackend, wide};
 use crate::problem::{Example, Problem};
 use crate::tensor::{host, ids_tensor};
 
@@ -49,7 +49,7 @@ impl Reading {
 
     /// The same by the normalised hidden states of all their tokens but the last, `[S·(N − 1), D]`, where there are any.
     pub fn nlls<B: Kernels>(&self, model: &Llama<B>, hidden: Option<Tensor<B, 2>>, free: &[&[u32]]) -> Vec<f32> {
-        let losses = hidden.map_or(Vec::new(), |hidden| host(margins_and_cross_entropies(hidden, model.head(), labels(free, model)).1));
+        let losses = hidden.map_or(Vec::new(), |hidden| host(B::margins_and_cross_entropies(hidden, model.head(), labels(free, model)).1));
         let each = self.behind_others();
         free.iter().enumerate().map(|(i, free)| self.nll(free[0], &losses[i * each..][..each])).collect()
     }
@@ -79,7 +79,8 @@ impl<B: TrackedBackend> Subject<B> {
 
     /// The mean −ln p of the free tokens of each of some prompts, in nats, `[S]`: over those before which anything stands, and over the
     /// examples. 0 where there are none.
-    pub fn nll(&self, free: &[impl AsRef<[u32]>], problem: &Problem) -> Vec<f32> {
+    #[cfg(test)]
+    pub(crate) fn nll(&self, free: &[impl AsRef<[u32]>], problem: &Problem) -> Vec<f32> {
         let free: Vec<&[u32]> = free.iter().map(AsRef::as_ref).collect();
         let mut sums = vec![0.0; free.len()];
         for example in &problem.examples {
@@ -96,7 +97,7 @@ impl<B: TrackedBackend> Subject<B> {
         sums
     }
 
-    /// What changes the mean of [`Self::nll`] over some prompts of N free tokens.
+    /// What changes the mean −ln p of the free tokens, over some prompts of N of them.
     pub fn fluency(&self, free: &[Vec<u32>], problem: &Problem) -> Fluency<Plain<B>> {
         let free: Vec<&[u32]> = free.iter().map(Vec::as_slice).collect();
         let each = problem.examples.iter().map(|example| self.fluency_in(&free, example, problem));

@@ -31,6 +31,10 @@ impl Parallel for Flex {
         parallel::groups(rows, each)
     }
 
+    fn at_once() -> usize {
+        rayon::current_num_threads()
+    }
+
     fn side_by_side<T: Send, J: FnOnce() -> T + Send>(jobs: Vec<J>, at_once: usize) -> Vec<T> {
         parallel::side_by_side(jobs, at_once)
     }
@@ -84,6 +88,17 @@ impl Kernels for Flex {
         match hidden.dtype() {
             DType::F32 => vocabulary::margins(Products::Rough, hidden, head, targets),
             _ => Self::margins(hidden, head, targets),
+        }
+    }
+
+    fn margins_and_cross_entropies(
+        hidden: Tensor<Self, 2>,
+        head: Tensor<Self, 2>,
+        targets: Tensor<Self, 1, Int>,
+    ) -> (Tensor<Self, 1>, Tensor<Self, 1>) {
+        match hidden.dtype() {
+            DType::F32 => vocabulary::margins_and_cross_entropies(hidden, head, targets),
+            _ => reference::target_loss::margins_and_cross_entropies(hidden, head, targets),
         }
     }
 

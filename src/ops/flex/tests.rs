@@ -223,6 +223,12 @@ fn objectives_agree_with_their_definitions() {
         Flex::margins(hidden.clone(), head.clone(), targets.clone()),
         target_loss::margins(hidden.clone(), head.clone(), targets.clone()),
     );
+    let [(margins, losses), (expected, expected_losses)] = [
+        Flex::margins_and_cross_entropies(hidden.clone(), head.clone(), targets.clone()),
+        target_loss::margins_and_cross_entropies(hidden.clone(), head.clone(), targets.clone()),
+    ];
+    close_to(2e-5, margins, expected);
+    close_to(2e-5, losses, expected_losses);
     let rough = Flex::rough_margins(hidden.clone(), head.clone(), targets.clone());
     close_to(2e-5, rough, target_loss::margins(rounded(hidden), rounded(head), targets));
 }

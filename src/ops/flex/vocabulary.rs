@@ -278,21 +278,32 @@ struct RunnerUp {
     id: usize,
 }
 
-/// The row's margin and runner-up, one for each of the targets.
-fn runners_up(products: Products, hidden: &Matrix, head: &Matrix, targets: Tensor<Flex, 1, Int>) -> Vec<RunnerUp> {
-    let row = |target| RunnerUp { target, at_target: f32::NAN, best: f32::NEG_INFINITY, id: 0 };
-    let mut rows: Vec<RunnerUp> = ids(targets).into_iter().map(row).collect();
-    let take = |row: &mut RunnerUp, at: &Range<usize>, logits: &mut [f32]| {
-        if at.contains(&row.target) {
-            row.at_target = std::mem::replace(&mut logits[row.target - at.start], f32::NEG_INFINITY);
+impl RunnerUp {
+    fn of(target: usize) -> Self {
+        Self { target, at_target: f32::NAN, best: f32::NEG_INFINITY, id: 0 }
+    }
+
+    /// Takes a block of logits, in which the target's becomes −∞.
+    fn take(&mut self, at: &Range<usize>, logits: &mut [f32]) {
+        if at.contains(&self.target) {
+            self.at_target = std::mem::replace(&mut logits[self.target - at.start], f32::NEG_INFINITY);
         }
         let top = largest_of(logits);
-        if top > row.best {
-            row.best = top;
-            row.id = at.start + logits.iter().position(|x| *x == top).expect("it was found there");
+        if top > self.best {
+            self.best = top;
+            self.id = at.start + logits.iter().position(|x| *x == top).expect("it was found there");
         }
-    };
-    each_block(products, hidden, head, &mut rows, take, |_, _, _| ());
+    }
+
+    fn margin(&self) -> f32 {
+        self.at_target - self.best
+    }
+}
+
+/// The row's margin and runner-up, one for each of the targets.
+fn runners_up(products: Products, hidden: &Matrix, head: &Matrix, targets: Tensor<Flex, 1, Int>) -> Vec<RunnerUp> {
+    let mut rows: Vec<RunnerUp> = ids(targets).into_iter().map(RunnerUp::of).collect();
+    each_block(products, hidden, head, &mut rows, RunnerUp::take, |_, _, _| ());
     rows
 }
 
@@ -303,7 +314,24 @@ fn ids(targets: Tensor<Flex, 1, Int>) -> Vec<usize> {
 /// See [`crate::ops::Kernels::margins`].
 pub fn margins(products: Products, hidden: Matrix, head: Matrix, targets: Tensor<Flex, 1, Int>) -> Tensor<Flex, 1> {
     let rows = runners_up(products, &hidden, &head, targets);
-    tensor(rows.iter().map(|row| row.at_target - row.best).collect(), [rows.len()])
+    tensor(rows.iter().map(RunnerUp::margin).collect(), [rows.len()])
+}
+
+/// See [`crate::ops::Kernels::margins_and_cross_entropies`].
+pub fn margins_and_cross_entropies(hidden: Matrix, head: Matrix, targets: Tensor<Flex, 1, Int>) -> (Tensor<Flex, 1>, Tensor<Flex, 1>) {
+    let mut rows: Vec<(RunnerUp, Running)> = ids(targets).into_iter().map(|target| (RunnerUp::of(target), Running::NOTHING)).collect();
+    // The softmax is over all but the target, which is added at the end.
+    let take = |(runner, others): &mut (RunnerUp, Running), at: &Range<usize>, logits: &mut [f32]| {
+        runner.take(at, logits);
+        run(others, logits);
+    };
+    each_block(Products::Full, &hidden, &head, &mut rows, take, |_, _, _| ());
+    let loss = |(runner, others): &(RunnerUp, Running)| {
+        let top = runner.at_target.max(others.largest);
+        top - runner.at_target + ((runner.at_target - top).exp() + others.sum * (others.largest - top).exp()).ln()
+    };
+    let of = |field: &dyn Fn(&(RunnerUp, Running)) -> f32| tensor(rows.iter().map(field).collect(), [rows.len()]);
+    (of(&|(runner, _)| runner.margin()), of(&loss))
 }
 
 /// See [`crate::ops::Kernels::target_loss`].
@@ -351,7 +379,7 @@ fn hinge(margin: f32, hidden: Matrix, head: Matrix, targets: Tensor<Flex, 1, Int
     let mut losses = Vec::with_capacity(r);
     let mut gradient = vec![0.0f32; r * d];
     for (row, gradient) in rows.iter().zip(gradient.chunks_exact_mut(d)) {
-        let loss = margin - (row.at_target - row.best);
+        let loss = margin - row.margin();
         losses.push(if loss <= 0.0 { 0.0 } else { loss });
         if loss > 0.0 {
             let (runner, target) = (&head[row.id * d..][..d], &head[row.target * d..][..d]);
