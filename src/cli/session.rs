@@ -8,9 +8,9 @@ use crate::backend::{self, Choice};
 use crate::invert::{Judge, Model, notes};
 use crate::model::LlamaConfig;
 use crate::problem::Target;
-use crate::problem::targets::{Labelled, parse_targets};
+use crate::problem::targets::{Labelled, parse_prompts, parse_targets};
 use crate::settings::{Options, Resolved};
-use crate::source::bundled;
+use crate::source::{Tokenizer, bundled};
 use crate::subject::{check_context, holds};
 use crate::terminal::counted;
 use crate::ui::{Policy, transfer_bar};
@@ -67,8 +67,20 @@ impl Session {
 
     /// The targets of a file; `-` is standard input.
     pub fn targets(&self, path: &Path) -> Result<Vec<Labelled>> {
+        self.parsed(path, parse_targets)
+    }
+
+    /// The prompts of a file, or of standard input (`-`).
+    ///
+    /// # Errors
+    /// As [`Self::targets`].
+    pub fn prompts(&self, path: &Path) -> Result<Vec<Labelled>> {
+        self.parsed(path, parse_prompts)
+    }
+
+    fn parsed(&self, path: &Path, parse: fn(&str, &Path, &Tokenizer, usize) -> Result<Vec<Labelled>>) -> Result<Vec<Labelled>> {
         let text = read_text(None, Some(path.to_owned()))?.unwrap_or_default();
-        parse_targets(&text, path, self.model.tokenizer(), self.model.config().vocab_size)
+        parse(&text, path, self.model.tokenizer(), self.model.config().vocab_size)
     }
 
     /// The prompt that a command line gives, as a text with what stands around it or as ids.

@@ -87,7 +87,7 @@ fn wanted(session: &Session, verb: &Targets) -> Result<Vec<Wanted>> {
             None => Ok(recipes(verb, session.settings().seed)),
         };
     };
-    let (prompts, bos) = (session.targets(path)?, session.bos()?);
+    let (prompts, bos) = (session.prompts(path)?, session.bos()?);
     for prompt in &prompts {
         named(prompt, check_tokens(config, prompt.target.ids.len() + bos.iter().len(), verb.tokens))?;
     }

@@ -21,20 +21,24 @@ pub struct LineFile {
 }
 
 impl LineFile {
-    /// Opens or makes the file, and says which of the plan's lines it holds. A torn last line is dropped; lines of runs that are not the
-    /// plan's stay.
+    /// Opens or makes the file, and says which of the plan's lines it holds. A torn last line of measurements is dropped; lines of runs that
+    /// are not the plan's stay.
     ///
     /// # Errors
     /// It holds something else, or one of these runs by other settings; another process writes it; the disk.
     pub fn open(path: &Path, plan: &Plan) -> Result<(Self, Vec<Line>)> {
         let this = Self { path: path.to_owned(), file: locked(path)? };
         let text = read_text(path, LARGEST_FILE)?;
-        let whole = text.rfind('\n').map_or("", |at| &text[..=at]);
+        let (whole, torn) = text.split_at(text.rfind('\n').map_or(0, |at| at + 1));
         let lines: Vec<Line> = (1..).zip(whole.lines()).map(|(n, line)| this.read(n, line)).collect::<Result<_>>()?;
+        let begins = format!("{{\"schema\":\"{SCHEMA}\"");
+        if !torn.starts_with(&begins) && !begins.starts_with(torn) {
+            return Err(this.foreign(lines.len() + 1));
+        }
         for line in &lines {
             this.check(line, plan)?;
         }
-        let this = if whole == text {
+        let this = if torn.is_empty() {
             this
         } else {
             replace(path, whole.as_bytes())?;
@@ -55,10 +59,13 @@ impl LineFile {
 
     fn read(&self, number: usize, text: &str) -> Result<Line> {
         let line: Option<Line> = serde_json::from_str(text).ok();
-        line.filter(|line| line.schema == SCHEMA).ok_or_else(|| {
-            let path = self.path.display();
-            Error::input(format!("`{path}`, line {number}: this is no measurement of gradients ({SCHEMA}); name another file"))
-        })
+        line.filter(|line| line.schema == SCHEMA).ok_or_else(|| self.foreign(number))
+    }
+
+    /// What is said of a line that is somebody else's.
+    fn foreign(&self, number: usize) -> Error {
+        let path = self.path.display();
+        Error::input(format!("`{path}`, line {number}: this is no measurement of gradients ({SCHEMA}); name another file"))
     }
 
     /// Refuses a line of one of these runs that was made by other settings.

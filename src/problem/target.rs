@@ -51,6 +51,14 @@ impl Target {
         }
     }
 
+    /// Tokenises `text` as what is typed first: a prompt that leads to a target.
+    ///
+    /// # Errors
+    /// Those of [`Self::from_text`].
+    pub fn from_typed(text: &str, tokenizer: &Tokenizer) -> Result<Self> {
+        Self::from_text(text, tokenizer).map(|_| Self::new(text, tokenizer.encode(text)))
+    }
+
     /// These ids, which must be of the vocabulary. Their text may be tokenised to others.
     pub fn from_ids(ids: Vec<u32>, tokenizer: &Tokenizer) -> Self {
         Self::new(tokenizer.decode_inside(&ids), ids)

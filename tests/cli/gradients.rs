@@ -115,5 +115,12 @@ fn what_makes_no_sense_is_refused() {
     refused(&["a text", "--targets", "targets.jsonl"], 2, &["cannot be used with"]);
     refused(&["--targets", "nothing.jsonl"], 2, &["nothing.jsonl"]);
     refused(&["--out", "no/such/folder.jsonl"], 3, &["no/such"]);
+    let folder = folder();
+    let notes = folder.path().join("notes.json").display().to_string();
+    for foreign in ["{\"my\": \"only copy\"}", "words", "two\nlines"] {
+        fs::write(&notes, foreign).unwrap();
+        refused(&["the king", "--out", &notes], 2, &["notes.json", "no measurement of gradients", "another file"]);
+        assert_eq!(fs::read_to_string(&notes).unwrap(), foreign);
+    }
     refuses(tiny(["gradients"]).arg("--offline"), 2, &["a target is needed"]);
 }

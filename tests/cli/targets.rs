@@ -149,6 +149,24 @@ fn reachable_targets_are_the_models_own_and_their_prompts_are_kept_apart() {
     assert_eq!(fs::read(&piped).unwrap(), fs::read(&known).unwrap());
 }
 
+/// A tokenizer like SentencePiece's sets a space before what is typed first, and none before a target.
+#[test]
+fn a_prompt_is_read_as_it_is_typed() {
+    let model = ["--model", "tests/golden/tiny_gguf/pieces.f16.gguf"];
+    let folder = folder();
+    let known = folder.path().join("known.jsonl");
+    let from = |prompts: &str| {
+        let mut command = dlmi(["targets", "--tokens", "5", "--from", "-", "--prompts-out"]);
+        made(command.arg(&known).args(model).write_stdin(prompts.to_owned()))
+    };
+    let lines = from("the king is\n");
+    let written = answer(dlmi(["complete", "the king is", "--tokens", "5", "--json", "--backend", "flex"]).args(model));
+    assert_eq!(lines[0]["ids"], written["completion_ids"]);
+    assert_eq!(lines[0]["known_prompt_tokens"], ids(&written["prompt_ids"]).len());
+    // So are the ids that it keeps.
+    assert_eq!(column(&from(&fs::read_to_string(&known).unwrap()), "ids"), column(&lines, "ids"));
+}
+
 #[test]
 fn labels_are_this_models() {
     let drawn = run(&mut targets(&["--k", "1,11", "--per-k", "2", "--tokens", "9"]));

@@ -76,15 +76,26 @@ pub fn read_targets(path: &Path, tokenizer: &Tokenizer, vocab_size: usize) -> Re
 /// # Errors
 /// The first line that is wrong, by its number, and a file without a target.
 pub fn parse_targets(text: &str, path: &Path, tokenizer: &Tokenizer, vocab_size: usize) -> Result<Vec<Labelled>> {
+    parse(text, path, Reader { tokenizer, vocab_size, role: Role::Target, names: HashSet::new(), odd: Vec::new() })
+}
+
+/// The prompts of a file in the form of [`parse_targets`]: their texts are tokenised as what is typed first.
+///
+/// # Errors
+/// As [`parse_targets`].
+pub fn parse_prompts(text: &str, path: &Path, tokenizer: &Tokenizer, vocab_size: usize) -> Result<Vec<Labelled>> {
+    parse(text, path, Reader { tokenizer, vocab_size, role: Role::Prompt, names: HashSet::new(), odd: Vec::new() })
+}
+
+fn parse(text: &str, path: &Path, mut reader: Reader) -> Result<Vec<Labelled>> {
     let name = quoted(&path.display().to_string());
     let plain = !text.trim_start().starts_with('{') || path.extension().is_some_and(|extension| extension == "txt");
-    let mut reader = Reader { tokenizer, vocab_size, names: HashSet::new(), odd: Vec::new() };
     let targets: Vec<Labelled> = if plain {
         reader.read_all(lines(text).map(|(n, line)| (n, Ok(Entry::plain(line)))), &format!("{name}, line"), "line", None)?
     } else if is_document(text) {
         let document: Document =
             serde_json::from_str(text).map_err(|error| Error::input(format!("{name} is no target file ({})", shown(&error))))?;
-        let bos = document.metadata.and_then(|metadata| tokenizer.token_id(&metadata.bos_token?));
+        let bos = document.metadata.and_then(|metadata| reader.tokenizer.token_id(&metadata.bos_token?));
         reader.read_all((1..).zip(document.samples.into_iter().map(Ok)), &format!("{name}, sample"), "sample", bos)?
     } else {
         let entries = lines(text).filter(|(_, line)| !line.trim().is_empty()).map(|(n, line)| (n, serde_json::from_str(line)));
@@ -125,10 +136,34 @@ impl Entry {
     }
 }
 
+/// What a file's entries are: they read otherwise behind a prompt than where a text begins.
+#[derive(Clone, Copy)]
+enum Role {
+    Target,
+    Prompt,
+}
+
+impl Role {
+    fn of_text(self, text: &str, tokenizer: &Tokenizer) -> Result<Target> {
+        match self {
+            Self::Target => Target::from_text(text, tokenizer),
+            Self::Prompt => Target::from_typed(text, tokenizer),
+        }
+    }
+
+    fn of_ids(self, ids: Vec<u32>, tokenizer: &Tokenizer) -> Target {
+        match self {
+            Self::Target => Target::from_ids(ids, tokenizer),
+            Self::Prompt => Target::new(tokenizer.decode(&ids), ids),
+        }
+    }
+}
+
 /// What a file's entries are checked against.
 struct Reader<'a> {
     tokenizer: &'a Tokenizer,
     vocab_size: usize,
+    role: Role,
     names: HashSet<String>,
     /// Targets whose ids do not spell their text.
     odd: Vec<String>,
@@ -156,7 +191,7 @@ impl Reader<'_> {
         let (id, bos) = (id.unwrap_or(number), own_bos.or(bos));
         let target = match (ids, text) {
             (Some(ids), text) => self.spelt(ids, text, &id)?,
-            (None, Some(text)) => Target::from_text(&text, self.tokenizer)?,
+            (None, Some(text)) => self.role.of_text(&text, self.tokenizer)?,
             (None, None) => return Err(Error::input("it has neither `text` nor `ids`; a target needs one of them")),
         };
         check_ids(bos.as_slice(), self.vocab_size)?;
@@ -172,7 +207,7 @@ impl Reader<'_> {
             return Err(Error::input("`ids` is empty; give at least one token"));
         }
         check_ids(&ids, self.vocab_size)?;
-        let target = Target::from_ids(ids, self.tokenizer);
+        let target = self.role.of_ids(ids, self.tokenizer);
         if text.is_some_and(|text| text != target.text) {
             self.odd.push(quoted(name));
         }

@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn what_is_reachable_is_what_the_model_writes() {
         with(tiny(), |maker| {
-            let prompt = crate::problem::targets::parse_targets("in the sand", "p".as_ref(), maker.tokenizer, 288).unwrap().remove(0);
+            let prompt = crate::problem::targets::parse_prompts("in the sand", "p".as_ref(), maker.tokenizer, 288).unwrap().remove(0);
             for bos in [None, Some(0)] {
                 let made = maker.make(&Wanted::Reachable { prompt: prompt.clone(), bos, tokens: 9 });
                 let typed: Vec<u32> = bos.into_iter().chain(prompt.target.ids.clone()).collect();

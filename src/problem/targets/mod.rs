@@ -5,5 +5,5 @@ mod file;
 mod make;
 
 pub use difficulty::{Likelihood, Recipe, draw, measure};
-pub use file::{Labelled, parse_targets, read_targets};
+pub use file::{Labelled, parse_prompts, parse_targets, read_targets};
 pub use make::{Maker, Record, Wanted};
