@@ -36,6 +36,13 @@ pub enum Baseline {
     None,
 }
 
+impl Baseline {
+    /// Whether it is a moving average.
+    pub fn averages(self) -> bool {
+        matches!(self, Self::Ema | Self::Shared)
+    }
+}
+
 impl Choice for Baseline {
     const ALL: &'static [(Self, &'static str, &'static str)] = &[
         (Self::Ema, "ema", "b ← βb + (1 − β) mean L after each step, at first the first mean: the paper's"),

@@ -89,7 +89,7 @@ impl Folder {
     pub fn save(&self, snapshot: &Snapshot) -> Result<()> {
         self.log.sync()?;
         let path = self.path.join(CHECKPOINT);
-        replace(&path, &encode(snapshot, &self.identity, self.log.last()))
+        replace(&path, &encode(snapshot, &self.identity, self.log.last(), &path)?)
     }
 
     /// Replaces `result.json`.
@@ -128,7 +128,7 @@ fn lock(folder: &Path) -> Result<File> {
     Ok(file)
 }
 
-fn encode(snapshot: &Snapshot, identity: &Value, last: Option<&Event>) -> Vec<u8> {
+fn encode(snapshot: &Snapshot, identity: &Value, last: Option<&Event>, path: &Path) -> Result<Vec<u8>> {
     let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let tensors: Vec<(&String, &Vec<usize>, Vec<u8>)> =
         snapshot.method.tensors.iter().map(|(name, (shape, values))| (name, shape, bytes(values))).collect();
@@ -150,7 +150,10 @@ fn encode(snapshot: &Snapshot, identity: &Value, last: Option<&Event>) -> Vec<u8
         ("event".to_owned(), event),
         ("fields".to_owned(), fields),
     ]);
-    safetensors::serialize(views, Some(metadata)).expect("names are unique")
+    safetensors::serialize(views, Some(metadata)).map_err(|error| {
+        let path = path.display();
+        Error::input(format!("`{path}` cannot hold the state of this search ({error}); search with a smaller batch or a shorter target"))
+    })
 }
 
 /// Names and shapes as a part of the checksum.

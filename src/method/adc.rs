@@ -23,14 +23,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::search::gcg::GCG;
-use super::search::{Scored, Search, SearchMethod, value};
+use super::search::{Scored, Search, SearchMethod, objective_value};
 use super::{Clock, HardPrompt, Method, Progress, State, wrong};
 use crate::noise::{Draws, Purpose};
 use crate::objective::{Goal, margin_key, objective_key};
 use crate::ops::{Matrix, TrackedBackend, wide};
 use crate::problem::Problem;
 use crate::setting::{Key, key, optional_whole, positive, real, whole};
-use crate::subject::Subject;
+use crate::subject::{Footprint, Subject};
 use crate::tensor::{host, norm};
 use crate::{Error, Result, interrupt};
 
@@ -58,9 +58,11 @@ impl Adc {
         Search { goal: self.goal, ..GCG }
     }
 
-    /// Prompts that are scored at once at most.
-    pub fn candidates(&self) -> usize {
-        self.gcg_after.map_or(self.samples, |_| self.samples.max(self.gcg().candidates()))
+    /// What the memory of a step goes by.
+    pub fn footprint(&self) -> Footprint {
+        let samples = self.samples;
+        let candidates = self.gcg_after.map_or(samples, |_| samples.max(self.gcg().candidates()));
+        Footprint { samples, candidates, dense: samples, ..Footprint::default() }
     }
 }
 
@@ -82,8 +84,9 @@ const NEW: f32 = 0.01;
 const MORE: usize = 5;
 /// What a kept entry has at least before a row is divided by its sum.
 const LEAST: f32 = 1e-6;
-/// Hard prompts that are remembered at most.
+/// Hard prompts that are remembered at most, and tokens of all of them.
 const MAX_KNOWN: usize = 4096;
+const MAX_KNOWN_TOKENS: usize = 1 << 20;
 
 /// ADC at work.
 pub struct AdcMethod {
@@ -166,7 +169,7 @@ impl AdcMethod {
         let objective = self.settings.goal.objective();
         let scores = subject.candidates(&prompts[0], &prompts, problem, objective).score(problem.target_tokens());
         let scored = prompts.into_iter().zip(scores);
-        let scored = scored.map(|(free, scores)| Scored { value: value(objective, &scores.losses, problem), free, scores });
+        let scored = scored.map(|(free, scores)| Scored { value: objective_value(objective, &scores.losses, problem), free, scores });
         let Some(best) = scored.min_by(|a, b| a.order(b, problem)) else { return };
         if self.at.best_of_all.as_ref().is_none_or(|before| best.order(before, problem).is_lt()) {
             self.at.best_of_all = Some(best.clone());
@@ -265,7 +268,7 @@ impl<B: TrackedBackend> Method<B> for AdcMethod {
         let gradient = subject.times_embedding(gradient);
         let gradient_norm = norm(gradient.clone());
         self.descend(&host(gradient), problem.prompt.allowed());
-        if self.at.known.len() > MAX_KNOWN {
+        if self.at.known.len() > MAX_KNOWN.min(MAX_KNOWN_TOKENS / n) {
             self.at.known.clear();
         }
         let prompts = self.hard_prompts(n, v, problem);
@@ -297,7 +300,7 @@ impl<B: TrackedBackend> Method<B> for AdcMethod {
             let gcg = self.gcg.insert(SearchMethod::new(self.settings.gcg()));
             return gcg.restore(State { fields, ..state }, subject, problem);
         }
-        self.at = state.fields()?;
+        *self = Self { at: state.fields()?, ..Self::new(self.settings) };
         let shape = [self.settings.samples * problem.prompt.tokens(), subject.vocab_size()];
         let mut take = |name: &str| state.take_values(name, shape);
         (self.rows, self.velocity) = (take("rows")?, take("velocity")?);
@@ -416,6 +419,10 @@ mod tests {
         resumed.step(&subject, &problem, clock(7)).unwrap();
         plus.step(&subject, &problem, clock(7)).unwrap();
         assert_eq!(Method::<B>::state(&resumed), Method::<B>::state(&plus));
+        // A step in which it handed over is left, as if it had not begun.
+        let before = Method::<B>::state(&adc);
+        Method::<B>::restore(&mut plus, Method::<B>::state(&adc), &subject, &problem).unwrap();
+        assert_eq!(Method::<B>::state(&plus), before);
     }
 
     #[test]

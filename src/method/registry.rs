@@ -281,8 +281,8 @@ impl Build for MethodSettings {
     fn footprint(&self) -> Footprint {
         match self {
             Self::Relaxed(row) => row.footprint(),
-            Self::Search(search) => Footprint { candidates: search.candidates(), ..Footprint::default() },
-            Self::Adc(adc) => Footprint { samples: adc.samples, candidates: adc.candidates(), ..Footprint::default() },
+            Self::Search(search) => search.footprint(),
+            Self::Adc(adc) => adc.footprint(),
             Self::Pez(_) | Self::Control(_) => Footprint::default(),
         }
     }

@@ -138,8 +138,8 @@ impl<B: TrackedBackend> Subject<B> {
         (passes.margins(), passes.value(), passes.gradient())
     }
 
-    /// The objective at one hard prompt under teacher forcing, and its gradient with respect to the embeddings of the free part, `[N, D]`,
-    /// by such products; in the gradient each target position counts for its emphasis, `[Σ M]`, where it has one.
+    /// The gradient of the objective at one hard prompt under teacher forcing with respect to the embeddings of the free part, `[N, D]`, by
+    /// such products; each target position counts for its emphasis, `[Σ M]`, where it has one.
     pub fn gradient(
         &self,
         free: &[u32],
@@ -147,10 +147,9 @@ impl<B: TrackedBackend> Subject<B> {
         objective: Objective,
         emphasis: Option<&[f32]>,
         products: Products,
-    ) -> (f64, Matrix<B>) {
+    ) -> Matrix<B> {
         let embedded = self.embed(&[free]).reshape([free.len(), self.plain.config().hidden_size]);
-        let passes = self.passes(Ask { emphasis, products, ..Ask::plain(objective) }, embedded, problem, &Fed::Target);
-        (passes.value(), passes.gradient())
+        self.passes(Ask { emphasis, products, ..Ask::plain(objective) }, embedded, problem, &Fed::Target).gradient()
     }
 
     /// A pass there and back for each example.
@@ -259,7 +258,7 @@ impl<B: TrackedBackend> Subject<B> {
 
     /// Groups of samples of so many positions to be computed side by side, and how many of them at once.
     pub(super) fn groups(&self, count: usize, positions: usize) -> (Vec<Range<usize>>, usize) {
-        let groups = Plain::<B>::groups(count * positions, SAMPLE_ROWS, self.max_rows).min(count);
+        let groups = group_count::<Plain<B>>(count, positions, self.max_rows);
         let samples = (0..groups).map(|group| group * count / groups..(group + 1) * count / groups);
         (samples.collect(), self.max_rows / (count.div_ceil(groups) * positions))
     }
@@ -276,6 +275,12 @@ impl<B: TrackedBackend> Subject<B> {
     }
 }
 
+/// Groups that samples of so many positions are divided into; none has more than `max_rows` rows, if one sample has not.
+fn group_count<B: Parallel>(samples: usize, positions: usize, max_rows: usize) -> usize {
+    let whole_samples = (max_rows / positions).max(1) * positions;
+    B::groups(samples * positions, SAMPLE_ROWS, whole_samples).min(samples)
+}
+
 /// How many numbers a row of a pass keeps for the backward pass, in all layers.
 pub(super) fn trace_numbers(config: &LlamaConfig) -> usize {
     let before_norm = if config.query_key_norm { config.num_attention_heads + config.num_key_value_heads } else { 0 };
@@ -283,15 +288,26 @@ pub(super) fn trace_numbers(config: &LlamaConfig) -> usize {
     config.num_hidden_layers * (2 * config.hidden_size + heads + 2 * config.intermediate_size)
 }
 
-/// As many rows of [`trace_numbers`] as `samples` samples keep of so many positions each, M of them the target's. Where distributions are
-/// fed that is, besides the positions, the keys and values of all positions so far once for each of M tokens, in the cache and in
-/// the heads that looked at them, and each token's logits and noise.
-pub(super) fn rows_kept(config: &LlamaConfig, feeding: Feeding, samples: usize, positions: usize, m: usize) -> usize {
+/// As many rows of [`trace_numbers`] as `samples` samples keep at once where memory sets a limit of `max_rows`: at least those of one group.
+/// `positions` are those of a sample without the fixed tokens before the free ones, and with them; M of them are the target's. Where
+/// distributions are fed they keep, besides the positions, the keys and values of all positions so far once for each of M tokens, in the cache
+/// and in the heads that looked at them, and each token's logits and noise.
+pub(super) fn rows_kept<B: Kernels>(
+    config: &LlamaConfig,
+    feeding: Feeding,
+    samples: usize,
+    [own, positions]: [usize; 2],
+    m: usize,
+    max_rows: usize,
+) -> usize {
     let heads = config.num_key_value_heads * config.head_dim;
     let fed_back = m * (4 * config.num_hidden_layers * positions * heads + 2 * config.vocab_size);
+    let groups = group_count::<B>(samples, own, max_rows);
+    let group = samples.div_ceil(groups) * own;
+    let forced = group * B::at_once().min(groups).min((max_rows / group).max(1));
     match feeding {
-        Feeding::Forced => SAMPLE_ROWS.max(positions),
-        Feeding::Free(Feedback::Hard) => SAMPLE_ROWS.max(TOGETHER.min(samples) * positions),
+        Feeding::Forced => forced,
+        Feeding::Free(Feedback::Hard) => forced.max(TOGETHER.min(samples) * positions),
         Feeding::Free(_) => TOGETHER.min(samples) * (2 * positions + fed_back.div_ceil(trace_numbers(config))),
     }
 }
@@ -427,6 +443,24 @@ mod tests {
         );
         let (logits, temperature) = B::soft_embedding_backward(&prompt, soft, gradient);
         [host(logits), host(temperature)]
+    }
+
+    /// What a pass keeps is counted by the groups that it is made of.
+    #[test]
+    fn rows_are_those_of_the_groups_at_work() {
+        let config = tiny().config.clone();
+        let rows = |samples, positions, max_rows| rows_kept::<Flex>(&config, Feeding::Forced, samples, [positions; 2], 20, max_rows);
+        let threads = rayon::current_num_threads();
+        // 792 rows are four groups of two samples.
+        assert_eq!((rows(8, 99, 1), rows(8, 99, usize::MAX)), (198, 198 * threads.min(4)));
+        assert_eq!((rows(1, 300, 1), rows(1, 300, usize::MAX)), (300, 300));
+        // One after the other, as a GPU does.
+        struct OneByOne;
+        impl Parallel for OneByOne {}
+        for (samples, positions, max_rows) in [(3, 100, 160), (8, 99, 250), (5, 7, 1)] {
+            let groups = group_count::<OneByOne>(samples, positions, max_rows);
+            assert!(samples.div_ceil(groups) * positions <= max_rows.max(positions));
+        }
     }
 
     /// ‖found − expected‖ / ‖expected‖ is within `bound`, and the type shows.

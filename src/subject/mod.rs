@@ -55,11 +55,13 @@ pub struct Footprint {
     pub feeding: Feeding,
     /// Prompts whose keys and values are held while they are scored.
     pub candidates: usize,
+    /// Prompts kept as rows as wide as the vocabulary besides Z, with momentum, gradient and copies of them.
+    pub dense: usize,
 }
 
 impl Default for Footprint {
     fn default() -> Self {
-        Self { samples: 1, feeding: Feeding::Forced, candidates: 0 }
+        Self { samples: 1, feeding: Feeding::Forced, candidates: 0, dense: 0 }
     }
 }
 
@@ -91,28 +93,30 @@ impl<B: TrackedBackend> Subject<B> {
     /// # Errors
     /// That is too little for the fewest samples that are computed at once.
     pub fn within(mut self, mib: Option<u64>, problem: &Problem, footprint: Footprint) -> Result<Self> {
-        let Footprint { samples, feeding, candidates } = footprint;
+        let Footprint { samples, feeding, candidates, dense } = footprint;
         let (config, width) = (self.plain.config(), self.plain.dtype().size());
         let m = problem.target_lengths().max().unwrap_or(0);
-        let rows = rows_kept(config, feeding, samples, problem.longest(), m);
+        let own =
+            problem.examples.iter().map(|example| example.positions() - example.head().len() + example.target.ids.len()).max().unwrap_or(0);
+        let rows = |max_rows| rows_kept::<Plain<B>>(config, feeding, samples, [own, problem.longest()], m, max_rows);
         let row = width * trace_numbers(config);
         let (n, v, d) = (problem.prompt.tokens(), config.vocab_size, config.hidden_size);
         // The soft prompts of all samples: p of some columns, its product with W_E, e, and both gradients of e.
         let soft = 4 * samples * n * (v.min(2048) + 4 * d);
         // Old and new Z and its moments, its gradient, and buffers as wide as the vocabulary.
-        let step = 4 * 7 * n * v + soft + (128 << 20);
+        let step = 4 * (7 + 6 * dense) * n * v + soft + (128 << 20);
         // Of every candidate the keys and values of all positions, as if they shared none.
         let heads = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
         let step = step + width * candidates * problem.longest() * heads;
         let Some(mib) = mib else {
             // The weights are there already, and what is computed at once must not depend on what else the machine does.
             if memory::is_on_cpu::<Plain<B>>(&self.device()) {
-                memory::require((step + rows * row) as u64, "a step on this prompt")?;
+                memory::require((step + rows(usize::MAX) * row) as u64, "a step on this prompt")?;
             }
             return Ok(self);
         };
         let fixed = step + width * config.parameters();
-        memory::keep_within(mib, (fixed + rows * row) as u64, "this model and prompt need")?;
+        memory::keep_within(mib, (fixed + rows(1) * row) as u64, "this model and prompt need")?;
         self.max_rows = (((mib << 20) as usize - fixed) / row).max(1);
         Ok(self)
     }

@@ -42,7 +42,8 @@ impl<B: TrackedBackend> RelaxedMethod<B> {
     }
 
     /// Starts at given Z `[N, V]` and Φ, `[N, 1]` or `[1, 1]`.
-    pub fn set(&mut self, z: Matrix<B>, phi: Option<Matrix<B>>) {
+    #[cfg(test)]
+    pub(crate) fn set(&mut self, z: Matrix<B>, phi: Option<Matrix<B>>) {
         self.begin(Variables::new(z, phi));
     }
 

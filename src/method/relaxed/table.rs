@@ -101,7 +101,10 @@ pub const KEYS: &[Key<TableRow>] = &[
         Feeding::Forced => None,
     }),
     key("baseline", "What is subtracted from a sample's loss", |row| reinforce(row, |settings| choice(&mut settings.baseline))),
-    key("baseline_beta", "Beta of the moving average", |row| reinforce(row, |settings| real(&mut settings.beta, 0.0..=1.0))),
+    key("baseline_beta", "Beta of the moving average", |row| match &mut row.estimator {
+        EstimatorKind::Reinforce(settings) if settings.baseline.averages() => Some(real(&mut settings.beta, 0.0..=1.0)),
+        _ => None,
+    }),
     key("reward_scale", "What the gradient is multiplied by", |row| reinforce(row, |settings| positive(&mut settings.reward_scale))),
     key("lambda", "Temperature of the control variate, or `none`: the one of least variance among 0.1, 0.3, 1, 3 and 10", |row| {
         rebar(row, |settings| optional_real(&mut settings.lambda, 1e-3..=1e3))

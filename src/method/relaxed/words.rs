@@ -36,7 +36,8 @@ fn estimator(estimator: EstimatorKind) -> String {
     match estimator {
         EstimatorKind::GumbelSoftmax(_) => "Gumbel-softmax".to_owned(),
         EstimatorKind::Softmax => "none".to_owned(),
-        EstimatorKind::Reinforce(it) => format!("REINFORCE, {} baseline, beta {}", name(&it.baseline), it.beta),
+        EstimatorKind::Reinforce(it) if it.baseline.averages() => format!("REINFORCE, {} baseline, beta {}", name(&it.baseline), it.beta),
+        EstimatorKind::Reinforce(it) => format!("REINFORCE, {} baseline", name(&it.baseline)),
         EstimatorKind::StraightThrough(it) if it.draw_again => "straight-through, drawn again".to_owned(),
         EstimatorKind::StraightThrough(_) => "straight-through Gumbel-softmax".to_owned(),
         EstimatorKind::Rebar(it) => format!("REBAR, {}", lambda(it)),

@@ -31,7 +31,7 @@ fn follows_pytorch(name: &str, search: Search) {
     } else {
         // The fixture knows nothing of readable words.
         let scores = subject.target_scores(&[&first], &problem, search.goal.objective()).remove(0);
-        method.at.current = Scored { value: value(search.goal.objective(), &scores.losses, &problem), free: first, scores };
+        method.at.current = Scored { value: objective_value(search.goal.objective(), &scores.losses, &problem), free: first, scores };
     }
     for (step, (prompt, loss)) in prompts.iter().zip(values).enumerate() {
         let mut draws = Draws::new(clock(step as u32).stream(Purpose::SearchDraws));
@@ -40,7 +40,7 @@ fn follows_pytorch(name: &str, search: Search) {
         assert_eq!(batch, ids(&format!("{step}.candidates")), "{name}, step {step}");
         let losses = golden.doubles(&format!("{name}.{step}.losses"));
         for (scores, loss) in subject.target_scores(&batch, &problem, search.goal.objective()).iter().zip(losses) {
-            let found = f64::from(value(search.goal.objective(), &scores.losses, &problem));
+            let found = f64::from(objective_value(search.goal.objective(), &scores.losses, &problem));
             assert!((found - loss).abs() < 1e-4, "{name}, step {step}: {found} {loss}");
         }
         let progress = method.step(&subject, &problem, clock(step as u32)).unwrap();

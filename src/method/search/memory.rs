@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::Scored;
 use crate::ops::Products;
 
-/// Candidates remembered before a step at most.
+/// Candidates remembered before a step at most, and numbers in all of them: a checkpoint holds no 100 MB of text.
 const MAX_ENTRIES: usize = 4096;
+const MAX_NUMBERS: usize = 1 << 20;
 
 /// What is known of a candidate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,9 +58,9 @@ impl Memory {
         entries
     }
 
-    /// Forgets all before another batch where there is much: a run state must stay small.
-    pub fn make_room(&mut self) {
-        if self.0.len() > MAX_ENTRIES {
+    /// Forgets all before another batch where there is much, of so many numbers each: a run state must stay small.
+    pub fn make_room(&mut self, numbers: usize) {
+        if self.0.len() > MAX_ENTRIES.min(MAX_NUMBERS / numbers) {
             self.clear();
         }
     }
@@ -88,6 +89,25 @@ impl Memory {
             Known::Whole(scored) => Some((scored, Products::Full)),
             Known::Rough(scored) => Some((scored, Products::Rough)),
             Known::AtLeast(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_targets_leave_room_for_fewer_candidates() {
+        for (numbers, held) in [(60, 4096), (1400, 748)] {
+            let mut memory = Memory::default();
+            for token in 0..=held {
+                memory.make_room(numbers);
+                memory.insert(vec![token], Known::AtLeast(1.0));
+            }
+            assert_eq!(memory.0.len(), held as usize + 1);
+            memory.make_room(numbers);
+            assert!(memory.0.is_empty());
         }
     }
 }

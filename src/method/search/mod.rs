@@ -1,6 +1,6 @@
 //! Searches on hard tokens: propose candidates near the current prompt, score them exactly, move.
 //!
-//! A search is a value, [`Search`]: proposal × moves × objective × acceptance × schedule. The prompt it keeps can always be typed: a
+//! A search is a value, [`Search`]: start × proposal × objective × acceptance × schedule × sets. The prompt it keeps can always be typed: a
 //! candidate that does not survive decode → encode in every example is dropped before it costs anything.
 
 mod acceptance;
@@ -33,7 +33,7 @@ use crate::objective::{Goal, Objective, margin_key, objective_key};
 use crate::ops::{Kernels, Products, TrackedBackend};
 use crate::problem::Problem;
 use crate::setting::{Key, choice, key, optional_real, real, switch, whole};
-use crate::subject::{Subject, TargetScores};
+use crate::subject::{Footprint, Subject, TargetScores};
 
 pub use acceptance::Acceptance;
 pub use linear::Visit;
@@ -118,7 +118,7 @@ pub const KEYS: &[Key<Search>] = &[
             _ => None,
         }
     }),
-    key("sets", "Sets of swaps that a step tries, for each candidate of its batch", |search| {
+    key("sets", "Sets of swaps that a step tries, for each candidate of its batch; at most 48 times set_size - 1", |search| {
         search.sets.as_mut().map(|sets| real(&mut sets.share, 0.0..=100.0))
     }),
     key("set_size", "Swaps of a set at most", |search| search.sets.as_mut().map(|sets| whole(&mut sets.largest, 2..=16))),
@@ -127,7 +127,7 @@ pub const KEYS: &[Key<Search>] = &[
     }),
     key(
         "rough",
-        "Rank and score candidates in bf16 where that is faster, and those that nearly lead to the target once more in full",
+        "Rank and score candidates in bf16 where that is faster (not averaged gradients, that of fluency, and the last product of cross-entropies), and those that nearly lead to the target once more in full",
         |search| Some(switch(&mut search.rough)),
     ),
     key("batch", "Candidates of a step while progress is easy", |search| Some(whole(&mut search.schedule.batch, 1..=65_536))),
@@ -154,10 +154,10 @@ impl Search {
     }
 
     /// What a prompt with these losses at its target positions and this −ln p is worth: the objective and, where it counts, its fluency; from
-    /// the first target positions a lower bound. What overflows is as bad as can be: saved states have no other numbers.
+    /// the first target positions a lower bound.
     fn value(&self, losses: &[f32], nll: f32, problem: &Problem) -> f32 {
-        let objective = value(self.goal.objective(), losses, problem);
-        self.fluency().map_or(objective, |weight| objective + weight as f32 * nll).min(f32::MAX)
+        let objective = objective_value(self.goal.objective(), losses, problem);
+        self.fluency().map_or(objective, |weight| (objective + weight as f32 * nll).min(f32::MAX))
     }
 
     /// A prompt of N free tokens with its scores, at a start: nothing has been missed yet.
@@ -169,8 +169,14 @@ impl Search {
     pub fn candidates(&self) -> usize {
         let Schedule { batch, growth } = self.schedule;
         let batch = growth.map_or(batch, |growth| growth.batch_max);
-        let sets = self.sets.map_or(0.0, |sets| sets.share * batch as f64);
-        [batch, sets as usize, self.start.others_count(), self.acceptance.starts() as usize].into_iter().max().unwrap_or(0)
+        let sets = self.sets.map_or(0, |sets| sets.count(batch));
+        [batch, sets, self.start.others_count(), self.acceptance.starts() as usize].into_iter().max().unwrap_or(0)
+    }
+
+    /// What the memory of a step goes by.
+    pub fn footprint(&self) -> Footprint {
+        let averages = matches!(self.proposal, Proposal::Best { averaged: true, .. });
+        Footprint { samples: if averages { self.schedule.batch } else { 1 }, candidates: self.candidates(), ..Footprint::default() }
     }
 
     /// Refuses settings that contradict each other, in a sentence's words.
@@ -178,7 +184,7 @@ impl Search {
     /// # Errors
     /// What contradicts what.
     pub fn check(&self) -> Result<(), String> {
-        let by_position = self.emphasis.unwrap_or(0.0) > 0.0 || self.sets.is_some_and(|sets| sets.share > 0.0);
+        let by_position = self.emphasis.unwrap_or(0.0) > 0.0 || self.sets.is_some_and(|sets| sets.are_tried());
         if by_position && !self.goal.objective().adds_up() {
             return Err("`emphasis` and `sets` add up target positions, which `mellowmax` does not: set both to 0".into());
         }
@@ -253,9 +259,10 @@ impl Scored {
     }
 }
 
-/// The objective of a prompt by the losses at its target positions, or by the first of them a lower bound of it.
-pub(super) fn value(objective: Objective, losses: &[f32], problem: &Problem) -> f32 {
-    objective.of_prompt(losses, problem.target_lengths())
+/// The objective of a prompt by the losses at its target positions, or by the first of them a lower bound of it. What overflows is as bad as
+/// can be: saved states have no other numbers.
+pub(super) fn objective_value(objective: Objective, losses: &[f32], problem: &Problem) -> f32 {
+    objective.of_prompt(losses, problem.target_lengths()).min(f32::MAX)
 }
 
 impl SearchMethod {

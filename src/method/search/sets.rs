@@ -19,6 +19,18 @@ pub struct Sets {
     pub kept: u32,
 }
 
+impl Sets {
+    /// Whether any are tried.
+    pub fn are_tried(&self) -> bool {
+        self.share > 0.0
+    }
+
+    /// Sets that follow a batch of so many swaps at most.
+    pub fn count(&self, batch: usize) -> usize {
+        ((batch as f64 * self.share) as usize).min(BEAM * (self.largest - 1))
+    }
+}
+
 /// Measured changes at most, the newest.
 const MAX_EFFECTS: usize = 512;
 /// Sets of each size that larger ones are made from.

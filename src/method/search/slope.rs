@@ -24,7 +24,7 @@ impl Search {
         subject: &Subject<B>,
         problem: &Problem,
     ) -> Slope<B> {
-        let (_, gradient) = subject.gradient(free, problem, self.goal.objective(), emphasis, self.products::<B::InnerBackend>());
+        let gradient = subject.gradient(free, problem, self.goal.objective(), emphasis, self.products::<B::InnerBackend>());
         Slope { gradient, direct: None }.and(self.fluency_slope(&[free.to_vec()], subject, problem))
     }
 

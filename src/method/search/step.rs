@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::memory::Known;
 use super::proposal::{Proposal, Tokens};
-use super::sets::{Aim, Sets};
+use super::sets::Aim;
 use super::start::random_prompt;
 use super::{Clock, Progress, RunState, Scored, SearchMethod};
 use crate::Result;
@@ -59,7 +59,7 @@ impl SearchMethod {
     }
 
     fn progress(&self, gradient_norm: Option<f32>, problem: &Problem) -> Progress {
-        let value = self.value(&self.at.current, problem);
+        let value = self.plain_value(&self.at.current, problem);
         Progress {
             objective: if value < f32::MAX { value } else { f32::NAN },
             gradient_norm,
@@ -88,8 +88,12 @@ impl SearchMethod {
     /// Goes on from the best of some prompts, the start with this number, and from nothing else; one that leads to the targets comes before
     /// all others.
     pub(super) fn begin_at<B: TrackedBackend>(&mut self, prompts: &[Vec<u32>], number: u32, subject: &Subject<B>, problem: &Problem) {
-        let candidates = subject.candidates(&prompts[0], prompts, problem, self.search.goal.objective());
-        let scores = candidates.reading(self.search.fluency().is_some()).score(problem.target_tokens());
+        let score = |prompts: &[Vec<u32>]| {
+            let candidates = subject.candidates(&prompts[0], prompts, problem, self.search.goal.objective());
+            candidates.reading(self.search.fluency().is_some()).score(problem.target_tokens())
+        };
+        // No more at once than a step scores: there may be as many as the prompt has tokens.
+        let scores = prompts.chunks(self.search.candidates().max(1)).flat_map(score);
         let scored = prompts.iter().zip(scores).map(|(free, scores)| self.search.scored(free.clone(), scores, problem));
         let start = scored.min_by(|a, b| a.order(b, problem)).expect("a search has a start");
         let pace = self.search.schedule.fresh();
@@ -142,15 +146,11 @@ impl SearchMethod {
 
     /// Sets of swaps whose measured changes add up to less than `bound`, in proportion to the `batch` swaps that were tried before.
     pub(super) fn sets(&self, bound: f32, batch: usize, problem: &Problem) -> Vec<Vec<u32>> {
-        let Some(Sets { share, largest, .. }) = self.search.sets else { return Vec::new() };
-        let count = (batch as f64 * share) as usize;
-        if count == 0 {
-            return Vec::new();
-        }
+        let Some(sets) = self.search.sets.filter(|sets| sets.count(batch) > 0) else { return Vec::new() };
         let aim = Aim::new(&self.search, &self.at.current, self.weights(problem));
-        let sets = self.effects.sets(largest, &aim).into_iter().take_while(|(value, _)| *value < bound).map(|(_, free)| free);
-        let new = sets.filter(|free| !self.memory.holds(free) && problem.admits(free));
-        new.take(count).collect()
+        let below = self.effects.sets(sets.largest, &aim).into_iter().take_while(|(value, _)| *value < bound).map(|(_, free)| free);
+        let new = below.filter(|free| !self.memory.holds(free) && problem.admits(free));
+        new.take(sets.count(batch)).collect()
     }
 
     /// The best of a batch if its objective is below `bound`; one that leads to the targets before all others, however narrowly it does,
@@ -163,7 +163,7 @@ impl SearchMethod {
         subject: &Subject<B>,
         problem: &Problem,
     ) -> Option<Scored> {
-        self.memory.make_room();
+        self.memory.make_room(problem.prompt.tokens() + 2 * problem.target_tokens());
         let mut seen = HashSet::new();
         let open: Vec<Vec<u32>> = batch.iter().filter(|free| self.memory.is_open(free, bound) && seen.insert(*free)).cloned().collect();
         self.score(bound, &open, parts, self.search.products::<B::InnerBackend>(), subject, problem);
@@ -212,7 +212,7 @@ impl SearchMethod {
             kept = still.into_iter().map(|(candidate, _)| candidate).collect();
         }
         for candidate in kept {
-            if self.search.sets.is_some() {
+            if self.search.sets.is_some_and(|sets| sets.are_tried()) {
                 self.effects.measure(objective, &self.at.current, &candidate);
             }
             self.memory.insert(candidate.free.clone(), Known::whole(candidate, products));
@@ -245,7 +245,7 @@ impl SearchMethod {
 
     /// Makes a candidate the current prompt.
     fn take(&mut self, candidate: Scored, problem: &Problem) {
-        let plain = Scored { value: self.value(&candidate, problem), ..candidate.clone() };
+        let plain = Scored { value: self.plain_value(&candidate, problem), ..candidate.clone() };
         if plain.order(&self.at.best, problem).is_lt() {
             self.at.best = plain;
             self.at.pace = self.search.schedule.fresh();
@@ -254,7 +254,7 @@ impl SearchMethod {
     }
 
     /// What a prompt is worth without emphasis.
-    pub(super) fn value(&self, prompt: &Scored, problem: &Problem) -> f32 {
+    pub(super) fn plain_value(&self, prompt: &Scored, problem: &Problem) -> f32 {
         self.search.value(&prompt.scores.losses, prompt.scores.nll, problem)
     }
 

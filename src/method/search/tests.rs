@@ -86,7 +86,7 @@ fn what_is_held_can_be_typed<B: TrackedBackend>() {
             let scores = subject.target_scores(&[&prompt.free], &problem, search.goal.objective()).remove(0);
             let difference = largest_difference(&scores.margins, prompt.margins.as_ref().unwrap());
             assert!(difference < 1e-4, "{difference}");
-            assert!((progress.objective - value(search.goal.objective(), &scores.losses, &problem)).abs() < 1e-3);
+            assert!((progress.objective - objective_value(search.goal.objective(), &scores.losses, &problem)).abs() < 1e-3);
         }
     }
 }
@@ -203,7 +203,7 @@ fn the_best_of_given_prompts_is_the_start<B: TrackedBackend>() {
     let values: Vec<f32> = subject
         .target_scores(&prompts, &problem, snap().goal.objective())
         .iter()
-        .map(|scores| value(snap().goal.objective(), &scores.losses, &problem))
+        .map(|scores| objective_value(snap().goal.objective(), &scores.losses, &problem))
         .collect();
     let lowest = values.iter().copied().fold(f32::INFINITY, f32::min);
     method.begin_at(&prompts, 0, &subject, &problem);
@@ -243,10 +243,10 @@ fn fluency_is_minimised_too<B: TrackedBackend>() {
             let progress = method.step(&subject, &problem, clock(3, step)).unwrap();
             let free = [&method.at.current.free];
             let scores = subject.target_scores(&free, &problem, search.goal.objective()).remove(0);
-            let expected = value(search.goal.objective(), &scores.losses, &problem) + 0.8 * subject.nll(&free, &problem)[0];
+            let expected = objective_value(search.goal.objective(), &scores.losses, &problem) + 0.8 * subject.nll(&free, &problem)[0];
             assert!((progress.objective - expected).abs() < 1e-3, "{} {expected}", progress.objective);
         }
-        assert!(first > 0.0 && method.at.best.value <= method.value(&method.at.current, &problem) + 1e-6);
+        assert!(first > 0.0 && method.at.best.value <= method.plain_value(&method.at.current, &problem) + 1e-6);
     }
 }
 
@@ -351,7 +351,7 @@ fn it_begins_at_the_best_paraphrase<B: TrackedBackend>() {
     let problem = problem(&subject, 4);
     let objective = snap().goal.objective();
     let worth = |all: &[Vec<u32>]| -> Vec<f32> {
-        subject.target_scores(all, &problem, objective).iter().map(|scores| value(objective, &scores.losses, &problem)).collect()
+        subject.target_scores(all, &problem, objective).iter().map(|scores| objective_value(objective, &scores.losses, &problem)).collect()
     };
     let search = Search { start: Start::Paraphrase(64), ..snap() };
     let mut method = started(search, 6, &subject, &problem);
@@ -416,7 +416,7 @@ fn gcg_begins_and_goes_on_as_its_buffer_says<B: TrackedBackend>() {
     let others = (1..8).map(|number| random_prompt(&problem, clock(4, 0), number).unwrap());
     let starts: Vec<Vec<u32>> = std::iter::once(first(0, 4, &problem).free).chain(others).collect();
     let scores = subject.target_scores(&starts, &problem, GCG.goal.objective());
-    let best = scores.iter().map(|scores| value(GCG.goal.objective(), &scores.losses, &problem)).fold(f32::INFINITY, f32::min);
+    let best = scores.iter().map(|scores| objective_value(GCG.goal.objective(), &scores.losses, &problem)).fold(f32::INFINITY, f32::min);
     assert_eq!(first(1, 4, &problem).free, starts[0]);
     assert!((first(8, 4, &problem).value - best).abs() < 1e-4);
     for buffer_size in [0, 2] {
@@ -529,7 +529,7 @@ fn several_examples_share_a_prompt<B: TrackedBackend>() {
         let mut best = method.at.current.value;
         for step in 0..8 {
             let emphasis = method.emphasis(&both);
-            let (_, gradient) = subject.gradient(&method.at.current.free, &both, objective, Some(&emphasis), Products::Full);
+            let gradient = subject.gradient(&method.at.current.free, &both, objective, Some(&emphasis), Products::Full);
             let progress = method.step(&subject, &both, clock(3, step)).unwrap();
             assert!((progress.gradient_norm.unwrap() - norm(gradient)).abs() < 1e-4, "{goal:?}: {progress:?}");
             let (current, mut sum) = (&method.at.current, 0.0);
@@ -537,7 +537,7 @@ fn several_examples_share_a_prompt<B: TrackedBackend>() {
             assert_eq!(current.scores.margins.len(), 5);
             for example in &both.examples {
                 let one = Problem { examples: vec![example.clone()], ..both.clone() };
-                sum += value(objective, &subject.target_scores(&[&current.free], &one, objective)[0].losses, &one);
+                sum += objective_value(objective, &subject.target_scores(&[&current.free], &one, objective)[0].losses, &one);
             }
             assert!((progress.objective - sum / 2.0).abs() < 1e-4, "{goal:?}: {progress:?} {sum}");
             best = best.min(progress.objective);
@@ -546,7 +546,7 @@ fn several_examples_share_a_prompt<B: TrackedBackend>() {
             let emphasised: f32 = current.scores.losses.iter().zip(method.weights(&both)).map(|(loss, weight)| loss * weight).sum();
             assert!((current.value - emphasised).abs() < 1e-4, "{goal:?}: {} {emphasised}", current.value);
         }
-        assert!(method.at.current.value > method.value(&method.at.current, &both), "something was missed");
+        assert!(method.at.current.value > method.plain_value(&method.at.current, &both), "something was missed");
         let mut resumed = SearchMethod::new(method.search);
         Method::<B>::restore(&mut resumed, Method::<B>::state(&method), &subject, &both).unwrap();
         resumed.step(&subject, &both, clock(3, 8)).unwrap();
@@ -565,7 +565,7 @@ fn emphasis_weighs_the_gradients_of_the_positions<B: TrackedBackend>() {
     let problem = Problem::with_examples(options, examples, subject.tokenizer(), subject.vocab_size()).unwrap();
     let free = random_prompt(&problem, clock(3, 0), 0).unwrap();
     let objective = snap().goal.objective();
-    let gradient = |emphasis: &[f32]| host(subject.gradient(&free, &problem, objective, Some(emphasis), Products::Full).1);
+    let gradient = |emphasis: &[f32]| host(subject.gradient(&free, &problem, objective, Some(emphasis), Products::Full));
     let emphasis = [1.0, 2.5, 0.5, 3.0, 0.0];
     let mut expected = vec![0.0; gradient(&emphasis).len()];
     for (position, &weight) in emphasis.iter().enumerate() {
@@ -575,7 +575,7 @@ fn emphasis_weighs_the_gradients_of_the_positions<B: TrackedBackend>() {
     }
     let largest = expected.iter().fold(0.0f32, |largest, part| largest.max(part.abs()));
     assert!(largest > 0.0 && largest_difference(&gradient(&emphasis), &expected) < 1e-4 * largest);
-    let plain = host(subject.gradient(&free, &problem, objective, None, Products::Full).1);
+    let plain = host(subject.gradient(&free, &problem, objective, None, Products::Full));
     assert!(largest_difference(&gradient(&[1.0; 5]), &plain) < 1e-5 * largest);
 }
 
