@@ -12,7 +12,7 @@ use crate::distribution::{quantile, sorted};
 use crate::files::kilobytes;
 use crate::method::registry::{MethodName, MethodSettings};
 use crate::method::relaxed::TableRow;
-use crate::method::{Build, Clock, Method, Progress};
+use crate::method::{Build, Clock, Progress};
 use crate::model::{Llama, LlamaConfig, greedy};
 use crate::noise::{Draws, Purpose, Stream};
 use crate::objective::Objective;
@@ -72,18 +72,18 @@ pub struct StepBench {
     pub arithmetic: Arithmetic,
 }
 
-/// Times `rounds` steps after a first one. A relaxed method is described by its `row`.
+/// Times `rounds` steps of a method after a first one.
 ///
 /// # Errors
 /// Those of the method.
 pub fn step<B: TrackedBackend>(
     subject: &Subject<B>,
-    method: &mut dyn Method<B>,
+    settings: &MethodSettings,
     problem: &Problem,
     seed: u32,
     rounds: usize,
-    row: Option<TableRow>,
 ) -> Result<StepBench> {
+    let (mut method, row) = (settings.build::<B>(), settings.row());
     let clock = |step| Clock { seed, restart: 0, step };
     method.start(subject, problem, clock(0))?;
     let (mut losses, mut before) = (Vec::new(), Cost::default());
@@ -100,7 +100,7 @@ pub fn step<B: TrackedBackend>(
     let cross_entropy = row.is_some_and(|row| row.goal.objective() == Objective::CrossEntropy);
     let soft_rows = row.map_or(0, |row| soft_rows(&row, problem));
     let flops = flops(config, before, subject.cost(), cross_entropy) / rounds as f64 + 4.0 * (soft_rows * head(config)) as f64;
-    let rows = row.map_or(1, |row| row.samples) * (problem.longest() - 1);
+    let rows = settings.footprint().samples * (problem.longest() - 1);
     Ok(StepBench { seconds, losses, arithmetic: Arithmetic::of(flops, seconds, ceiling(subject.model(), rows)) })
 }
 

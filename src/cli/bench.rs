@@ -3,7 +3,7 @@
 use burn::tensor::backend::Backend;
 use serde_json::{Map, Value, json};
 
-use super::args::{Bench, BenchOptions, Cli};
+use super::args::{Bench, Cli};
 use super::session::Session;
 use crate::Result;
 use crate::backend::{self, BackendName, Choice, Dtype, Job};
@@ -22,8 +22,9 @@ use crate::ui::{Policy, print_result};
 #[inline]
 pub(super) fn run(cli: &Cli, what: &Bench, policy: Policy) -> Result<()> {
     let session = Session::open(cli, policy)?;
-    let config = session.model.config();
-    check_context(config, session.settings().prompt_tokens, what.options().target_tokens as usize)?;
+    if let Some(sizes) = what.sizes() {
+        check_context(session.model.config(), session.settings().prompt_tokens, sizes.target_tokens as usize)?;
+    }
     let choice = session.device()?;
     let device = choice.device.clone();
     let measured = backend::dispatch(&device, Measurement { session, what: what.clone(), choice, offline: cli.global.offline })?;
@@ -45,8 +46,7 @@ impl Job for Measurement {
     type Output = Result<Map<String, Value>>;
 
     fn run<B: TrackedBackend>(mut self, device: B::Device) -> Self::Output {
-        let options = self.what.options().clone();
-        let (m, rounds) = (options.target_tokens as usize, options.rounds as usize);
+        let (m, rounds) = (self.what.sizes().map_or(0, |sizes| sizes.target_tokens) as usize, self.what.rounds() as usize);
         let (seed, dtype, n) = {
             let settings = self.session.settings();
             (settings.seed, settings.dtype, settings.prompt_tokens)
@@ -78,15 +78,16 @@ impl Job for Measurement {
                 let subject = self.subject::<B>(&device, dtype)?;
                 json!(bench::score(&subject, &problem, seed, rounds, candidates as usize)?)
             }
-            Bench::Step(_) => {
+            Bench::Step { .. } => {
                 let problem = problem(&self.session, m)?;
                 let subject = self.subject::<B>(&device, dtype)?;
                 let settings = self.session.settings();
                 let method = settings.method_settings();
-                json!(bench::step(&subject, &mut *method.build::<B>(), &problem, seed, rounds, method.row())?)
+                let subject = subject.within(settings.max_memory, &problem, method.footprint())?;
+                json!(bench::step(&subject, method, &problem, seed, rounds)?)
             }
         };
-        Ok(self.circumstances(&options, measured))
+        Ok(self.circumstances(measured))
     }
 }
 
@@ -96,35 +97,29 @@ impl Measurement {
     }
 
     /// What was measured and where, before the figures.
-    fn circumstances(&self, options: &BenchOptions, measured: Value) -> Map<String, Value> {
+    fn circumstances(&self, measured: Value) -> Map<String, Value> {
         let settings = self.session.settings();
         let mut all = Map::new();
         let mut put = |name: &str, value: Value| drop(all.insert(name.into(), value));
         put("bench", self.what.name().into());
+        if let Bench::Step { .. } = self.what {
+            put("method", settings.method.to_string().into());
+        }
+        if let Some(sizes) = self.what.sizes() {
+            put("prompt_tokens", settings.prompt_tokens.into());
+            put("target_tokens", sizes.target_tokens.into());
+        }
         match self.what {
-            Bench::Step(_) => {
-                put("method", settings.method.to_string().into());
-                put("prompt_tokens", settings.prompt_tokens.into());
-                put("target_tokens", options.target_tokens.into());
-                put("samples", settings.method_settings().row().map_or(1, |row| row.samples).into());
-            }
-            Bench::Score { candidates, .. } => {
-                put("prompt_tokens", settings.prompt_tokens.into());
-                put("target_tokens", options.target_tokens.into());
-                put("candidates", candidates.into());
-            }
-            Bench::Generate(_) | Bench::Parity(_) => {
-                put("prompt_tokens", settings.prompt_tokens.into());
-                put("target_tokens", options.target_tokens.into());
-            }
-            Bench::Load(_) => (),
+            Bench::Step { .. } => put("samples", settings.method_settings().footprint().samples.into()),
+            Bench::Score { candidates, .. } => put("candidates", candidates.into()),
+            _ => (),
         }
         put("model_digest", self.session.model.identity().digest.into());
         put("backend", self.choice.device.backend.to_string().into());
         put("device", self.choice.device.name.clone().into());
         put("dtype", json!(settings.dtype));
         put("threads", rayon::current_num_threads().into());
-        put("rounds", options.rounds.into());
+        put("rounds", self.what.rounds().into());
         let on_cpu = matches!(self.choice.device.backend, BackendName::Flex | BackendName::Ndarray);
         put("peak_mib", json!(peak_mib().filter(|_| on_cpu)));
         if let Value::Object(measured) = measured {

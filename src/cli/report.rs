@@ -7,7 +7,7 @@ use crate::report::report;
 use crate::ui::{print_result, visible};
 
 pub(super) fn run(cli: &Cli, verb: &args::Report) -> Result<()> {
-    cli.flags_among(&[])?;
+    cli.no_settings()?;
     let written = report(&verb.inputs, &verb.folder())?;
     if cli.global.json {
         return print_result(&json(&written));

@@ -139,8 +139,13 @@ impl Plan {
             let problem = plan.problem(model, target)?;
             check_context(model.config(), problem.first().positions(), problem.target_tokens())?;
             for &seed in once(seeds) {
-                let unit =
-                    |&(estimator, row)| Unit { id: plan.id(estimator, &row, target, seed), estimator, target: target.clone(), seed, row };
+                let unit = |&(estimator, row)| Unit {
+                    id: plan.id(model, estimator, &row, target, seed),
+                    estimator,
+                    target: target.clone(),
+                    seed,
+                    row,
+                };
                 let units: Vec<Unit> = rows.iter().map(unit).collect();
                 plan.units.extend(units);
             }
@@ -169,7 +174,7 @@ impl Plan {
         })
     }
 
-    fn id(&self, estimator: Compared, row: &TableRow, target: &Labelled, seed: u32) -> String {
+    fn id(&self, model: &Model, estimator: Compared, row: &TableRow, target: &Labelled, seed: u32) -> String {
         let Options { prompt_tokens, prefix, suffix, bos, all_tokens, allow_special, allow_target_tokens, dtype, .. } = &self.options;
         let Protocol { every, bias_every, draws, .. } = self.protocol;
         let row = MethodSettings::Relaxed(*row);
@@ -185,8 +190,10 @@ impl Plan {
         let Options { forbid, ascii, words, end, chat, system, .. } = &self.options;
         let mut asked = json!({ "forbid": forbid, "ascii": ascii, "words": words, "end": end, "chat": chat, "system": system });
         drop_what_is_off(&mut asked);
-        content.as_object_mut().expect("an object").append(asked.as_object_mut().expect("an object"));
-        crate::files::hex(&Sha256::digest(content.to_string())[..16])
+        let content = content.as_object_mut().expect("an object");
+        content.append(asked.as_object_mut().expect("an object"));
+        content.extend(model.beside_weights(&self.options));
+        crate::files::hex(&Sha256::digest(json!(content).to_string())[..16])
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use burn::tensor::DType;
 use burn::tensor::backend::Backend;
+use serde_json::{Map, Value};
 
 use super::record::ModelIdentity;
 use crate::backend::{Dtype, memory};
@@ -156,11 +157,12 @@ impl Model {
         }
     }
 
-    /// Lets a chat template that writes the date write that of another moment, in seconds since 1970: of the run that goes on.
+    /// Lets a chat template that writes the date write that of another moment, in seconds since 1970: of the run that goes on. With none it
+    /// is the present one.
     ///
     /// # Errors
     /// The model has no usable chat template.
-    pub fn set_moment(&self, moment: i64) -> Result<()> {
+    pub fn set_moment(&self, moment: Option<i64>) -> Result<()> {
         self.template().map(|template| template.set_moment(moment))
     }
 
@@ -173,9 +175,12 @@ impl Model {
         Ok(self.template.get_or_init(|| read).clone())
     }
 
-    /// The digest of its chat template, where it has a usable one.
-    pub(crate) fn chat_digest(&self) -> Option<String> {
-        self.template().ok().map(|template| template.digest())
+    /// Digests of what decides a result by `options` too and may be edited beside the weights: the tokenizer, a chat's template. A model that
+    /// has none fails when the chat is rendered.
+    pub(crate) fn beside_weights(&self, options: &Options) -> Map<String, Value> {
+        let template = || self.template().ok().map(|template| template.digest());
+        let chat = options.chat.then(|| ("chat_template".to_owned(), template().into()));
+        std::iter::once(("tokenizer".to_owned(), self.tokenizer().digest().into())).chain(chat).collect()
     }
 
     /// Whether it has a chat template.

@@ -24,6 +24,11 @@ impl Chat {
         self.template.render(&messages)
     }
 
+    /// The moment whose date the template has written into chats, in seconds since 1970, where it has.
+    pub fn moment(&self) -> Option<i64> {
+        self.template.is_dated().then(|| self.template.moment())
+    }
+
     /// What stands before and behind the user's turn.
     ///
     /// # Errors

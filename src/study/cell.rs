@@ -29,7 +29,7 @@ const NO_SCIENCE: [&str; 3] = ["model", "device", "max_memory"];
 /// One inversion.
 #[derive(Debug, Clone)]
 pub struct Cell {
-    /// Of what decides the result: weights, target tokens, every setting, a chat's template, schema. Names, host and time are not in it.
+    /// Of what decides the result: weights, tokenizer, target tokens, every setting, a chat's template, schema. Names, host and time are not in it.
     pub id: String,
     /// Place of its model in the study.
     pub(super) model: usize,
@@ -100,10 +100,7 @@ impl Cell {
             "target_ids": self.target.target.ids,
             "settings": settings,
         });
-        if self.options.chat {
-            // It may be edited beside the weights. A model that has none fails when the cell is computed.
-            content["chat_template"] = model.chat_digest().into();
-        }
+        content.as_object_mut().expect("an object").extend(model.beside_weights(&self.options));
         let digest = Sha256::digest(canonical(&content));
         crate::files::hex(&digest)[..ID_LENGTH].to_owned()
     }

@@ -218,7 +218,7 @@ fn soft_scores(row: &TableRow, n: f64, m: f64) -> Work {
 fn candidates(search: &Search, n: f64, m: f64) -> Work {
     let batch = search.schedule.batch as f64 * if matches!(search.proposal, Proposal::Top { .. }) { SURVIVING } else { SCORED };
     // The first of the swaps of a set is nearer to the start.
-    let sets = batch * search.sets.map_or(0.0, |sets| sets.share);
+    let sets = search.sets.map_or(0, |sets| sets.count(batch.round() as usize)) as f64;
     let scored = Work { positions: batch * (n / 2.0 + m) + sets * (n * 0.75 + m), rows: (batch + sets) * m, ..Work::default() };
     let gradients = |prompts: f64| Work::forced(prompts, n, m) * 2.0;
     match search.proposal {

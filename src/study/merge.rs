@@ -7,8 +7,9 @@ use crate::backend::BackendName;
 use crate::{Error, Result, setting};
 
 /// What a clock, a path or a machine decides, `.` between a key and one within it.
-const NOT_SCIENCE: [&str; 16] = [
+const NOT_SCIENCE: [&str; 17] = [
     "provenance",
+    "moment",
     "cell.model",
     "inversion.model.spec",
     "inversion.backend",
@@ -123,7 +124,7 @@ mod tests {
     fn science_leaves_out_paths_and_clocks_and_keeps_the_order() {
         let record = json!({
             "cell": { "id": "a", "model": "/here" }, "trace": [{ "step": 1, "seconds": 3.0 }, { "step": 2, "seconds": 4.0 }],
-            "inversion": { "exact": true, "seconds": 1.0, "settings": { "seed": 1, "backend": "flex" } }, "provenance": {},
+            "inversion": { "exact": true, "seconds": 1.0, "settings": { "seed": 1, "backend": "flex" } }, "provenance": {}, "moment": 5,
         });
         let kept = r#"{"cell":{"id":"a"},"trace":[{"step":1},{"step":2}],"inversion":{"exact":true,"settings":{"seed":1}}}"#;
         assert_eq!(science(record).to_string(), kept);

@@ -86,9 +86,35 @@ fn an_id_is_of_what_decides_the_result() {
 fn ids_are_what_they_were() {
     let text = format!("models = [\"{TINY}\"]\nmethods = [\"echo\", \"gcg\"]\ntargets = {{ texts = [\" the\"] }}\nsteps = [1]\n");
     let study = open(&text).unwrap();
-    for (cell, id) in study.cells().iter().zip(["f108b873d77f1d76e0b8d01f9685d261", "0b3a40876bb16d8b03d4012b264aea35"]) {
+    for (cell, id) in study.cells().iter().zip(["0fefd8d13fc20ef44d370ce4ae583f0a", "1484fd0842bdb990b426c007360124e3"]) {
         assert_eq!(cell.id, id, "{}", cell.options.to_json());
     }
+}
+
+/// Runs that are measured too.
+#[test]
+fn what_lies_beside_the_weights_is_part_of_an_id() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(TINY).unwrap().map(|entry| entry.unwrap().path()) {
+        std::fs::copy(&file, folder.path().join(file.file_name().unwrap())).unwrap();
+    }
+    let copy = folder.path().display().to_string();
+    let ids = |model: &str, settings: &str| {
+        let rest =
+            format!("models = [\"{model}\"]\ntargets = {{ file = \"targets.jsonl\" }}\nsteps = [4]\nprompt_tokens = [2]\n{settings}");
+        ["methods = [\"dlmi\"]\n", "estimators = [\"stgs\"]\n"].map(|what| ids(&format!("{what}{rest}"))).concat()
+    };
+    let all_differ = |a: &[String], b: &[String]| a.iter().zip(b).all(|(a, b)| a != b);
+    let (plain, chat) = (ids(TINY, ""), "[settings]\nchat = true\n");
+    let with_template = |text: &str| {
+        std::fs::write(folder.path().join("chat_template.jinja"), text).unwrap();
+        ids(&copy, chat)
+    };
+    let [monday, tuesday] = ["On Monday: {{ messages[0].content }}", "On Tuesday: {{ messages[0].content }}"].map(with_template);
+    assert!(all_differ(&monday, &tuesday) && ids(&copy, "") == plain);
+    let tokenizer = folder.path().join("tokenizer.json");
+    std::fs::write(&tokenizer, std::fs::read_to_string(&tokenizer).unwrap() + "\n").unwrap();
+    assert!(all_differ(&ids(&copy, ""), &plain) && all_differ(&ids(&copy, chat), &tuesday));
 }
 
 #[test]

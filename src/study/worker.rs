@@ -16,11 +16,15 @@ use crate::gradients::{self, Line, LineFile, Plan, Unit, measure_run};
 use crate::invert::event::Event;
 use crate::invert::folder::Folder;
 use crate::invert::judge::Judged;
-use crate::invert::{Judge, Observer, Report, Scores, Snapshot, Stopped, Task};
+use crate::invert::{Judge, Model, Observer, Report, Scores, Snapshot, Stopped, Task};
 use crate::model::Llama;
 use crate::ops::TrackedBackend;
+use crate::problem::Chat;
 use crate::subject::Subject;
 use crate::{Error, Result};
+
+/// In the record of a cell whose chat template wrote the date: of which moment, in seconds since 1970.
+const MOMENT: &str = "moment";
 
 /// What became of a cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -183,8 +187,9 @@ impl<B: TrackedBackend> Worker<'_, B> {
     #[inline]
     fn ask_robust(&mut self, claim: &Claim, cell: &Cell, foreman: &dyn Foreman) -> Result<()> {
         let Some(mut record) = self.unasked(cell)? else { return Ok(()) };
-        let inversion = &mut record["inversion"];
         let model = &mut self.study.models[cell.model];
+        date(model, cell, record[MOMENT].as_i64())?;
+        let inversion = &mut record["inversion"];
         let problem = model.problem_of(cell.target.target.clone(), &cell.options)?;
         let (exact, free_text) = (inversion["exact"] == true, inversion["free_text"].as_str().unwrap_or_default());
         let told = model.robust_if_exact(exact, &problem, free_text, cell.options.max_memory, foreman.signal());
@@ -201,7 +206,9 @@ impl<B: TrackedBackend> Worker<'_, B> {
         let load_seconds = self.load(cell)?;
         let loaded = self.loaded.as_ref().expect("it was just loaded");
         let model = &mut self.study.models[cell.model];
+        date(model, cell, Folder::moment(&self.store.work(&cell.id)))?;
         let problem = model.problem_of(cell.target.target.clone(), &cell.options)?;
+        let moment = problem.prompt.options().chat.as_ref().and_then(Chat::moment);
         let task = Task::on(self.choice.clone(), model, problem, cell.options.clone())?.with_presets(cell.presets.clone());
         let (folder, snapshot) = begun(self.store, cell, &task)?;
         let mut watcher = Watcher { cell, folder, foreman };
@@ -218,6 +225,9 @@ impl<B: TrackedBackend> Worker<'_, B> {
             let means: Vec<Option<f64>> = events.iter().map(|event| event.temperature.map(|spread| spread.mean)).collect();
             found["temperature"] = printed(&means);
         }
+        if let Some(moment) = moment {
+            found[MOMENT] = moment.into();
+        }
         Ok((found, end))
     }
 
@@ -226,6 +236,7 @@ impl<B: TrackedBackend> Worker<'_, B> {
         self.load(cell)?;
         let loaded = self.loaded.as_ref().expect("it was just loaded");
         let model = &self.study.models[cell.model];
+        date(model, cell, None)?;
         let plan = cell.plan(model)?.expect("it is measured");
         let backend = self.choice.device.backend.as_str();
         let (file, lines) = measured(self.store, cell, &plan, backend)?;
@@ -268,6 +279,14 @@ fn telling(events: &[Event]) -> Vec<&Event> {
         gained || event.scores.is_some()
     };
     events.iter().filter(|event| tells(event)).collect()
+}
+
+/// Lets the date that a chat may hold be that on which its cell was begun: `moment`, the present one where it was not.
+///
+/// # Errors
+/// The model has no usable chat template.
+fn date(model: &Model, cell: &Cell, moment: Option<i64>) -> Result<()> {
+    if cell.options.chat { model.set_moment(moment) } else { Ok(()) }
 }
 
 /// The run folder of a cell, and how far it has come. What another backend or version began is begun again.

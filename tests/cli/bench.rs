@@ -43,7 +43,13 @@ fn every_method_has_steps() {
     for method in ["snap", "gcg", "arca", "autoprompt", "pez", "adc", "random", "echo", "floor"] {
         let measured = bench(&["step", "--method", method, "--prompt-tokens", "3", "--target-tokens", "4"]);
         sound(&measured);
-        assert_eq!(measured["method"], method);
+        // Prompts that a step goes back through.
+        let samples = match method {
+            "adc" => 8,
+            "arca" => 32,
+            _ => 1,
+        };
+        assert_eq!((&measured["method"], &measured["samples"]), (&method.into(), &samples.into()));
     }
 }
 
@@ -91,4 +97,8 @@ fn what_cannot_be_timed_is_refused() {
     refuses(tiny(["bench", "step", "--prompt-tokens", "4000"]).args(["--rounds", "1"]), 2, &["context"]);
     refuses(&mut tiny(["bench", "step", "--rounds", "0"]), 2, &["rounds"]);
     refuses(&mut tiny(["bench", "step", "--method", "none"]), 2, &["none"]);
+    refuses(&mut tiny(["bench", "step", "--set", "max_memory=1"]), 2, &["MiB"]);
+    // What would change nothing.
+    refuses(&mut tiny(["bench", "generate", "--samples", "2"]), 2, &["--samples"]);
+    refuses(&mut tiny(["bench", "load", "--prompt-tokens", "4000"]), 2, &["--prompt-tokens"]);
 }

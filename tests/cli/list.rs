@@ -152,6 +152,23 @@ fn an_interrupted_list_ends_with_what_there_is() {
     }
 }
 
+/// So does a search of a count.
+#[test]
+#[cfg(unix)]
+fn an_interrupted_count_ends_with_what_there_is() {
+    let out = folder();
+    let flags = ["invert", OUT_OF_REACH, "--count", "2", "--json", "--steps", "1000000", "--out"];
+    let mut command = child(["-q", "--model", TINY, "--backend", "flex"]);
+    let child = command.args(flags).arg(out.path()).stdout(Stdio::piped()).spawn().expect("the program starts");
+    let events = || fs::read_dir(out.path().join("work")).ok()?.find_map(|run| fs::metadata(run.ok()?.path().join("events.jsonl")).ok());
+    until("a step is made", || events().is_some_and(|events| events.len() > 0));
+    send("INT", &child);
+    let output = child.wait_with_output().unwrap();
+    let found: Vec<Value> = output.stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    assert!(output.status.code() == Some(130) && found.len() == 1, "{found:?}");
+    assert_eq!((&found[0]["stopped"], &found[0]["exact"]), (&json!("signal"), &json!(false)));
+}
+
 #[test]
 fn a_reader_that_leaves_ends_a_count() {
     let out = folder();
@@ -177,6 +194,8 @@ fn ids_that_no_text_gives_are_scored_and_never_exact() {
     assert_eq!((listed(&found["target_ids"]), &found["exact"]), (odd.clone(), &json!(false)));
     let said = |notes: &Value| notes.as_array().unwrap().iter().any(|note| note.as_str().unwrap().contains("other ids"));
     assert!(said(&found["notes"]), "{found}");
+    let shown = run(tiny(["-q", "invert", "--target-ids", &odd]).args(FLAGS));
+    assert!(shown.out.lines().last().unwrap().starts_with("try      the target as text"), "{shown:?}");
     let prompt = listed(&found["prompt_ids"]);
     let scored = answer(&mut tiny(["score", "--prompt-ids", &prompt, "--target-ids", &odd, "--json"]));
     assert!(said(&scored["notes"]) && scored["hard_forced"] == found["best"]["hard_forced"], "{scored}");

@@ -401,6 +401,36 @@ fn a_run_whose_template_writes_the_date_goes_on_with_that_date() {
     assert_eq!((second(&went_on), &went_on["steps"]), (second(&first), &json!(3)));
 }
 
+/// So does a search of a list, and one that is new has the date of its own beginning.
+#[test]
+#[cfg(unix)]
+fn a_list_whose_template_writes_the_date_goes_on_with_that_date() {
+    let (model, folder) = (tiny_copy(), folder());
+    let dated = "{% for m in messages %}{{ strftime_now('%S') }}: {{ m.content }}{% endfor %}";
+    fs::write(model.path().join("chat_template.jinja"), dated).unwrap();
+    let (targets, out) = (folder.path().join("targets.txt"), folder.path().join("out"));
+    fs::write(&targets, OUT_OF_REACH).unwrap();
+    let flags = ["--chat", "--json", "--steps", "1000000", "--prompt-tokens", "4", "--targets"];
+    let events = || fs::read_dir(out.join("work")).ok()?.find_map(|run| fs::metadata(run.ok()?.path().join("events.jsonl")).ok());
+    let interrupted = || {
+        let before = events().map_or(0, |events| events.len());
+        let mut command = child(["--backend", "flex", "--model"]);
+        command.arg(model.path()).arg("invert").args(flags).arg(&targets).arg("--out").arg(&out);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        until("a step is made", || events().is_some_and(|events| events.len() > before));
+        send("INT", &child);
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("begun again"), "{said}");
+        let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (record["prompt_text"].as_str().unwrap()[..2].to_owned(), record["steps"].as_u64().unwrap())
+    };
+    let (second, steps) = interrupted();
+    sleep(Duration::from_millis(1100));
+    let (same, more) = interrupted();
+    assert!(same == second && more > steps, "{second} {same} {steps} {more}");
+}
+
 /// The tokens are the model's as much as its weights are; and a template may write the date.
 #[test]
 fn another_tokenizer_or_text_of_the_template_is_refused_in_words() {

@@ -135,7 +135,10 @@ fn a_wish_that_leaves_nothing_and_a_list_that_is_none_are_refused() {
     refuses(&mut tiny(["invert", "x", "--forbid", "nowhere.txt"]), 2, &["nowhere.txt"]);
     refuses(&mut tiny(["invert", "x", "--forbid", &file("odd", b"ab\xff")]), 2, &["odd", "byte 2 (0xff)"]);
     refuses(&mut tiny(["invert", "x", "--forbid", &file("large", &vec![b'a'; 1 << 21])]), 2, &["large", "1048576"]);
-    assert_eq!(inversion(&mut tiny([&flags[..], &["--forbid", &file("empty", b"\n\n")]].concat()))["settings"]["forbid"], "");
+    let ran = run(&mut tiny([&flags[..], &["--json", "--forbid", &file("empty", b"\n\n")]].concat()));
+    assert!(ran.err.contains("empty` is an empty list") && ran.out.contains("\"forbid\":\"\""), "{ran:?}");
+    let piped = inversion(tiny([&flags[..], &["--forbid", "-"]].concat()).write_stdin("Moon\n sea \n"));
+    assert_eq!(piped["settings"]["forbid"], "Moon\nsea");
 }
 
 /// The prompt counts only when every token leads by as much; what is exact before is called so, and is no answer yet.

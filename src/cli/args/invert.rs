@@ -62,7 +62,7 @@ pub struct Invert {
     allow_target_tokens: bool,
     #[arg(long, help = help("allow_special"))]
     allow_special: bool,
-    /// Words and phrases that the found text may not hold, one a line of FILE. Whole words: `cat` forbids `Cat` and `c-a-t`, but
+    /// Words and phrases that the found text may not hold, one a line of FILE (`-`: standard input). Whole words: `cat` forbids `Cat` and `c-a-t`, but
     /// neither `cats` nor `education`
     #[arg(long, value_name = "FILE")]
     forbid: Option<PathBuf>,

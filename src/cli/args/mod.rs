@@ -22,7 +22,7 @@ use crate::settings::{self, Layers, Sources};
 use crate::{Error, Result};
 
 pub use around::Around;
-pub use bench::{Bench, BenchOptions};
+pub use bench::Bench;
 pub use complete::Complete;
 pub use global::Global;
 pub use gradients::Gradients;
@@ -120,11 +120,24 @@ impl Cli {
         Ok(Sources { presets, files: files.clone(), environment, set: set.clone(), flags: self.flags()? })
     }
 
-    /// The flags of settings that were given to a verb that takes its settings from a file alone, but for those named here.
+    /// Refuses settings given to a report.
     ///
     /// # Errors
-    /// Others were given.
-    pub fn flags_among(&self, allowed: &[&str]) -> Result<Vec<(&'static str, String)>> {
+    /// One was given.
+    pub fn no_settings(&self) -> Result<()> {
+        self.flags_among(&[], "a report has no settings; leave out").map(drop)
+    }
+
+    /// The flags that say where a study is computed.
+    ///
+    /// # Errors
+    /// Another setting was given: a study takes all others from its file.
+    pub fn place(&self) -> Result<Vec<(&'static str, String)>> {
+        self.flags_among(&["backend", "device"], "a study takes its settings from its file, so write it there; leave out")
+    }
+
+    /// The flags of settings that were given, if they are among those named here; `refusal` says what is wrong with another.
+    fn flags_among(&self, allowed: &[&str], refusal: &str) -> Result<Vec<(&'static str, String)>> {
         let Global { presets, files, set, .. } = &self.global;
         let lists = [("--preset", presets.is_empty()), ("-c", files.is_empty()), ("--set", set.is_empty())];
         let flags = self.flags()?;
@@ -132,7 +145,7 @@ impl Cli {
         let others = flags.iter().filter(|(key, _)| !allowed.contains(key)).map(|(key, _)| format!("--{}", key.replace('_', "-")));
         match lists.chain(others).next() {
             None => Ok(flags),
-            Some(flag) => Err(Error::input(format!("a study takes its settings from its file; leave out {flag}, and write it there"))),
+            Some(flag) => Err(Error::input(format!("{refusal} {flag}"))),
         }
     }
 
@@ -146,7 +159,7 @@ impl Cli {
             Verb::Score(verb) => verb.flags(&mut flags)?,
             Verb::Targets(verb) => verb.flags(&mut flags),
             Verb::Gradients(verb) => verb.flags(&mut flags),
-            Verb::Bench(verb) => verb.options().flags(&mut flags),
+            Verb::Bench(verb) => verb.flags(&mut flags),
             Verb::Models(verb) => verb.flags(&mut flags)?,
             Verb::Study(_) | Verb::Report(_) | Verb::Methods | Verb::Doctor | Verb::Config(_) | Verb::Completions { .. } => (),
         }

@@ -14,13 +14,22 @@ const LONGEST_TEXT: u64 = 64 << 20;
 /// Larger than any list, in bytes: it becomes a setting, which every record holds.
 const LARGEST_LIST: u64 = 1 << 20;
 
-/// The lines of a file, but for empty ones and for spaces at their ends.
+/// The lines of a file, or of standard input (`-`), but for empty ones and for spaces at their ends. A list without any is said to be that: it
+/// may be another file than was meant.
 ///
 /// # Errors
 /// What cannot be read, is larger than 1 MiB, or is not UTF-8.
 pub fn read_list(path: &Path) -> Result<String> {
-    let text = files::text(read_stream(path, LARGEST_LIST)?, &quoted(&path.display().to_string()))?;
-    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"))
+    let (bytes, name) = match path.as_os_str() == "-" {
+        true => (standard_input(std::io::stdin().lock(), LARGEST_LIST)?, "standard input".to_owned()),
+        false => (read_stream(path, LARGEST_LIST)?, quoted(&path.display().to_string())),
+    };
+    let text = files::text(bytes, &name)?;
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if lines.is_empty() {
+        tracing::warn!("{name} is an empty list");
+    }
+    Ok(lines.join("\n"))
 }
 
 /// The text of an argument or of a file; `-` as either is standard input. One newline at the end of a file or of
@@ -30,7 +39,7 @@ pub fn read_list(path: &Path) -> Result<String> {
 /// What cannot be read, is longer than 64 MiB, or is not UTF-8.
 pub fn read_text(argument: Option<OsString>, file: Option<PathBuf>) -> Result<Option<String>> {
     if argument.as_deref() == Some(OsStr::new("-")) || file.as_deref().is_some_and(|path| path.as_os_str() == "-") {
-        return without_newline(standard_input(std::io::stdin().lock())?, "standard input").map(Some);
+        return without_newline(standard_input(std::io::stdin().lock(), LONGEST_TEXT)?, "standard input").map(Some);
     }
     match (argument, file) {
         (Some(text), _) => utf8(text.into_encoded_bytes(), "the argument").map(Some),
@@ -39,11 +48,12 @@ pub fn read_text(argument: Option<OsString>, file: Option<PathBuf>) -> Result<Op
     }
 }
 
-fn standard_input(source: impl Read) -> Result<Vec<u8>> {
+/// At most so many bytes.
+fn standard_input(source: impl Read, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let length = source.take(LONGEST_TEXT + 1).read_to_end(&mut bytes);
-    if length.map_err(|error| Error::input(format!("cannot read standard input: {error}")))? as u64 > LONGEST_TEXT {
-        return Err(Error::input(format!("standard input is longer than {} MiB, which no model's context holds", LONGEST_TEXT >> 20)));
+    let length = source.take(most + 1).read_to_end(&mut bytes);
+    if length.map_err(|error| Error::input(format!("cannot read standard input: {error}")))? as u64 > most {
+        return Err(Error::input(format!("standard input is longer than {} MiB; give less", most >> 20)));
     }
     Ok(bytes)
 }
@@ -91,6 +101,6 @@ mod tests {
         assert_eq!(file("\u{feff}a\n".as_bytes()).unwrap(), "a");
         assert!(file(b"ab\xc3(").unwrap_err().to_string().ends_with("is not UTF-8 text: byte 2 (0xc3) starts no valid character"));
         assert!(read_text(None, Some("/nonexistent".into())).unwrap_err().to_string().starts_with("cannot read `/nonexistent`"));
-        assert_eq!(standard_input(std::io::repeat(b'a')).unwrap_err().exit_code(), 2);
+        assert_eq!(standard_input(std::io::repeat(b'a'), 9).unwrap_err().exit_code(), 2);
     }
 }

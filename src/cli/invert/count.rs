@@ -48,7 +48,8 @@ pub(super) fn run(cli: &Cli, verb: &Invert, count: u32, policy: Policy) -> Resul
     })
 }
 
-/// As many prompts as are wanted, each a new one. A search that finds none counts too, but not one whose prompt another has found.
+/// As many prompts as are wanted, each a new one. A search that finds none counts too, but not one that was interrupted, nor one whose prompt
+/// another has found.
 struct Prompts {
     wanted: usize,
     /// The texts of the prompts.
@@ -84,7 +85,7 @@ impl Prompts {
         };
         let prompt = color(Paint::Bold, &visible(&typed).to_string());
         let line = format!("{verdict} \"{prompt}\"  (seed {seed}, {length}{how_far}, {seconds:.1} s, {steps})");
-        let robust = robust(inversion).filter(|_| solved).map(|robust| format!("\n       robust {robust}"));
+        let robust = robust(inversion).filter(|_| inversion["exact"] == true).map(|robust| format!("\n       robust {robust}"));
         let notes = notes(inversion).map(|note| format!("\n       {} {}", color(Paint::Notice, "note"), visible(note)));
         std::iter::once(line).chain(robust).chain(notes).collect()
     }
@@ -112,11 +113,9 @@ impl Aim for Prompts {
             self.missed += 1;
             return self.as_json.then(|| crate::cli::json(&json!({ "seed": cell.options.seed, "failed": record["failed"] })));
         }
+        let interrupted = matches!(end, End::Interrupted { .. });
         if !is_solved(inversion) {
-            if matches!(end, End::Interrupted { .. }) {
-                return None;
-            }
-            self.missed += 1;
+            self.missed += usize::from(!interrupted);
         } else if !self.found.insert(inversion["prompt_text"].as_str().unwrap_or_default().to_owned()) {
             tracing::warn!("{} found a prompt that was found before", self.name(cell));
             return None;

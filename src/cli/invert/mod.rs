@@ -14,6 +14,7 @@ use crate::cli::session::Session;
 use crate::cli::signals::{ended_by, watch_signals};
 use crate::invert::folder::Folder;
 use crate::invert::judge::Judged;
+use crate::invert::notes::TARGET;
 use crate::invert::record::Circumstances;
 use crate::invert::{Inversion, Observer, Report, Scores, Snapshot, Stopped, Task};
 use crate::problem::{Problem, Target};
@@ -40,8 +41,8 @@ fn one(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
     let target = target(verb, &session)?;
     let Session { mut model, resolved } = session;
     let options = resolved.settings;
-    if let Some(moment) = verb.out.as_deref().filter(|_| verb.resume && options.chat).and_then(Folder::moment) {
-        model.set_moment(moment)?;
+    if let Some(out) = verb.out.as_deref().filter(|_| verb.resume && options.chat) {
+        model.set_moment(Folder::moment(out))?;
     }
     let problem = model.problem_of(target, &options)?;
     let (budget, max_memory) = (options.budget(), options.max_memory);
@@ -202,6 +203,7 @@ fn advice(inversion: &Inversion, kept: bool) -> String {
     let Circumstances { method, settings, dtype, .. } = &inversion.circumstances;
     let valid = inversion.best.judged.as_ref().is_some_and(|judged| judged.valid);
     match (method.as_str(), inversion.stopped) {
+        _ if inversion.notes.iter().any(|note| note == TARGET) => "the target as text, or the ids that its text gives".into(),
         (_, Stopped::Signal) if kept => "the same command with --resume, to go on where it stopped".into(),
         (_, Stopped::Signal) => "--out DIR, which keeps what a run has done, for --resume to go on with".into(),
         (method, Stopped::Diverged) if settings[method]["learning_rate"].is_number() => "a smaller learning_rate".into(),

@@ -24,11 +24,10 @@ use crate::ui::{Policy, print_result, transfer_bar};
 const INCOMPLETE: u8 = 4;
 /// Missing cells that are named at most.
 const MISSING_SHOWN: usize = 12;
-/// The settings that say where to compute, and that are no part of a study.
-const PLACE: [&str; 2] = ["backend", "device"];
 
 #[inline]
 pub(super) fn run(cli: &Cli, verb: &args::Study, policy: Policy) -> Result<ExitCode> {
+    cli.place()?;
     match verb {
         args::Study::Cells(verb) => cells(cli, verb, open_for_list(cli, verb, policy)?),
         args::Study::Run(verb) => run::run(cli, verb, policy),
@@ -40,7 +39,6 @@ pub(super) fn run(cli: &Cli, verb: &args::Study, policy: Policy) -> Result<ExitC
 }
 
 fn open(cli: &Cli, file: &Path, policy: Policy) -> Result<Study> {
-    cli.flags_among(&PLACE)?;
     Study::open(file, cli.global.offline, &transfer_bar(policy))
 }
 
@@ -48,17 +46,14 @@ fn open(cli: &Cli, file: &Path, policy: Policy) -> Result<Study> {
 fn open_for_list(cli: &Cli, verb: &args::Cells, policy: Policy) -> Result<Study> {
     match &verb.stand_in {
         None => open(cli, &verb.file, policy),
-        Some(model) => {
-            cli.flags_among(&PLACE)?;
-            Study::with_stand_in(&verb.file, model, cli.global.offline, &transfer_bar(policy))
-        }
+        Some(model) => Study::with_stand_in(&verb.file, model, cli.global.offline, &transfer_bar(policy)),
     }
 }
 
 /// What `--backend` and `--device` say.
 fn place(cli: &Cli) -> Result<(Option<BackendName>, Option<usize>)> {
     let mut options = Options::default();
-    let flags = cli.flags_among(&PLACE)?;
+    let flags = cli.place()?;
     flags.iter().try_for_each(|(key, value)| options.assign(key, value))?;
     let given = flags.iter().any(|(key, _)| *key == "backend");
     Ok((given.then_some(options.backend), options.device))

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use sha2::{Digest, Sha256};
 
-use super::PLACE;
 use crate::backend::BackendName;
 use crate::cli::args::{Cli, Slurm};
 use crate::files::replace;
@@ -64,7 +63,7 @@ fn script(cli: &Cli, verb: &Slurm, study: &Study, lists: &str, tasks: usize) -> 
     let program = absolute(&std::env::current_exe().map_err(lost)?)?;
     let mut command = format!("{} study run {} --out {}", quoted(&program), quoted(&absolute(file)?), quoted(&absolute(out)?));
     command += &format!(" --cells {}/\"$SLURM_ARRAY_TASK_ID\" --workers {workers} -q", quoted(lists));
-    for (key, value) in cli.flags_among(&PLACE)? {
+    for (key, value) in cli.place()? {
         command += &format!(" --{key} {}", quoted(&value));
     }
     for (wanted, flag) in [(cli.global.offline, " --offline"), (verb.retry, " --retry")] {

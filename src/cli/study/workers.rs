@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::run::Board;
-use super::{PLACE, open, place};
+use super::{open, place};
 use crate::backend::{Choice, Inventory};
 use crate::cli::allocator;
 use crate::cli::args::{Cli, Compute};
@@ -79,7 +79,7 @@ impl<'a> Office<'a> {
 
     /// Shares out the GPUs that are like the chosen one, unless the user named it.
     pub fn on(self, choice: &Choice) -> Result<Self> {
-        let named = self.cli.flags_among(&PLACE)?.iter().any(|(key, _)| *key == "device");
+        let named = self.cli.place()?.iter().any(|(key, _)| *key == "device");
         let gpus = if choice.device.is_gpu() && !named { Inventory::probe().like(&choice.device) } else { Vec::new() };
         Ok(Self { gpus, ..self })
     }
@@ -120,7 +120,7 @@ impl<'a> Office<'a> {
         let program = std::env::current_exe().map_err(|error| Error::environment(format!("cannot find this program: {error}")))?;
         let mut command = Command::new(program);
         command.args(["study", "worker"]).arg(&self.verb.file).arg("--out").arg(&self.verb.out);
-        for (key, value) in self.cli.flags_among(&PLACE)? {
+        for (key, value) in self.cli.place()? {
             command.arg(format!("--{key}")).arg(value);
         }
         if !self.gpus.is_empty() {

@@ -220,9 +220,9 @@ impl ChatTemplate {
         self.date.now.load(Ordering::Relaxed)
     }
 
-    /// Writes the date of another moment from now on.
-    pub fn set_moment(&self, moment: i64) {
-        self.date.now.store(moment, Ordering::Relaxed);
+    /// Writes the date of another moment from now on; with none that of the present one.
+    pub fn set_moment(&self, moment: Option<i64>) {
+        self.date.now.store(moment.unwrap_or_else(|| Utc::now().timestamp()), Ordering::Relaxed);
     }
 
     /// SHA-256 of the template and of the special tokens that it may write by name.

@@ -171,7 +171,7 @@ fn the_date_is_that_of_one_moment() {
     render();
     // In the middle of years, whatever the time zone.
     for (moment, year) in [(15_000_000, "1970"), (1_000_000_000, "2001")] {
-        template.set_moment(moment);
+        template.set_moment(Some(moment));
         assert_eq!((render().as_str(), template.moment()), (year, moment));
     }
 }
