@@ -210,7 +210,7 @@ impl<B: TrackedBackend> Worker<'_, B> {
         let problem = model.problem_of(cell.target.target.clone(), &cell.options)?;
         let moment = problem.prompt.options().chat.as_ref().and_then(Chat::moment);
         let task = Task::on(self.choice.clone(), model, problem, cell.options.clone())?.with_presets(cell.presets.clone());
-        let (folder, snapshot) = begun(self.store, cell, &task)?;
+        let (folder, snapshot) = begun(self.store, cell, || Folder::open(&self.store.work(&cell.id), task.identity(), true))?;
         let mut watcher = Watcher { cell, folder, foreman };
         let mut inversion = task.with_snapshot(snapshot).run_on::<B>(loaded.plain.clone(), &loaded.judge, &mut watcher)?;
         inversion.circumstances.load_seconds = load_seconds;
@@ -289,34 +289,25 @@ fn date(model: &Model, cell: &Cell, moment: Option<i64>) -> Result<()> {
     if cell.options.chat { model.set_moment(moment) } else { Ok(()) }
 }
 
-/// The run folder of a cell, and how far it has come. What another backend or version began is begun again.
-fn begun(store: &Store, cell: &Cell, task: &Task) -> Result<(Folder, Option<Snapshot>)> {
-    let (path, identity) = (store.work(&cell.id), task.identity());
-    match Folder::open(&path, identity.clone(), true) {
-        Err(error @ (Error::Input(_) | Error::Option { .. })) => {
-            tracing::warn!("{error}; the cell is begun again");
-            store.clear(&cell.id);
-            Folder::open(&path, identity, true)
-        }
-        opened => opened,
-    }
-}
-
-/// The measurements of a cell by this backend, and those that it has. What is no such file is begun again.
-fn measured(store: &Store, cell: &Cell, plan: &Plan, backend: &str) -> Result<(LineFile, Vec<Line>)> {
-    let folder = store.work(&cell.id);
-    let open = || {
-        std::fs::create_dir_all(&folder).map_err(|error| Error::writing(&folder, &error))?;
-        LineFile::open(&folder.join(format!("gradients.{backend}.jsonl")), plan)
-    };
+/// What `open` finds of a cell that was begun. What another backend or version began, or is broken, is begun again.
+fn begun<T>(store: &Store, cell: &Cell, open: impl Fn() -> Result<T>) -> Result<T> {
     match open() {
-        Err(error @ Error::Input(_)) => {
+        Err(error @ (Error::Input(_) | Error::Option { .. })) => {
             tracing::warn!("{error}; the cell is begun again");
             store.clear(&cell.id);
             open()
         }
         opened => opened,
     }
+}
+
+/// The measurements of a cell by this backend, and those that it has.
+fn measured(store: &Store, cell: &Cell, plan: &Plan, backend: &str) -> Result<(LineFile, Vec<Line>)> {
+    let folder = store.work(&cell.id);
+    begun(store, cell, || {
+        std::fs::create_dir_all(&folder).map_err(|error| Error::writing(&folder, &error))?;
+        LineFile::open(&folder.join(format!("gradients.{backend}.jsonl")), plan)
+    })
 }
 
 /// Keeps the run folder of a cell.
