@@ -53,7 +53,7 @@ pub(super) fn notes(problem: &Problem, best: &Judged, verdict: &Verdict, scored:
     let fixed = [("prefix", &options.prefix), ("suffix", &options.suffix)];
     let holding = fixed.into_iter().filter(|(_, text)| problem.prompt.repeats_target(text));
     notes.extend(holding.map(|(name, _)| format!("the {name} holds words of the target, which no rule forbids there")));
-    notes.extend(options.chat.as_ref().filter(|chat| chat.template.is_dated()).map(|_| DATE.to_owned()));
+    notes.extend(problem.moment().map(|_| DATE.to_owned()));
     notes.extend((!problem.can_be_exact()).then(|| TARGET.to_owned()));
     notes.extend(special("target", target.text_ids(), tokenizer));
     notes.extend(problem.broken_rule(&best.free, &best.typed).map(|rule| format!("the prompt breaks a rule: {rule}")));

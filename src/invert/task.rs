@@ -15,7 +15,7 @@ use crate::method::Build;
 use crate::method::registry::MethodSettings;
 use crate::model::Llama;
 use crate::ops::TrackedBackend;
-use crate::problem::{Chat, Problem};
+use crate::problem::Problem;
 use crate::settings::Options;
 use crate::subject::{Subject, check_context};
 
@@ -142,8 +142,7 @@ impl<'a, M: Build> Task<'a, M> {
         map.insert(TOKENIZER.into(), self.model.tokenizer().digest().into());
         map.insert("method".into(), self.name.clone().into());
         map.insert("target_ids".into(), self.problem.first().target.ids.clone().into());
-        let moment = self.problem.prompt.options().chat.as_ref().and_then(Chat::moment);
-        map.extend(moment.map(|moment| (MOMENT.to_owned(), moment.into())));
+        map.extend(self.problem.moment().map(|moment| (MOMENT.to_owned(), moment.into())));
         // What stands around the free part may come from a chat template, which may be another one tomorrow.
         let around = self.problem.examples.iter().map(|example| (example.head(), example.tail()));
         map.insert(AROUND.into(), serde_json::json!(around.collect::<Vec<_>>()));

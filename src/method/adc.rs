@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::search::gcg::GCG;
-use super::search::{Scored, Search, SearchMethod, objective_value};
+use super::search::{Scored, Search, SearchMethod, most_remembered, objective_value};
 use super::{Clock, HardPrompt, Method, Progress, State, wrong};
 use crate::noise::{Draws, Purpose};
 use crate::objective::{Goal, margin_key, objective_key};
@@ -84,9 +84,6 @@ const NEW: f32 = 0.01;
 const MORE: usize = 5;
 /// What a kept entry has at least before a row is divided by its sum.
 const LEAST: f32 = 1e-6;
-/// Hard prompts that are remembered at most, and tokens of all of them.
-const MAX_KNOWN: usize = 4096;
-const MAX_KNOWN_TOKENS: usize = 1 << 20;
 
 /// ADC at work.
 pub struct AdcMethod {
@@ -268,7 +265,7 @@ impl<B: TrackedBackend> Method<B> for AdcMethod {
         let gradient = subject.times_embedding(gradient);
         let gradient_norm = norm(gradient.clone());
         self.descend(&host(gradient), problem.prompt.allowed());
-        if self.at.known.len() > MAX_KNOWN.min(MAX_KNOWN_TOKENS / n) {
+        if self.at.known.len() > most_remembered(n) {
             self.at.known.clear();
         }
         let prompts = self.hard_prompts(n, v, problem);

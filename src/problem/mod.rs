@@ -77,6 +77,11 @@ impl Problem {
         &self.examples[0]
     }
 
+    /// The moment whose date the chat's template has written, in seconds since 1970, where it has.
+    pub fn moment(&self) -> Option<i64> {
+        self.prompt.options().chat.as_ref().and_then(Chat::moment)
+    }
+
     /// Positions of the longest example, target included.
     pub fn longest(&self) -> usize {
         self.examples.iter().map(|example| example.positions() + example.target.ids.len()).max().unwrap_or(0)

@@ -19,7 +19,6 @@ use crate::invert::judge::Judged;
 use crate::invert::{Judge, Model, Observer, Report, Scores, Snapshot, Stopped, Task};
 use crate::model::Llama;
 use crate::ops::TrackedBackend;
-use crate::problem::Chat;
 use crate::subject::Subject;
 use crate::{Error, Result};
 
@@ -208,7 +207,7 @@ impl<B: TrackedBackend> Worker<'_, B> {
         let model = &mut self.study.models[cell.model];
         date(model, cell, Folder::moment(&self.store.work(&cell.id)))?;
         let problem = model.problem_of(cell.target.target.clone(), &cell.options)?;
-        let moment = problem.prompt.options().chat.as_ref().and_then(Chat::moment);
+        let moment = problem.moment();
         let task = Task::on(self.choice.clone(), model, problem, cell.options.clone())?.with_presets(cell.presets.clone());
         let (folder, snapshot) = begun(self.store, cell, || Folder::open(&self.store.work(&cell.id), task.identity(), true))?;
         let mut watcher = Watcher { cell, folder, foreman };

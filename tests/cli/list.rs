@@ -138,12 +138,11 @@ fn an_exact_prompt_with_a_smaller_lead_than_asked_for_is_said_to_be_that() {
 fn an_interrupted_list_ends_with_what_there_is() {
     let (folder, path) = lines(&[OUT_OF_REACH, "in the sand"]);
     let out = folder.path().join("out");
-    let begun = || fs::read_dir(out.join("work")).ok()?.find_map(|run| fs::metadata(run.ok()?.path().join("events.jsonl")).ok());
     for (flags, expected) in [(&["--json"][..], "\"stopped\":\"signal\""), (&[][..], "(not begun)")] {
-        let before = begun().map_or(0, |events| events.len());
+        let before = events_under_way(&out);
         let mut command = child(["-q", "--model", TINY, "--backend", "flex", "invert", "--targets", &path, "--steps", "1000000", "--out"]);
         let child = command.arg(&out).args(flags).stdout(Stdio::piped()).spawn().expect("the program starts");
-        until("a step is made", || begun().is_some_and(|events| events.len() > before));
+        until("a step is made", || events_under_way(&out) > before);
         send("INT", &child);
         let output = child.wait_with_output().unwrap();
         let shown = String::from_utf8_lossy(&output.stdout);
@@ -160,8 +159,7 @@ fn an_interrupted_count_ends_with_what_there_is() {
     let flags = ["invert", OUT_OF_REACH, "--count", "2", "--json", "--steps", "1000000", "--out"];
     let mut command = child(["-q", "--model", TINY, "--backend", "flex"]);
     let child = command.args(flags).arg(out.path()).stdout(Stdio::piped()).spawn().expect("the program starts");
-    let events = || fs::read_dir(out.path().join("work")).ok()?.find_map(|run| fs::metadata(run.ok()?.path().join("events.jsonl")).ok());
-    until("a step is made", || events().is_some_and(|events| events.len() > 0));
+    until("a step is made", || events_under_way(out.path()) > 0);
     send("INT", &child);
     let output = child.wait_with_output().unwrap();
     let found: Vec<Value> = output.stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();

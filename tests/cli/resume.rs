@@ -411,13 +411,12 @@ fn a_list_whose_template_writes_the_date_goes_on_with_that_date() {
     let (targets, out) = (folder.path().join("targets.txt"), folder.path().join("out"));
     fs::write(&targets, OUT_OF_REACH).unwrap();
     let flags = ["--chat", "--json", "--steps", "1000000", "--prompt-tokens", "4", "--targets"];
-    let events = || fs::read_dir(out.join("work")).ok()?.find_map(|run| fs::metadata(run.ok()?.path().join("events.jsonl")).ok());
     let interrupted = || {
-        let before = events().map_or(0, |events| events.len());
+        let before = events_under_way(&out);
         let mut command = child(["--backend", "flex", "--model"]);
         command.arg(model.path()).arg("invert").args(flags).arg(&targets).arg("--out").arg(&out);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
-        until("a step is made", || events().is_some_and(|events| events.len() > before));
+        until("a step is made", || events_under_way(&out) > before);
         send("INT", &child);
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);

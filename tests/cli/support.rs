@@ -160,6 +160,13 @@ pub fn refuses(command: &mut Command, code: i32, parts: &[&str]) {
     }
 }
 
+/// Bytes of the events of the search that is under way in the folder of a list or a count; 0 before there are any.
+#[cfg(unix)]
+pub fn events_under_way(out: &Path) -> u64 {
+    let events = || fs::read_dir(out.join("work")).ok()?.find_map(|run| fs::metadata(run.ok()?.path().join("events.jsonl")).ok());
+    events().map_or(0, |events| events.len())
+}
+
 /// A record without what the clock says.
 pub fn untimed(record: &Value) -> Value {
     let mut record = record.clone();

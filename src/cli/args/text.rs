@@ -1,6 +1,6 @@
 //! Texts from arguments, files and standard input.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -20,10 +20,7 @@ const LARGEST_LIST: u64 = 1 << 20;
 /// # Errors
 /// What cannot be read, is larger than 1 MiB, or is not UTF-8.
 pub fn read_list(path: &Path) -> Result<String> {
-    let (bytes, name) = match path.as_os_str() == "-" {
-        true => (standard_input(std::io::stdin().lock(), LARGEST_LIST)?, "standard input".to_owned()),
-        false => (read_stream(path, LARGEST_LIST)?, quoted(&path.display().to_string())),
-    };
+    let (bytes, name) = read(path, LARGEST_LIST)?;
     let text = files::text(bytes, &name)?;
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if lines.is_empty() {
@@ -38,13 +35,20 @@ pub fn read_list(path: &Path) -> Result<String> {
 /// # Errors
 /// What cannot be read, is longer than 64 MiB, or is not UTF-8.
 pub fn read_text(argument: Option<OsString>, file: Option<PathBuf>) -> Result<Option<String>> {
-    if argument.as_deref() == Some(OsStr::new("-")) || file.as_deref().is_some_and(|path| path.as_os_str() == "-") {
-        return without_newline(standard_input(std::io::stdin().lock(), LONGEST_TEXT)?, "standard input").map(Some);
-    }
-    match (argument, file) {
-        (Some(text), _) => utf8(text.into_encoded_bytes(), "the argument").map(Some),
-        (None, Some(path)) => without_newline(read_stream(&path, LONGEST_TEXT)?, &quoted(&path.display().to_string())).map(Some),
-        (None, None) => Ok(None),
+    let path = match (argument, file) {
+        (Some(text), _) if text != "-" => return utf8(text.into_encoded_bytes(), "the argument").map(Some),
+        (argument, file) => argument.map(PathBuf::from).or(file),
+    };
+    let Some(path) = path else { return Ok(None) };
+    let (bytes, name) = read(&path, LONGEST_TEXT)?;
+    without_newline(bytes, &name).map(Some)
+}
+
+/// What a file, or standard input (`-`), holds, at most so many bytes, and what it is called.
+fn read(path: &Path, most: u64) -> Result<(Vec<u8>, String)> {
+    match path.as_os_str() == "-" {
+        true => Ok((standard_input(std::io::stdin().lock(), most)?, "standard input".to_owned())),
+        false => Ok((read_stream(path, most)?, quoted(&path.display().to_string()))),
     }
 }
 

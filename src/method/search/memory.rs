@@ -7,9 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::Scored;
 use crate::ops::Products;
 
-/// Candidates remembered before a step at most, and numbers in all of them: a checkpoint holds no 100 MB of text.
+/// Prompts remembered before a step at most, and numbers in all of them.
 const MAX_ENTRIES: usize = 4096;
 const MAX_NUMBERS: usize = 1 << 20;
+
+/// Prompts of so many numbers each that are remembered at most: a checkpoint holds no 100 MB of text.
+pub(in crate::method) fn most_remembered(numbers: usize) -> usize {
+    MAX_ENTRIES.min(MAX_NUMBERS / numbers)
+}
 
 /// What is known of a candidate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,7 +65,7 @@ impl Memory {
 
     /// Forgets all before another batch where there is much, of so many numbers each: a run state must stay small.
     pub fn make_room(&mut self, numbers: usize) {
-        if self.0.len() > MAX_ENTRIES.min(MAX_NUMBERS / numbers) {
+        if self.0.len() > most_remembered(numbers) {
             self.clear();
         }
     }

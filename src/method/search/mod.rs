@@ -37,6 +37,7 @@ use crate::subject::{Footprint, Subject, TargetScores};
 
 pub use acceptance::Acceptance;
 pub use linear::Visit;
+pub(super) use memory::most_remembered;
 pub use proposal::Proposal;
 pub use schedule::{Growth, Schedule};
 pub use sets::Sets;

@@ -76,7 +76,7 @@ pub fn read_targets(path: &Path, tokenizer: &Tokenizer, vocab_size: usize) -> Re
 /// # Errors
 /// The first line that is wrong, by its number, and a file without a target.
 pub fn parse_targets(text: &str, path: &Path, tokenizer: &Tokenizer, vocab_size: usize) -> Result<Vec<Labelled>> {
-    parse(text, path, Reader { tokenizer, vocab_size, role: Role::Target, names: HashSet::new(), odd: Vec::new() })
+    parse(text, path, tokenizer, vocab_size, Role::Target)
 }
 
 /// The prompts of a file in the form of [`parse_targets`]: their texts are tokenised as what is typed first.
@@ -84,10 +84,11 @@ pub fn parse_targets(text: &str, path: &Path, tokenizer: &Tokenizer, vocab_size:
 /// # Errors
 /// As [`parse_targets`].
 pub fn parse_prompts(text: &str, path: &Path, tokenizer: &Tokenizer, vocab_size: usize) -> Result<Vec<Labelled>> {
-    parse(text, path, Reader { tokenizer, vocab_size, role: Role::Prompt, names: HashSet::new(), odd: Vec::new() })
+    parse(text, path, tokenizer, vocab_size, Role::Prompt)
 }
 
-fn parse(text: &str, path: &Path, mut reader: Reader) -> Result<Vec<Labelled>> {
+fn parse(text: &str, path: &Path, tokenizer: &Tokenizer, vocab_size: usize, role: Role) -> Result<Vec<Labelled>> {
+    let mut reader = Reader { tokenizer, vocab_size, role, names: HashSet::new(), odd: Vec::new() };
     let name = quoted(&path.display().to_string());
     let plain = !text.trim_start().starts_with('{') || path.extension().is_some_and(|extension| extension == "txt");
     let targets: Vec<Labelled> = if plain {
@@ -95,7 +96,7 @@ fn parse(text: &str, path: &Path, mut reader: Reader) -> Result<Vec<Labelled>> {
     } else if is_document(text) {
         let document: Document =
             serde_json::from_str(text).map_err(|error| Error::input(format!("{name} is no target file ({})", shown(&error))))?;
-        let bos = document.metadata.and_then(|metadata| reader.tokenizer.token_id(&metadata.bos_token?));
+        let bos = document.metadata.and_then(|metadata| tokenizer.token_id(&metadata.bos_token?));
         reader.read_all((1..).zip(document.samples.into_iter().map(Ok)), &format!("{name}, sample"), "sample", bos)?
     } else {
         let entries = lines(text).filter(|(_, line)| !line.trim().is_empty()).map(|(n, line)| (n, serde_json::from_str(line)));
