@@ -99,7 +99,7 @@ pub fn step<B: TrackedBackend>(
     let config = subject.model().config();
     let cross_entropy = row.is_some_and(|row| row.goal.objective() == Objective::CrossEntropy);
     let soft_rows = row.map_or(0, |row| soft_rows(&row, problem));
-    let flops = flops(config, before, subject.cost(), cross_entropy) / rounds as f64 + 4.0 * (soft_rows * head(config)) as f64;
+    let flops = flops(config, before, subject.cost(), cross_entropy) / rounds as f64 + 4.0 * (soft_rows * config.head_weights()) as f64;
     let rows = settings.footprint().samples * (problem.longest() - 1);
     Ok(StepBench { seconds, losses, arithmetic: Arithmetic::of(flops, seconds, ceiling(subject.model(), rows)) })
 }
@@ -294,23 +294,11 @@ pub fn timed<T>(rounds: usize, mut round: impl FnMut(usize) -> Result<T>) -> Res
     Ok(Seconds::of(&seconds))
 }
 
-/// Weights that meet every position: the matrices of the layers.
-pub fn layers(config: &LlamaConfig) -> usize {
-    let tensors = config.tensors().into_iter();
-    let matrices = tensors.filter(|(name, shape)| name.starts_with("model.layers.") && shape.len() == 2);
-    matrices.map(|(_, shape)| shape.iter().product::<usize>()).sum()
-}
-
-/// Weights of the LM head.
-pub fn head(config: &LlamaConfig) -> usize {
-    config.vocab_size * config.hidden_size
-}
-
 /// Operations between two states of the account. The gradient of a cross-entropy passes the head once more; that of a hinge does not.
 fn flops(config: &LlamaConfig, before: Cost, after: Cost, cross_entropy: bool) -> f64 {
     let positions = after.forward_tokens - before.forward_tokens + after.backward_tokens - before.backward_tokens;
     let rows = (after.head_rows - before.head_rows) * (1 + u64::from(cross_entropy));
-    2.0 * (positions as f64 * layers(config) as f64 + rows as f64 * head(config) as f64)
+    2.0 * (positions as f64 * config.layer_weights() as f64 + rows as f64 * config.head_weights() as f64)
 }
 
 /// 10⁹ operations a second of products `[rows, D]`·`[D, F]` and back with the weights of the first layer's MLP, the best of five tries.
@@ -367,9 +355,9 @@ mod tests {
         let config = &checkpoint.config;
         // A tiny Llama of 3 query heads to 1, tied: all weights but norms and embeddings.
         let (d, f, kv) = (config.hidden_size, config.intermediate_size, config.num_key_value_heads * config.head_dim);
-        assert_eq!(layers(config), config.num_hidden_layers * (2 * d * d + 2 * d * kv + 3 * d * f));
+        assert_eq!(config.layer_weights(), config.num_hidden_layers * (2 * d * d + 2 * d * kv + 3 * d * f));
         let (one, two) = (Cost::default(), Cost { forward_tokens: 3, backward_tokens: 2, head_rows: 1 });
-        assert_eq!(flops(config, one, two, true), (2 * (5 * layers(config) + 2 * head(config))) as f64);
+        assert_eq!(flops(config, one, two, true), (2 * (5 * config.layer_weights() + 2 * config.head_weights())) as f64);
     }
 
     #[test]

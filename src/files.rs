@@ -150,6 +150,20 @@ pub fn try_lock(file: &File, path: &Path) -> Result<bool> {
     }
 }
 
+/// Opens a file to lock it, and makes it where there is none.
+///
+/// # Errors
+/// [`Error::Environment`] with the path.
+pub fn open_lock(path: &Path) -> Result<File> {
+    let opened = File::options().create(true).read(true).write(true).truncate(false).open(path);
+    opened.map_err(|error| Error::writing(path, &error))
+}
+
+/// What this machine calls itself; nothing where it does not say.
+pub fn host_name() -> String {
+    std::fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_owned()
+}
+
 /// Writes a temporary file in the same folder, then renames it: whatever happens, the old or the new content is there, whole.
 ///
 /// # Errors
@@ -164,6 +178,36 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
         sync_folder(folder)
     };
     write().map_err(|error| Error::writing(path, &error))
+}
+
+/// Writes what somebody wants at `path`. A file, or the one that a link leads to, is replaced as by [`replace`]; into what is no file, such as
+/// a pipe or a device, it is written.
+///
+/// # Errors
+/// [`Error::Environment`] with the path.
+pub fn write_to(path: &Path, content: &[u8]) -> Result<()> {
+    let writing = |error: std::io::Error| Error::writing(path, &error);
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() => replace(&path.canonicalize().map_err(writing)?, content),
+        Ok(_) => File::options().write(true).open(path).and_then(|mut file| file.write_all(content)).map_err(writing),
+        Err(_) => replace(path, content),
+    }
+}
+
+/// Whether both paths lead to one file that is there.
+pub fn same_file(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Makes a folder, with those above it.
+///
+/// # Errors
+/// A file is there; [`Error::Environment`] where it cannot be made.
+pub fn make_folder(path: &Path) -> Result<()> {
+    if path.exists() && !path.is_dir() {
+        return Err(Error::input(format!("{} is a file; name a folder", quoted(&path.display().to_string()))));
+    }
+    std::fs::create_dir_all(path).map_err(|error| Error::writing(path, &error))
 }
 
 /// Makes a rename outlive the machine, where the file system can: some know no such thing of a folder.
@@ -244,6 +288,24 @@ mod tests {
         let place = File::options().read(true).custom_flags(0o10_000_000).open(folder.path()).unwrap();
         let error = try_lock(&place, folder.path()).unwrap_err();
         assert!(error.exit_code() == 3 && error.to_string().starts_with("cannot lock `"), "{error}");
+    }
+
+    /// A device or a pipe stays what it is, and so does a link.
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_written_into() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for content in ["one", "two"] {
+            std::fs::write(&file, "before").unwrap();
+            write_to(&link, content.as_bytes()).unwrap();
+            assert!(std::fs::read_to_string(&file).unwrap() == content && link.symlink_metadata().unwrap().is_symlink());
+        }
+        write_to(Path::new("/dev/null"), b"one").unwrap();
+        assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
+        assert!(write_to(folder.path(), b"one").is_err() && same_file(&file, &link) && !same_file(&file, &folder.path().join("none")));
+        assert!(make_folder(&file).unwrap_err().to_string().ends_with("is a file; name a folder"));
     }
 
     #[test]

@@ -24,6 +24,9 @@ pub enum DeviceKind {
 }
 
 impl DeviceKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Discrete, Self::Integrated, Self::Virtual, Self::Software, Self::Cpu];
+
     /// The word for it in reports.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -142,13 +145,6 @@ pub struct Choice {
     pub device: DeviceInfo,
     /// Half a sentence on why.
     pub reason: String,
-}
-
-impl Choice {
-    /// The backend of the device, never `auto`.
-    pub fn backend(&self) -> BackendName {
-        self.device.backend
-    }
 }
 
 /// Everything this machine and this build offer.
@@ -348,16 +344,16 @@ mod tests {
         assert_eq!(auto(&[INTEGRATED, DISCRETE, CUDA]).device.row, 3);
         assert_eq!(auto(&[SOFTWARE, INTEGRATED, DISCRETE]).device.row, 3);
         assert_eq!(auto(&[SOFTWARE, INTEGRATED]).device.row, 2);
-        assert_eq!(auto(&[]).backend(), BackendName::Flex);
+        assert_eq!(auto(&[]).device.backend, BackendName::Flex);
     }
 
     #[test]
     fn auto_never_takes_a_software_renderer_and_says_why() {
         let choice = auto(&[SOFTWARE]);
-        assert_eq!(choice.backend(), BackendName::Flex);
+        assert_eq!(choice.device.backend, BackendName::Flex);
         assert!(choice.reason.contains("software one is a software renderer"), "{}", choice.reason);
         assert!(choice.reason.contains("no cuda library; install it"), "{}", choice.reason);
-        assert_eq!(auto(&[VIRTUAL]).backend(), BackendName::Flex);
+        assert_eq!(auto(&[VIRTUAL]).device.backend, BackendName::Flex);
     }
 
     #[test]

@@ -98,14 +98,11 @@ fn order(device: &DeviceInfo, dtype: Dtype) -> String {
 
 fn parse(order: &str) -> Option<(DeviceInfo, Dtype)> {
     let mut words = order.split(' ');
-    let backend: BackendName = words.next()?.parse().ok()?;
+    let backend: BackendName = setting::named(words.next()?)?;
     let kind = words.next()?;
-    let kind = [DeviceKind::Discrete, DeviceKind::Integrated, DeviceKind::Virtual, DeviceKind::Software, DeviceKind::Cpu]
-        .into_iter()
-        .find(|known| known.as_str() == kind)?;
+    let kind = DeviceKind::ALL.into_iter().find(|known| known.as_str() == kind)?;
     let index = words.next()?.parse().ok()?;
-    let dtype = words.next()?;
-    let dtype = setting::named(dtype)?;
+    let dtype = setting::named(words.next()?)?;
     let known = backend.compiled() && backend != BackendName::Auto;
     known.then(|| (DeviceInfo::new(backend, kind, index, ""), dtype))
 }

@@ -3,6 +3,7 @@
 use burn::tensor::backend::Backend;
 use serde_json::{Map, Value, json};
 
+use super::answer;
 use super::args::{Bench, Cli};
 use super::session::Session;
 use crate::Result;
@@ -16,8 +17,8 @@ use crate::problem::PromptOptions;
 use crate::problem::Target;
 use crate::source::hub::SILENT;
 use crate::subject::{Subject, check_context};
+use crate::ui::Policy;
 use crate::ui::table::pairs;
-use crate::ui::{Policy, print_result};
 
 #[inline]
 pub(super) fn run(cli: &Cli, what: &Bench, policy: Policy) -> Result<()> {
@@ -28,10 +29,7 @@ pub(super) fn run(cli: &Cli, what: &Bench, policy: Policy) -> Result<()> {
     let choice = session.device()?;
     let device = choice.device.clone();
     let measured = backend::dispatch(&device, Measurement { session, what: what.clone(), choice, offline: cli.global.offline })?;
-    match cli.global.json {
-        true => print_result(&super::json(&measured)),
-        false => print_result(&readable(&measured)),
-    }
+    answer(cli, &measured, || readable(&measured))
 }
 
 /// One measurement, on its way to the backend.

@@ -22,9 +22,10 @@ use std::process::ExitCode;
 
 use args::{Cli, Verb};
 use clap::error::ErrorKind;
+use serde::Serialize;
 
 use crate::terminal::json;
-use crate::ui::{self, Color, Policy};
+use crate::ui::{self, Color, Policy, print_result};
 use crate::{Error, Result, backend};
 
 /// Parses `arguments` (the program's name first), runs the verb, and says how it went.
@@ -99,6 +100,11 @@ fn run(cli: &Cli, policy: Policy) -> Result<ExitCode> {
     }
 }
 
+/// Prints what a verb came to: as JSON with `--json`, else as people read it.
+fn answer(cli: &Cli, result: &impl Serialize, readable: impl FnOnce() -> String) -> Result<()> {
+    print_result(&if cli.global.json { json(result) } else { readable() })
+}
+
 fn done(result: Result<()>) -> Result<ExitCode> {
     result.map(|()| ExitCode::SUCCESS)
 }
@@ -106,5 +112,5 @@ fn done(result: Result<()>) -> Result<ExitCode> {
 fn completions(shell: clap_complete::Shell) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut args::command(), "dlmi", &mut script);
-    ui::print_result(&String::from_utf8_lossy(&script))
+    print_result(&String::from_utf8_lossy(&script))
 }

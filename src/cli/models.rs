@@ -4,6 +4,7 @@ use std::slice;
 
 use serde_json::{Value, json};
 
+use super::answer;
 use super::args::{Cli, Models};
 use super::session::Session;
 use crate::Result;
@@ -11,7 +12,7 @@ use crate::files::utf8;
 use crate::source::BUNDLED;
 use crate::source::hub::{self, HubConfig};
 use crate::ui::table::pairs;
-use crate::ui::{Policy, print_result, transfer_bar, visible};
+use crate::ui::{Policy, transfer_bar, visible};
 
 pub(super) fn run(cli: &Cli, verb: &Models, policy: Policy) -> Result<()> {
     match verb {
@@ -23,24 +24,18 @@ pub(super) fn run(cli: &Cli, verb: &Models, policy: Policy) -> Result<()> {
 
 fn list(cli: &Cli) -> Result<()> {
     let cached = hub::cached(&HubConfig::from_env(true)?);
-    if cli.global.json {
-        let names: Vec<&str> = BUNDLED.iter().map(|model| model.name).collect();
-        return print_result(&super::json(&json!({ "bundled": names, "cached": cached })));
-    }
-    let bundled = BUNDLED.iter().map(|model| format!("{}   (bundled)\n", model.name));
+    let names: Vec<&str> = BUNDLED.iter().map(|model| model.name).collect();
+    let bundled = names.iter().map(|name| format!("{name}   (bundled)\n"));
     let fetched = cached.iter().map(|model| {
         let (spec, path) = (visible(&model.spec), visible(&model.path.display().to_string()));
         format!("{spec}   ({:.1} MiB in {path})\n", model.bytes as f64 / 1048576.0)
     });
-    print_result(&bundled.chain(fetched).collect::<String>())
+    answer(cli, &json!({ "bundled": names, "cached": cached }), || bundled.chain(fetched).collect())
 }
 
 fn pull(cli: &Cli, spec: &str, policy: Policy) -> Result<()> {
     let folder = hub::pull(&HubConfig::from_env(cli.global.offline)?, spec, &transfer_bar(policy))?;
-    match cli.global.json {
-        true => print_result(&super::json(&json!({ "model": spec, "folder": folder }))),
-        false => print_result(&visible(&folder.display().to_string())),
-    }
+    answer(cli, &json!({ "model": spec, "folder": folder }), || visible(&folder.display().to_string()))
 }
 
 fn show(cli: &Cli, policy: Policy) -> Result<()> {
@@ -70,15 +65,16 @@ fn show(cli: &Cli, policy: Policy) -> Result<()> {
         "preset": session.resolved.presets,
         "digest": session.model.identity().digest,
     });
-    if cli.global.json {
-        return print_result(&super::json(&rows));
-    }
-    let mut rows = rows.as_object().expect("an object").clone();
+    answer(cli, &rows, || readable(rows.clone()))
+}
+
+fn readable(mut rows: Value) -> String {
+    let rows = rows.as_object_mut().expect("an object");
     let named = |token: &Value| format!("{} ({})", token["text"].as_str().unwrap_or_default(), token["id"]);
     for key in ["start_token", "stop_tokens"] {
         let tokens = rows[key].as_array().map_or(slice::from_ref(&rows[key]), Vec::as_slice);
         rows[key] = tokens.iter().filter(|token| !token.is_null()).map(named).collect::<Vec<_>>().join(", ").into();
     }
     rows.retain(|_, value| !value.is_null() && value != "");
-    print_result(&pairs(&rows))
+    pairs(rows)
 }

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use serde::Serialize;
 
+use super::answer;
 use super::args::{Cli, Score, read_text};
 use super::session::{Given, Session};
 use crate::Result;
@@ -14,7 +15,7 @@ use crate::metrics::matched_prefix;
 use crate::problem::Target;
 use crate::subject::check_context;
 use crate::terminal::counted;
-use crate::ui::{Policy, print_result, visible};
+use crate::ui::{Policy, visible};
 
 #[inline]
 pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
@@ -29,10 +30,7 @@ pub(super) fn run(cli: &Cli, verb: &Score, policy: Policy) -> Result<()> {
         scored.robust = Some(robust);
         scored.notes.extend(untold);
     }
-    match cli.global.json {
-        true => print_result(&super::json(&scored)),
-        false => print_result(&readable(&scored)),
-    }
+    answer(cli, &scored, || readable(&scored))
 }
 
 /// What a prompt is worth.

@@ -42,9 +42,7 @@ impl Session {
     /// The device that the settings ask for.
     pub fn device(&self) -> Result<Choice> {
         let settings = self.settings();
-        let choice = backend::open(settings.backend, settings.device, settings.dtype)?;
-        tracing::info!("running on {}: {}", choice.device, choice.reason);
-        Ok(choice)
+        backend::open(settings.backend, settings.device, settings.dtype)
     }
 
     /// The plain path: CPU, f32.

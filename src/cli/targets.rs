@@ -1,7 +1,5 @@
 //! `dlmi targets`: draws targets by difficulty, makes reachable ones, or labels those of a file, on the plain path (CPU, f32).
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -13,6 +11,8 @@ use super::args::{Cli, Targets};
 use super::session::{Session, check_tokens};
 use super::signals::{ended_by, watch_signals};
 use crate::error::quoted;
+use crate::files::{read_small, write_to};
+use crate::interrupt::{self, Interrupt};
 use crate::problem::targets::{Labelled, Maker, Recipe, Wanted};
 use crate::subject::check_context;
 use crate::ui::{Policy, Progress, Status, print_part};
@@ -42,14 +42,13 @@ fn make(maker: &Maker, wanted: &[Wanted], policy: Policy) -> Result<ExitCode> {
             seconds: began.elapsed().as_secs_f64(),
             ..Status::default()
         });
-        let record = super::json(&maker.make(wanted_one));
-        if !print_part(&record)? {
+        let interrupt = Interrupt { signal: Some(signal.clone()), deadline: None };
+        let Some(made) = interrupt::within(interrupt, || maker.make(wanted_one)) else {
+            tracing::warn!("interrupted after {done} of {} targets", wanted.len());
+            return Ok(ended_by(signal.load(Ordering::Relaxed)));
+        };
+        if !print_part(&super::json(&made))? {
             break;
-        }
-        let number = signal.load(Ordering::Relaxed);
-        if number != 0 && done + 1 < wanted.len() as u64 {
-            tracing::warn!("interrupted after {} of {} targets", done + 1, wanted.len());
-            return Ok(ended_by(number));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -115,14 +114,9 @@ fn keep_prompts(path: &Path, wanted: &[Wanted]) -> Result<()> {
         _ => String::new(),
     };
     let lines: String = wanted.iter().map(line).collect();
-    if std::fs::read(path).is_ok_and(|there| there == lines.as_bytes()) {
-        return Ok(());
+    let is_file = path.metadata().is_ok_and(|found| found.is_file());
+    match is_file && read_small(path, lines.len() as u64).ok().as_deref() != Some(lines.as_bytes()) {
+        true => Err(Error::input(format!("--prompts-out: `{}` is already there; name another file", path.display()))),
+        false => write_to(path, lines.as_bytes()),
     }
-    let file = OpenOptions::new().write(true).create_new(true).open(path);
-    file.and_then(|mut file| file.write_all(lines.as_bytes())).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => {
-            Error::input(format!("--prompts-out: `{}` is already there; name another file", path.display()))
-        }
-        _ => Error::writing(path, &error),
-    })
 }

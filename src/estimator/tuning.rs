@@ -71,11 +71,19 @@ impl Tuning {
     /// Each λ once, then the best, and now and then another.
     fn index(&self) -> usize {
         let many = GRID.len() as u64;
-        let turn = if self.estimates < many { Some(self.estimates) } else { None };
-        let explores = !self.settled && self.estimates.is_multiple_of(EXPLORE);
-        let turn = turn.or_else(|| explores.then_some(self.estimates / EXPLORE % many));
-        let best = || (0..GRID.len()).max_by(|&a, &b| self.products[a].gain().total_cmp(&self.products[b].gain()));
-        turn.map_or_else(|| best().expect("there are some"), |turn| turn as usize)
+        let turn = match self.estimates {
+            _ if self.settled => None,
+            first if first < many => Some(first),
+            later => later.is_multiple_of(EXPLORE).then_some(later / EXPLORE % many),
+        };
+        turn.map_or_else(|| self.best(), |turn| turn as usize)
+    }
+
+    /// The λ that left the least variance; in the middle while nothing is known.
+    fn best(&self) -> usize {
+        let gain = |index: &usize| self.products[*index].gain();
+        let best = (0..GRID.len()).max_by(|a, b| gain(a).total_cmp(&gain(b))).filter(|best| gain(best) > 0.0);
+        best.unwrap_or(GRID.len() / 2)
     }
 
     /// Takes in a and c of an estimate that used this choice.
@@ -104,8 +112,7 @@ mod tests {
         assert_eq!(lambda(&tuning), GRID[0]);
         tuning.settle();
         assert_eq!(lambda(&tuning), GRID[2]);
-        // At first each has its turn all the same.
-        tuning.estimates = 1;
-        assert_eq!(lambda(&tuning), GRID[1]);
+        assert_eq!(lambda(&Tuning { settled: true, ..Tuning::new() }), 1.0, "nothing is known");
+        assert_eq!(lambda(&Tuning { estimates: 1, ..Tuning::new() }), GRID[1], "at first each has its turn");
     }
 }

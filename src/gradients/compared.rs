@@ -16,10 +16,14 @@ pub enum Compared {
     GsTau1,
     /// Gumbel-softmax, τ = 100
     GsTau100,
-    /// Gumbel-softmax, one learned temperature: the paper's L
-    GsLearned,
-    /// Gumbel-softmax, a learned temperature for each position: the paper's D + L
-    GsDecoupled,
+    /// Gumbel-softmax, one learned temperature, τ0 = 1: the paper's L
+    GsLearnedTau1,
+    /// Gumbel-softmax, one learned temperature, τ0 = 100: the paper's L
+    GsLearnedTau100,
+    /// Gumbel-softmax, a learned temperature for each position, τ0 = 1: the paper's D + L
+    GsDecoupledTau1,
+    /// Gumbel-softmax, a learned temperature for each position, τ0 = 100: the paper's D + L
+    GsDecoupledTau100,
     /// Straight-through Gumbel-softmax
     Stgs,
     /// REBAR
@@ -33,8 +37,14 @@ impl Choice for Compared {
         (Self::Reinforce, "reinforce", "REINFORCE with the baseline of its method"),
         (Self::GsTau1, "gs-tau1", "Gumbel-softmax, tau = 1"),
         (Self::GsTau100, "gs-tau100", "Gumbel-softmax, tau = 100"),
-        (Self::GsLearned, "gs-learned", "Gumbel-softmax, one learned temperature: the paper's L"),
-        (Self::GsDecoupled, "gs-decoupled", "Gumbel-softmax, a learned temperature for each position: the paper's D + L"),
+        (Self::GsLearnedTau1, "gs-learned-tau1", "Gumbel-softmax, one learned temperature, tau0 = 1: the paper's L"),
+        (Self::GsLearnedTau100, "gs-learned-tau100", "The same, tau0 = 100"),
+        (
+            Self::GsDecoupledTau1,
+            "gs-decoupled-tau1",
+            "Gumbel-softmax, a learned temperature for each position, tau0 = 1: the paper's D + L",
+        ),
+        (Self::GsDecoupledTau100, "gs-decoupled-tau100", "The same, tau0 = 100"),
         (Self::Stgs, "stgs", "Straight-through Gumbel-softmax"),
         (Self::Rebar, "rebar", "REBAR"),
         (Self::Relax, "relax", "RELAX"),
@@ -58,8 +68,10 @@ impl Compared {
             Self::Reinforce => "REINFORCE",
             Self::GsTau1 => "GS, τ = 1",
             Self::GsTau100 => "GS, τ = 100",
-            Self::GsLearned => "GS, L",
-            Self::GsDecoupled => "GS, D + L",
+            Self::GsLearnedTau1 => "GS, L, τ₀ = 1",
+            Self::GsLearnedTau100 => "GS, L, τ₀ = 100",
+            Self::GsDecoupledTau1 => "GS, D + L, τ₀ = 1",
+            Self::GsDecoupledTau100 => "GS, D + L, τ₀ = 100",
             Self::Stgs => "STGS",
             Self::Rebar => "REBAR",
             Self::Relax => "RELAX",
@@ -71,10 +83,24 @@ impl Compared {
         match self {
             Self::Reinforce => "reinforce",
             Self::GsTau1 | Self::GsTau100 => "gbda",
-            Self::GsLearned | Self::GsDecoupled => SHARED,
+            Self::GsLearnedTau1 | Self::GsLearnedTau100 | Self::GsDecoupledTau1 | Self::GsDecoupledTau100 => SHARED,
             Self::Stgs => "stgs",
             Self::Rebar => "rebar",
             Self::Relax => "relax",
+        }
+    }
+
+    /// The τ that is in its name; the others have their method's.
+    fn temperature(self) -> Option<Temperature> {
+        let learned = |tau0, per_position| Temperature::Learned { tau0, per_position };
+        match self {
+            Self::GsTau1 => Some(Temperature::Fixed(1.0)),
+            Self::GsTau100 => Some(Temperature::Fixed(100.0)),
+            Self::GsLearnedTau1 => Some(learned(1.0, false)),
+            Self::GsLearnedTau100 => Some(learned(100.0, false)),
+            Self::GsDecoupledTau1 => Some(learned(1.0, true)),
+            Self::GsDecoupledTau100 => Some(learned(100.0, true)),
+            Self::Reinforce | Self::Stgs | Self::Rebar | Self::Relax => None,
         }
     }
 
@@ -84,14 +110,8 @@ impl Compared {
     /// Settings that contradict each other.
     pub fn row(self, options: &Options) -> Result<TableRow> {
         let TableRow { samples, goal, feeding, .. } = section(options, SHARED);
-        let mut row = TableRow { samples, goal, feeding, ..section(options, self.method()) };
-        match (self, &mut row.temperature) {
-            (Self::GsTau1, temperature) => *temperature = Temperature::Fixed(1.0),
-            (Self::GsTau100, temperature) => *temperature = Temperature::Fixed(100.0),
-            (Self::GsLearned, Temperature::Learned { per_position, .. }) => *per_position = false,
-            (Self::GsDecoupled, Temperature::Learned { per_position, .. }) => *per_position = true,
-            _ => (),
-        }
+        let own = section(options, self.method());
+        let row = TableRow { samples, goal, feeding, temperature: self.temperature().unwrap_or(own.temperature), ..own };
         row.check().map_err(|wrong| Error::input(format!("{}: {wrong}", self.label())))?;
         Ok(row)
     }

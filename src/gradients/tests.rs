@@ -112,10 +112,12 @@ fn all_have_one_objective_and_their_own_temperature() {
     options.assign("dlmi-tf.samples", "3").unwrap();
     let rows: Vec<_> = Compared::all().into_iter().map(|estimator| estimator.row(&options).unwrap()).collect();
     assert!(rows.iter().all(|row| (row.samples, row.feeding) == (3, FED)));
-    let learned = |per_position| Temperature::Learned { tau0: 100.0, per_position };
+    let learned = |tau0, per_position| Temperature::Learned { tau0, per_position };
     let temperatures: Vec<_> = rows.iter().map(|row| row.temperature).collect();
     let fixed = [Temperature::None, Temperature::Fixed(1.0), Temperature::Fixed(100.0)];
-    assert_eq!(temperatures, [&fixed[..], &[learned(false), learned(true), learned(true), Temperature::None, Temperature::None]].concat());
+    let shared = [learned(1.0, false), learned(100.0, false), learned(1.0, true), learned(100.0, true)];
+    let others = [learned(100.0, true), Temperature::None, Temperature::None];
+    assert_eq!(temperatures, [&fixed[..], &shared, &others].concat());
     // The authors' feedback leaves no gradient to a control variate.
     options.assign("dlmi-tf.feedback", "hard").unwrap();
     let message = planned(options, &[Compared::GsTau1, Compared::Rebar]).unwrap_err().to_string();

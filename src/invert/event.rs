@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::judge::Judged;
 use super::log::EVENTS;
-use super::run::Report;
+use super::observer::Report;
 use super::scores::Scores;
 use crate::metrics::Spread;
 use crate::subject::Cost;

@@ -1,7 +1,7 @@
 //! The folder of a run: `result.json`, `events.jsonl` and the same for TensorBoard, `checkpoint.safetensors`, and a lock.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use super::task::{AROUND, MOMENT, TOKENIZER};
 use super::tensorboard;
 use super::{Report, RunState, Snapshot};
 use crate::error::quoted;
-use crate::files::{open_regular, replace, try_lock};
+use crate::files::{host_name, make_folder, open_lock, open_regular, replace, try_lock};
 use crate::invert::{Scores, judge::Judged};
 use crate::method::State;
 use crate::settings::is_off;
@@ -40,10 +40,7 @@ impl Folder {
     /// Opens or makes the folder. With `resume`, also reads the snapshot kept in it, if there is one; without, a folder that
     /// already holds a run is refused. `identity` is a JSON object of all settings but the budgets, those of the method in an object of its own.
     pub fn open(path: &Path, identity: Value, resume: bool) -> Result<(Self, Option<Snapshot>)> {
-        if path.exists() && !path.is_dir() {
-            return Err(Error::option("out", format!("`{}` is a file; name a folder", path.display())));
-        }
-        fs::create_dir_all(path).map_err(|error| Error::writing(path, &error))?;
+        make_folder(path)?;
         only_files(path)?;
         let lock = lock(path)?;
         let checkpoint = path.join(CHECKPOINT);
@@ -64,10 +61,12 @@ impl Folder {
 
     /// The moment of the run that a folder holds, in seconds since 1970, where its chat template wrote the date.
     pub fn moment(path: &Path) -> Option<i64> {
-        let mut bytes = Vec::new();
-        open_regular(&path.join(CHECKPOINT)).ok()?.0.read_to_end(&mut bytes).ok()?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).ok()?;
-        serde_json::from_str::<Value>(header.metadata().as_ref()?.get("identity")?).ok()?[MOMENT].as_i64()
+        let (mut file, mut length, mut header) = (open_regular(&path.join(CHECKPOINT)).ok()?.0, [0; 8], Vec::new());
+        file.read_exact(&mut length).ok()?;
+        // The tensors behind it may be large.
+        file.take(u64::from_le_bytes(length)).read_to_end(&mut header).ok()?;
+        let header: Value = serde_json::from_slice(&header).ok()?;
+        serde_json::from_str::<Value>(header["__metadata__"]["identity"].as_str()?).ok()?[MOMENT].as_i64()
     }
 
     /// Events behind the last step that was saved: they were dropped, and are made again.
@@ -111,8 +110,7 @@ fn only_files(folder: &Path) -> Result<()> {
 
 fn lock(folder: &Path) -> Result<File> {
     let path = folder.join(LOCK);
-    let opened = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path);
-    let mut file = opened.map_err(|error| Error::writing(&path, &error))?;
+    let mut file = open_lock(&path)?;
     if !try_lock(&file, &path)? {
         let mut holder = String::new();
         let _ = file.read_to_string(&mut holder);
@@ -122,8 +120,8 @@ fn lock(folder: &Path) -> Result<File> {
             holder.trim()
         )));
     }
-    let host = fs::read_to_string("/etc/hostname").unwrap_or_default();
-    let holder = format!("process {} on {}\n", std::process::id(), if host.trim().is_empty() { "this host" } else { host.trim() });
+    let host = host_name();
+    let holder = format!("process {} on {}\n", std::process::id(), if host.is_empty() { "this host" } else { &host });
     file.set_len(0).and_then(|()| file.write_all(holder.as_bytes())).map_err(|error| Error::writing(&path, &error))?;
     Ok(file)
 }
@@ -169,7 +167,9 @@ fn checksum<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
 /// The snapshot in a checkpoint, and the event of its last step.
 fn read(path: &Path, identity: &Value) -> Result<(Snapshot, Option<Event>)> {
     let bytes = fs::read(path).map_err(|error| Error::reading(path, &error))?;
-    let broken = |what: &dyn std::fmt::Display| Error::input(format!("`{}` is not a checkpoint of dlmi: {what}", path.display()));
+    let broken = |what: &dyn std::fmt::Display| {
+        Error::input(format!("`{}` is not a checkpoint of dlmi: {what}; start a new run in another folder", path.display()))
+    };
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| broken(&error))?;
     let metadata = header.metadata().clone().unwrap_or_default();
     let field = |name: &str| metadata.get(name).cloned().ok_or_else(|| broken(&format!("`{name}` is missing")));
@@ -188,7 +188,7 @@ fn read(path: &Path, identity: &Value) -> Result<(Snapshot, Option<Event>)> {
     let parts = parts.iter().map(String::as_bytes).chain([shapes.as_bytes()]);
     let found = checksum(parts.chain(tensors.values().map(TensorView::data)));
     if found != field("checksum")? || tensors.values().any(|view| view.dtype() != Dtype::F32) {
-        return Err(broken(&"it is damaged, its checksum is not that of its content; start a new run in another folder"));
+        return Err(broken(&"it is damaged, its checksum is not that of its content"));
     }
     let known: Value = serde_json::from_str(&field("identity")?).map_err(|error| broken(&error))?;
     same_run(&known, identity, path)?;

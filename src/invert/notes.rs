@@ -1,11 +1,12 @@
 //! What a reader of a result must also know, in sentences.
 
 use super::judge::{Judged, Verdict};
-use super::run::{RunState, Stopped};
+use super::observer::RunState;
+use super::run::Stopped;
 use crate::metrics::{overlap, overlap_text, shared_letters};
 use crate::problem::{LONGEST_RUN, Problem, Target};
 use crate::source::Tokenizer;
-use crate::terminal::counted;
+use crate::terminal::{acts, counted};
 
 /// What a printed prompt does not show.
 pub(crate) const BOS: &str = "a beginning-of-sequence token stands before the prompt, which the printed text does not show";
@@ -39,6 +40,13 @@ pub(crate) fn special(what: &str, ids: &[u32], tokenizer: &Tokenizer) -> Option<
     Some(format!("the {what} holds `{}`, which is one special token and not its letters", tokenizer.decode(&[*id])))
 }
 
+/// Of a found text that is not shown as it is typed.
+fn signs(text: &str) -> Option<String> {
+    let shown = text.chars().find(|&c| acts(c))?;
+    let example = if shown == '\n' { ", as ⏎ for a newline" } else { "" };
+    Some(format!("the found text holds characters that are shown as signs{example}; `--json` has them as they are typed"))
+}
+
 /// Of a run that went on from what it had found until its budget ended.
 pub(super) fn no_shorter(run: &RunState, stopped: Stopped) -> Option<String> {
     let shortest = run.shortest.as_ref().filter(|_| stopped != Stopped::Exact)?;
@@ -51,14 +59,16 @@ pub(super) fn notes(problem: &Problem, best: &Judged, verdict: &Verdict, scored:
     let (options, target) = (problem.prompt.options(), &problem.first().target);
     let mut notes: Vec<String> = options.bos.map(|_| BOS.to_owned()).into_iter().collect();
     let fixed = [("prefix", &options.prefix), ("suffix", &options.suffix)];
-    let holding = fixed.into_iter().filter(|(_, text)| problem.prompt.repeats_target(text));
+    let holding = fixed.iter().filter(|(_, text)| problem.prompt.repeats_target(text));
     notes.extend(holding.map(|(name, _)| format!("the {name} holds words of the target, which no rule forbids there")));
+    notes.extend(fixed.into_iter().filter_map(|(name, text)| special(name, &tokenizer.encode(text), tokenizer)));
     notes.extend(problem.moment().map(|_| DATE.to_owned()));
     notes.extend((!problem.can_be_exact()).then(|| TARGET.to_owned()));
     notes.extend(special("target", target.text_ids(), tokenizer));
     notes.extend(problem.broken_rule(&best.free, &best.typed).map(|rule| format!("the prompt breaks a rule: {rule}")));
     let stop = target.ids.last().filter(|_| target.stops);
     notes.extend(stop.map(|&stop| format!("the last token of the target is `{}`, at which the model stops", tokenizer.decode(&[stop]))));
+    notes.extend(signs(&problem.free_text(&best.free)));
     notes.extend(repetition((&best.free, &problem.free_text(&best.free)), target));
     notes.extend(verdict.note());
     let (asked, least) = (problem.min_margin, verdict.min_margin);
@@ -83,6 +93,13 @@ mod tests {
             assert!(!note(prompt, target), "{prompt} {target}");
         }
         assert!(!note("wherefore", "wherefore are you so far away from here"), "less than half of it");
+    }
+
+    #[test]
+    fn what_is_not_shown_as_it_is_typed_is_said() {
+        assert_eq!((signs("a king ⏎"), signs("Grüße, 世界")), (None, None));
+        assert!(signs("a\nking").unwrap().contains("⏎ for a newline"));
+        assert!(signs("a\u{200b}king").is_some());
     }
 
     #[test]

@@ -2,21 +2,22 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::judge::{Judge, Judged, Verdict, judge};
+use super::observer::{Observer, Report, RunState, Snapshot};
 use super::scores::{Scores, scores};
 use super::shortest::{Solved, shorter};
 use crate::Result;
 use crate::budget::Budget;
 use crate::interrupt::{self, Interrupt};
-use crate::method::{Clock, Method, Progress, State};
+use crate::method::{Clock, Method, Progress};
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
-use crate::subject::{Cost, Subject};
+use crate::subject::Subject;
 
 /// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,90 +34,6 @@ pub enum Stopped {
     /// The objective is not a number any more.
     Diverged,
 }
-
-/// One step, for those who watch.
-#[derive(Debug)]
-pub struct Report<'a> {
-    /// Steps in all.
-    pub step: u64,
-    /// Restarts so far.
-    pub restart: u32,
-    /// Seconds since the run began, before an interruption too.
-    pub seconds: f64,
-    /// N at work, where it becomes smaller.
-    pub prompt_tokens: Option<usize>,
-    /// What the method says.
-    pub progress: Progress,
-    /// The best prompt so far.
-    pub best: Option<&'a Judged>,
-    /// The four scores, where they were taken.
-    pub scores: Option<Scores>,
-    /// Work so far.
-    pub cost: Cost,
-}
-
-/// Everything that a run needs to go on as if it had never stopped.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Snapshot {
-    /// The run itself.
-    pub run: RunState,
-    /// What the method keeps.
-    pub method: State,
-}
-
-/// A run between two steps.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct RunState {
-    /// Steps in all.
-    pub step: u64,
-    /// Restarts so far.
-    pub restart: u32,
-    /// Steps since the last restart.
-    pub step_of_start: u64,
-    /// Seconds spent.
-    pub seconds: f64,
-    /// Work done.
-    pub cost: Cost,
-    /// The best prompt so far, of as many free tokens as are at work.
-    pub best: Option<Judged>,
-    /// The shortest prompt that solved the problem, where shorter ones are looked for.
-    pub shortest: Option<Solved>,
-    /// The free part that was judged last.
-    pub judged: Vec<u32>,
-    /// The last step found nothing better for so long that a restart is due, if one is left.
-    pub stalled: bool,
-}
-
-/// Watches a run, keeps its snapshots, and may end it.
-pub trait Observer {
-    /// After every step.
-    fn step(&mut self, _report: &Report) -> Result<()> {
-        Ok(())
-    }
-
-    /// Every `eval_every` steps and when a run ends early. `snapshot` is costly: ask only where it is kept.
-    fn save(&mut self, _snapshot: &dyn Fn() -> Snapshot) -> Result<()> {
-        Ok(())
-    }
-
-    /// Once, when the run is over: the best prompt and the four scores of the step that was its last, if there was time for them.
-    fn end(&mut self, _best: &Judged, _scores: Option<Scores>) -> Result<()> {
-        Ok(())
-    }
-
-    /// Not 0 once the run should end. A long step is left then.
-    fn signal(&self) -> Option<Arc<AtomicUsize>> {
-        None
-    }
-
-    /// Whether the run should end now.
-    fn interrupted(&self) -> bool {
-        self.signal().is_some_and(|signal| signal.load(Ordering::Relaxed) != 0)
-    }
-}
-
-/// Nobody watches.
-impl Observer for () {}
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,6 +77,7 @@ impl<B: TrackedBackend> Trial<'_, B> {
             problem: Cow::Borrowed(self.problem),
             method,
             began: Instant::now(),
+            loaded: self.judge.load_seconds(),
             seconds_before: 0.0,
             at: RunState::default(),
             step_seconds: LONG_STEP,
@@ -188,6 +106,8 @@ struct Run<'a, B: TrackedBackend> {
     problem: Cow<'a, Problem>,
     method: &'a mut dyn Method<B>,
     began: Instant,
+    /// What loading the judge had taken before: what it takes now is not the run's.
+    loaded: f64,
     seconds_before: f64,
     at: RunState,
     /// Of the last step; at first as if it had been a long one.
@@ -220,7 +140,7 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
     }
 
     fn seconds(&self) -> f64 {
-        self.seconds_before + self.began.elapsed().as_secs_f64() - self.trial.judge.load_seconds()
+        self.seconds_before + self.began.elapsed().as_secs_f64() - (self.trial.judge.load_seconds() - self.loaded)
     }
 
     fn until_done(&mut self, observer: &mut dyn Observer) -> Result<(Stopped, Option<f64>)> {

@@ -7,8 +7,9 @@ use serde_json::Value;
 use super::judge::Judge;
 use super::model::Model;
 use super::notes;
+use super::observer::{Observer, Snapshot};
 use super::record::{Circumstances, Inversion};
-use super::run::{Observer, Snapshot, Trial};
+use super::run::Trial;
 use crate::Result;
 use crate::backend::{self, Choice, Dtype, Job};
 use crate::method::Build;
@@ -44,7 +45,7 @@ impl Model {
 /// What [`Task::identity`] calls the digest of the tokenizer.
 pub(super) const TOKENIZER: &str = "tokenizer_digest";
 /// What it calls the moment whose date a chat template has written, in seconds since 1970. What it wrote is among the fixed tokens.
-pub(super) const MOMENT: &str = "moment";
+pub const MOMENT: &str = "moment";
 /// What it calls the fixed tokens around the free part.
 pub(super) const AROUND: &str = "around";
 
@@ -69,11 +70,7 @@ impl<'a> Task<'a> {
     /// Options that contradict each other; prompt and target do not fit into the context; there is no such device, or it does not
     /// compute rightly.
     pub fn new(model: &'a mut Model, problem: Problem, options: Options) -> Result<Self> {
-        Self::prepared(model, problem, options, |options| {
-            let device = backend::open(options.backend, options.device, options.dtype)?;
-            tracing::info!("running on {}: {}", device.device, device.reason);
-            Ok(device)
-        })
+        Self::prepared(model, problem, options, |options| backend::open(options.backend, options.device, options.dtype))
     }
 
     /// The same on a device that was chosen before.

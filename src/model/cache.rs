@@ -33,6 +33,11 @@ impl<B: Backend> Cache<B> {
         Self { layers: self.layers.clone(), paths }
     }
 
+    /// So many sequences that all go on from the only one of `self`.
+    pub fn repeated(&self, sequences: usize) -> Self {
+        self.fork(&vec![self.len(); sequences])
+    }
+
     /// T.
     pub fn len(&self) -> usize {
         self.paths.len()

@@ -54,6 +54,18 @@ impl LlamaConfig {
     pub fn parameters(&self) -> usize {
         self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
     }
+
+    /// Weights that meet every position: the matrices of the layers.
+    pub fn layer_weights(&self) -> usize {
+        let tensors = self.tensors().into_iter();
+        let matrices = tensors.filter(|(name, shape)| name.starts_with("model.layers.") && shape.len() == 2);
+        matrices.map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
+    /// Weights of the LM head.
+    pub fn head_weights(&self) -> usize {
+        self.vocab_size * self.hidden_size
+    }
 }
 
 /// Removes what old files carry along and no model reads: rotary frequencies, and a copy of the embeddings as head. A config that ties the

@@ -211,7 +211,7 @@ impl<B: Kernels> Llama<B> {
     /// the memory of `x`.
     pub fn trace(&self, x: Tensor<B, 3>, prefix: &Cache<B>, count: usize) -> (Tensor<B, 2>, Trace<B>) {
         let [s, t, d] = x.dims();
-        let mut cache = prefix.fork(&vec![prefix.len(); s]);
+        let mut cache = prefix.repeated(s);
         cache.grow(prefix.len() + t);
         let pass = self.pass(cache.paths(), count, x.dtype());
         let mut layers = Vec::with_capacity(self.layers.len());

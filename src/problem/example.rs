@@ -57,6 +57,11 @@ impl Example {
         self.head.len() + self.tokens + self.tail().len()
     }
 
+    /// Positions that a pass computes behind the fixed beginning, the target's own tokens fed: all but that and the last target token.
+    pub fn positions_behind_head(&self) -> usize {
+        self.tokens + self.tail().len() + self.target.ids.len() - 1
+    }
+
     /// The ids as searched: BoS, fixed tokens, `free`, fixed tokens.
     pub fn search_ids(&self, free: &[u32]) -> Vec<u32> {
         [&self.head, free, self.tail()].concat()

@@ -17,11 +17,10 @@ mod table;
 mod tables;
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::files::replace;
-use crate::{Error, Result};
+use crate::Result;
+use crate::files::{make_folder, replace};
 use data::Data;
 use figures::figures;
 use groups::{Group, groups};
@@ -62,7 +61,7 @@ pub struct Written {
 pub fn report(paths: &[PathBuf], folder: &Path) -> Result<Written> {
     let data = data::read(paths)?;
     let report = Report::of(&data);
-    fs::create_dir_all(folder).map_err(|error| Error::writing(folder, &error))?;
+    make_folder(folder)?;
     for figure in &report.figures {
         let (svg, file) = (figure.svg(), |ending: &str| folder.join(format!("{}.{ending}", figure.name)));
         replace(&file("png"), &png::png(&svg)?)?;

@@ -15,7 +15,8 @@ impl Options {
     /// # Errors
     /// There is no such setting, or the value is not for it.
     pub fn assign(&mut self, name: &str, value: &str) -> Result<()> {
-        let unknown = || Error::input(format!("`{name}` is not a setting; did you mean `{}`?", nearest_setting(name)));
+        let near = || nearest_setting(name).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        let unknown = || Error::input(format!("`{name}` is not a setting{}", near()));
         let setting = Setting::find(name).ok_or_else(unknown)?;
         let written = self.set(setting, &Written::untyped(value)).ok_or_else(unknown)?;
         written.map_err(|wrong| Error::input(format!("`{name}` {wrong}")))
@@ -94,11 +95,12 @@ pub(crate) fn is_off(key: &str, value: &Value) -> bool {
     value.is_null() || *value == json!(false) || (*value == json!("") && key != "system")
 }
 
-/// The one whose name takes the fewest edits from `name`, with its section or without it.
-pub(super) fn nearest_setting(name: &str) -> Setting {
+/// The one whose name takes the fewest edits from `name`, with its section or without it, if half of the name is left as it is.
+pub(super) fn nearest_setting(name: &str) -> Option<Setting> {
     let (name, defaults) = (name.strip_prefix(VARIABLE).unwrap_or(name), Options::default());
     let distance = |setting: &Setting| edits(name, &setting.to_string()).min(edits(name, setting.key));
-    Setting::all().filter(|setting| defaults.get(*setting).is_some()).min_by_key(distance).expect("there are settings")
+    let nearest = Setting::all().filter(|setting| defaults.get(*setting).is_some()).min_by_key(distance);
+    nearest.filter(|setting| 2 * distance(setting) <= name.chars().count())
 }
 
 #[cfg(test)]
@@ -151,7 +153,8 @@ mod tests {
             ("dlmi_tf.feedback", "dlmi-tf.feedback"),
             ("DLMI_BASELINE", "reinforce.baseline"),
         ] {
-            assert_eq!(nearest_setting(name).to_string(), nearest, "{name}");
+            assert_eq!(nearest_setting(name).unwrap().to_string(), nearest, "{name}");
         }
+        assert!(["foo", "", "label"].into_iter().all(|name| nearest_setting(name).is_none()));
     }
 }

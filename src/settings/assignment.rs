@@ -115,10 +115,10 @@ impl Assignment {
 }
 
 fn unknown(name: &str, origin: &Origin) -> Error {
-    let near = nearest_setting(name);
-    let near = if *origin == Origin::Environment { near.variable() } else { near.to_string() };
+    let named = |near: Setting| if *origin == Origin::Environment { near.variable() } else { near.to_string() };
+    let near = nearest_setting(name).map_or(String::new(), |near| format!("did you mean `{}`? ", named(near)));
     let subject = origin.subject_named(name);
-    Error::input(format!("{subject} is not a setting; did you mean `{near}`? `dlmi config show --help` lists them all"))
+    Error::input(format!("{subject} is not a setting; {near}`dlmi config show --help` lists them all"))
 }
 
 /// The values of a document in the order of its lines, the keys `skip` left out: `steps = 9`, and `batch = 24` in the

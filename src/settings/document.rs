@@ -21,8 +21,12 @@ impl<'a> Document<'a> {
     /// It is not TOML; with the line.
     pub fn parse(&self) -> Result<DeTable<'a>> {
         let table = DeTable::parse(self.text).map_err(|error| {
-            let place = error.span().map_or(String::new(), |span| format!(", line {}", self.line(&span)));
-            Error::input(format!("{}{place} is not TOML: {}", self.name, error.message().replace('\n', ", ")))
+            let line = error.span().map(|span| self.line(&span));
+            let place = line.map_or(String::new(), |line| format!(", line {line}"));
+            let written = line.and_then(|line| self.text.lines().nth(line - 1)).and_then(|line| line.split_once('='));
+            let in_quotes = written.is_some_and(|(_, value)| value.trim() == "none");
+            let advice = if in_quotes { "; write \"none\", in quotes" } else { "" };
+            Error::input(format!("{}{place} is not TOML: {}{advice}", self.name, error.message().replace('\n', ", ")))
         })?;
         Ok(table.into_inner())
     }

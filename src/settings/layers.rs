@@ -385,6 +385,7 @@ mod tests {
             "`dlmi.samples` (f.toml, line 1) must be a whole number from 1 to 1024, not `a TOML array`"
         );
         assert_eq!(refused("[seed]"), "`seed` (f.toml, line 1) must be a whole number from 0 to 4294967295, not `a TOML table`");
+        assert!(refused("seed = 1\nmax_seconds = none\n").ends_with("; write \"none\", in quotes"), "{}", refused("max_seconds = none"));
         assert!(refused("seed = 1\nseed = 2").starts_with("`f.toml`, line 2 is not TOML: "), "{}", refused("seed = 1\nseed = 2"));
         assert!(refused("seed = ").starts_with("`f.toml`, line 1 is not TOML: "), "{}", refused("seed = "));
         let file = toml_file("seed = 0xff\nsteps = \"none\"\nmax_seconds = 1_0.5\n[dlmi]\nlearning_rate = 1");

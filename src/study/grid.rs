@@ -266,6 +266,9 @@ impl Reader<'_> {
         };
         let name = self.string("name", named)?;
         let label = table.get("label").map_or(Ok(name.clone()), |label| self.string("label", label))?;
+        if label.trim().is_empty() {
+            return Err(self.wrong(value.span(), format!("the label of a `{name}` is empty; leave it out, or give it a name")));
+        }
         Ok(Method { name: self.given("method", named), label, settings: self.settings(value, Some(&name))?, estimator: None })
     }
 

@@ -164,9 +164,7 @@ impl Study {
     /// # Errors
     /// `backend` contradicts the study; there is no such device.
     pub fn device(&self, backend: Option<BackendName>, device: Option<usize>) -> Result<Choice> {
-        let device = backend::open(self.backend(backend)?, device, self.dtype())?;
-        tracing::info!("running on {}: {}", device.device, device.reason);
-        Ok(device)
+        backend::open(self.backend(backend)?, device, self.dtype())
     }
 
     /// The element type of all cells.

@@ -4,7 +4,7 @@
 //! run folder of one that was begun; `locks/<id>` is held by whoever is at it, and let go by the system when that process ends, however it
 //! ends.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::Cell;
 use super::cell::SCHEMA;
 use crate::error::quoted;
-use crate::files::{read_text, replace, try_lock};
+use crate::files::{host_name, make_folder, open_lock, read_text, replace, try_lock};
 use crate::{Error, Result, terminal};
 
 /// Larger than any record, in bytes.
@@ -37,6 +37,7 @@ impl Store {
     /// # Errors
     /// It cannot be made.
     pub fn create(root: &Path) -> Result<Self> {
+        make_folder(root)?;
         for name in ["cells", "failed", "work", "locks"] {
             let path = root.join(name);
             fs::create_dir_all(&path).map_err(|error| Error::writing(&path, &error))?;
@@ -89,8 +90,7 @@ impl Store {
     /// The lock cannot be made.
     pub fn claim(&self, id: &str) -> Result<Option<Claim>> {
         let path = self.root.join("locks").join(id);
-        let opened = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(&path);
-        let file = opened.map_err(|error| Error::writing(&path, &error))?;
+        let file = open_lock(&path)?;
         // Who asks whether a cell is running holds its lock for a moment.
         for _ in 0..3 {
             if try_lock(&file, &path)? {
@@ -160,10 +160,9 @@ impl Store {
 
 /// Where a cell was computed.
 fn provenance() -> Value {
-    let host = || fs::read_to_string("/etc/hostname").unwrap_or_default().trim().to_owned();
     json!({
         // Slurm may run several nodes on one host.
-        "node": std::env::var("SLURMD_NODENAME").unwrap_or_else(|_| host()),
+        "node": std::env::var("SLURMD_NODENAME").unwrap_or_else(|_| host_name()),
         "process": std::process::id(),
         "threads": rayon::current_num_threads(),
         "version": env!("CARGO_PKG_VERSION"),

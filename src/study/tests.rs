@@ -152,6 +152,7 @@ fn what_is_no_study_is_refused_with_its_place() {
     refused(&grid("[settings]\nseed = 1\n"), &["line 5", "`seed` is an axis"]);
     refused("methods = [\n{ name = \"gbda\", steps = 9 }]\ntargets = { bundled = true }", &["line 2", "`steps` is an axis"]);
     refused(&grid("[settings]\nmax_seconds = 1\n"), &["line 5", "budget"]);
+    refused(&grid("").replacen("\"snap\"", "{ name = \"snap\", label = \" \" }", 1), &["label of a `snap` is empty"]);
     refused(&grid("[settings]\ndevice = 1\n"), &["line 5", "`study run`"]);
     refused(&grid("[settings]\nevery = 1\n"), &["`every`", "line 5", "is not a setting"]);
     refused(&grid("[settings.gbda]\ntaus = 1\n"), &["`gbda.taus`", "line 5"]);

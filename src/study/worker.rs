@@ -16,14 +16,12 @@ use crate::gradients::{self, Line, LineFile, Plan, Unit, measure_run};
 use crate::invert::event::Event;
 use crate::invert::folder::Folder;
 use crate::invert::judge::Judged;
+use crate::invert::task::MOMENT;
 use crate::invert::{Judge, Model, Observer, Report, Scores, Snapshot, Stopped, Task};
 use crate::model::Llama;
 use crate::ops::TrackedBackend;
 use crate::subject::Subject;
 use crate::{Error, Result};
-
-/// In the record of a cell whose chat template wrote the date: of which moment, in seconds since 1970.
-const MOMENT: &str = "moment";
 
 /// What became of a cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -88,7 +88,7 @@ impl<B: TrackedBackend> Subject<B> {
             let (ahead, rows) = (reading.behind_others(), free.len() * reading.behind_others());
             let hidden = (ahead > 0).then(|| {
                 self.charge(rows, 0, rows);
-                let mut cache = prefix.fork(&vec![prefix.len(); free.len()]);
+                let mut cache = prefix.repeated(free.len());
                 cache.grow(prefix.len() + ahead);
                 self.plain.hidden_cached(fed(&free, &self.plain).reshape([rows as i32, -1]), &mut cache, ahead)
             });

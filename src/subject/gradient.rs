@@ -7,11 +7,11 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::{Subject, assemble, repeat, with_fed};
-use crate::model::{Cache, Llama, LlamaConfig};
+use crate::model::{Cache, Llama};
 use crate::objective::Objective;
 use crate::ops::{Kernels, Matrix, Parallel, Plain, Products, TargetLoss, TrackedBackend};
 use crate::problem::{Example, Problem};
-use crate::subject::feeding::{Fed, Feedback, Feeding, Output, free_running};
+use crate::subject::feeding::{Fed, Output, free_running};
 use crate::tensor::{host, ids_tensor};
 
 /// Rows of a group of samples, about: fewer are slow to multiply, more are slow to wait for.
@@ -208,7 +208,7 @@ impl<B: TrackedBackend> Subject<B> {
             let leaf = Tensor::<B, 2>::from_inner(free.clone().narrow(0, samples.start * n, samples.len() * n)).require_grad();
             let d = leaf.dims()[1];
             let prompts = assemble(&model, leaf.clone().reshape([samples.len(), n, d]), &[], example.tail());
-            let cache = Cache::<B>::from_inner(prefix.fork(&vec![prefix.len(); samples.len()]));
+            let cache = Cache::<B>::from_inner(prefix.repeated(samples.len()));
             let output = output.of_samples(samples.clone(), m - 1, &self.plain).tracked::<B>();
             let hidden = free_running(&model, prompts, cache, m, &output);
             let targets = repeat::<Plain<B>>(&example.target.ids, samples.len(), &self.device());
@@ -241,7 +241,7 @@ impl<B: TrackedBackend> Subject<B> {
             Fed::Own(_) => (together(count).collect(), 1),
         };
         let jobs = groups.into_iter().map(|samples| {
-            let (model, cache) = (self.plain.clone(), prefix.fork(&vec![prefix.len(); samples.len()]));
+            let (model, cache) = (self.plain.clone(), prefix.repeated(samples.len()));
             let tokens = ids_tensor(&free[samples.clone()], &self.device());
             let fed = match fed {
                 Fed::Target => Fed::Target,
@@ -268,7 +268,7 @@ impl<B: TrackedBackend> Subject<B> {
         let m = example.target.ids.len();
         Samples {
             count,
-            positions: example.positions() - example.head().len() + m - 1,
+            positions: example.positions_behind_head(),
             weight: objective.weight(m) / count as f64,
             prefix: self.prefix(example.head()),
         }
@@ -276,45 +276,14 @@ impl<B: TrackedBackend> Subject<B> {
 }
 
 /// Groups that samples of so many positions are divided into; none has more than `max_rows` rows, if one sample has not.
-fn group_count<B: Parallel>(samples: usize, positions: usize, max_rows: usize) -> usize {
+pub(super) fn group_count<B: Parallel>(samples: usize, positions: usize, max_rows: usize) -> usize {
     let whole_samples = (max_rows / positions).max(1) * positions;
     B::groups(samples * positions, SAMPLE_ROWS, whole_samples).min(samples)
 }
 
-/// How many numbers a row of a pass keeps for the backward pass, in all layers.
-pub(super) fn trace_numbers(config: &LlamaConfig) -> usize {
-    let before_norm = if config.query_key_norm { config.num_attention_heads + config.num_key_value_heads } else { 0 };
-    let heads = (config.num_attention_heads + 2 * config.num_key_value_heads + before_norm) * config.head_dim;
-    config.num_hidden_layers * (2 * config.hidden_size + heads + 2 * config.intermediate_size)
-}
-
-/// As many rows of [`trace_numbers`] as `samples` samples keep at once where memory sets a limit of `max_rows`: at least those of one group.
-/// `positions` are those of a sample without the fixed tokens before the free ones, and with them; M of them are the target's. Where
-/// distributions are fed they keep, besides the positions, the keys and values of all positions so far once for each of M tokens, in the cache
-/// and in the heads that looked at them, and each token's logits and noise.
-pub(super) fn rows_kept<B: Kernels>(
-    config: &LlamaConfig,
-    feeding: Feeding,
-    samples: usize,
-    [own, positions]: [usize; 2],
-    m: usize,
-    max_rows: usize,
-) -> usize {
-    let heads = config.num_key_value_heads * config.head_dim;
-    let fed_back = m * (4 * config.num_hidden_layers * positions * heads + 2 * config.vocab_size);
-    let groups = group_count::<B>(samples, own, max_rows);
-    let group = samples.div_ceil(groups) * own;
-    let forced = group * B::at_once().min(groups).min((max_rows / group).max(1));
-    match feeding {
-        Feeding::Forced => forced,
-        Feeding::Free(Feedback::Hard) => forced.max(TOGETHER.min(samples) * positions),
-        Feeding::Free(_) => TOGETHER.min(samples) * (2 * positions + fed_back.div_ceil(trace_numbers(config))),
-    }
-}
-
 /// Samples that are decoded token by token at once. Reading the weights takes longest then, so they share that; a fixed number, so that
 /// results do not depend on the memory there is.
-const TOGETHER: usize = 8;
+pub(super) const TOGETHER: usize = 8;
 
 /// The samples in parts of so many.
 pub(super) fn together(count: usize) -> impl Iterator<Item = Range<usize>> {
@@ -443,24 +412,6 @@ mod tests {
         );
         let (logits, temperature) = B::soft_embedding_backward(&prompt, soft, gradient);
         [host(logits), host(temperature)]
-    }
-
-    /// What a pass keeps is counted by the groups that it is made of.
-    #[test]
-    fn rows_are_those_of_the_groups_at_work() {
-        let config = tiny().config.clone();
-        let rows = |samples, positions, max_rows| rows_kept::<Flex>(&config, Feeding::Forced, samples, [positions; 2], 20, max_rows);
-        let threads = rayon::current_num_threads();
-        // 792 rows are four groups of two samples.
-        assert_eq!((rows(8, 99, 1), rows(8, 99, usize::MAX)), (198, 198 * threads.min(4)));
-        assert_eq!((rows(1, 300, 1), rows(1, 300, usize::MAX)), (300, 300));
-        // One after the other, as a GPU does.
-        struct OneByOne;
-        impl Parallel for OneByOne {}
-        for (samples, positions, max_rows) in [(3, 100, 160), (8, 99, 250), (5, 7, 1)] {
-            let groups = group_count::<OneByOne>(samples, positions, max_rows);
-            assert!(samples.div_ceil(groups) * positions <= max_rows.max(positions));
-        }
     }
 
     /// ‖found − expected‖ / ‖expected‖ is within `bound`, and the type shows.

@@ -4,6 +4,7 @@ mod candidates;
 pub mod feeding;
 mod fluency;
 mod gradient;
+mod memory;
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -13,20 +14,19 @@ use burn::backend::Flex;
 use burn::tensor::{DType, Tensor, backend::Backend};
 use serde::{Deserialize, Serialize};
 
-use crate::backend::memory;
 use crate::model::{Cache, Llama, LlamaConfig, greedy};
 use crate::objective::Objective;
-use crate::ops::{Kernels, Matrix, Plain, TrackedBackend, blocks, concat_columns, product};
+use crate::ops::{Kernels, Matrix, Plain, TrackedBackend, blocks, concat_columns, product, wide};
 use crate::problem::{Example, Problem};
 use crate::source::tokenizer::Tokenizer;
-use crate::subject::feeding::Feeding;
 use crate::tensor::{argmax_rows, host, ids_tensor};
 use crate::{Error, Result};
 
 pub use candidates::{Candidates, TargetScores};
 pub use fluency::Fluency;
+pub use memory::Footprint;
 
-use gradient::{rows_kept, together, trace_numbers};
+use gradient::together;
 
 /// What was asked of the model, in positions, cached ones not counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,25 +43,6 @@ impl Cost {
     /// Positions pushed through the layers, forward and backward.
     pub fn positions(&self) -> u64 {
         self.forward_tokens + self.backward_tokens
-    }
-}
-
-/// What the memory of a step goes by.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Footprint {
-    /// Prompts that are gone back through.
-    pub samples: usize,
-    /// What they are fed.
-    pub feeding: Feeding,
-    /// Prompts whose keys and values are held while they are scored.
-    pub candidates: usize,
-    /// Prompts kept as rows as wide as the vocabulary besides Z, with momentum, gradient and copies of them.
-    pub dense: usize,
-}
-
-impl Default for Footprint {
-    fn default() -> Self {
-        Self { samples: 1, feeding: Feeding::Forced, candidates: 0, dense: 0 }
     }
 }
 
@@ -85,40 +66,6 @@ impl<B: TrackedBackend> Subject<B> {
     /// Takes a loaded model.
     pub fn new(plain: Llama<Plain<B>>, tokenizer: Tokenizer) -> Self {
         Self { plain, tokenizer, norms: OnceCell::new(), prefixes: RefCell::default(), max_rows: usize::MAX, cost: Cell::default() }
-    }
-
-    /// Keeps weights and a step on `problem` within `mib` MiB, by computing less at once; without,
-    /// refuses a step that does not fit into the memory that the machine has left, where that is what it computes in.
-    ///
-    /// # Errors
-    /// That is too little for the fewest samples that are computed at once.
-    pub fn within(mut self, mib: Option<u64>, problem: &Problem, footprint: Footprint) -> Result<Self> {
-        let Footprint { samples, feeding, candidates, dense } = footprint;
-        let (config, width) = (self.plain.config(), self.plain.dtype().size());
-        let m = problem.target_lengths().max().unwrap_or(0);
-        let own =
-            problem.examples.iter().map(|example| example.positions() - example.head().len() + example.target.ids.len()).max().unwrap_or(0);
-        let rows = |max_rows| rows_kept::<Plain<B>>(config, feeding, samples, [own, problem.longest()], m, max_rows);
-        let row = width * trace_numbers(config);
-        let (n, v, d) = (problem.prompt.tokens(), config.vocab_size, config.hidden_size);
-        // The soft prompts of all samples: p of some columns, its product with W_E, e, and both gradients of e.
-        let soft = 4 * samples * n * (v.min(2048) + 4 * d);
-        // Old and new Z and its moments, its gradient, and buffers as wide as the vocabulary.
-        let step = 4 * (7 + 6 * dense) * n * v + soft + (128 << 20);
-        // Of every candidate the keys and values of all positions, as if they shared none.
-        let heads = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
-        let step = step + width * candidates * problem.longest() * heads;
-        let Some(mib) = mib else {
-            // The weights are there already, and what is computed at once must not depend on what else the machine does.
-            if memory::is_on_cpu::<Plain<B>>(&self.device()) {
-                memory::require((step + rows(usize::MAX) * row) as u64, "a step on this prompt")?;
-            }
-            return Ok(self);
-        };
-        let fixed = step + width * config.parameters();
-        memory::keep_within(mib, (fixed + rows(1) * row) as u64, "this model and prompt need")?;
-        self.max_rows = (((mib << 20) as usize - fixed) / row).max(1);
-        Ok(self)
     }
 
     /// The model on the backend without gradients.
@@ -251,24 +198,29 @@ impl<B: TrackedBackend> Subject<B> {
         self.times_embedding(gradient.clone()) - (gradient * current).sum_dim(1)
     }
 
-    /// How long the jump of each swap of one free token is, ‖E_v − E_x‖², `[N, V]`, in this type.
-    pub fn squared_distance(&self, free: &[u32], dtype: DType) -> Matrix<B> {
-        let current = self.embedded(free, dtype);
+    /// How long the jump of each swap of one free token is, ‖E_v − E_x‖², `[N, V]`, in the type in which sums are made.
+    pub fn squared_distance(&self, free: &[u32]) -> Matrix<B> {
+        let current = self.embedded(free, self.wide());
         let own = current.clone().powi_scalar(2).sum_dim(1);
-        self.times_embedding(current) * -2.0 + self.norms(dtype) + own
+        self.times_embedding(current) * -2.0 + self.norms() + own
     }
 
-    /// How far rows x `[R, D]` reach along every token's embedding, x·E_v / ‖E_v‖, `[R, V]`: its order within a row is that of the cosines.
+    /// How far rows x `[R, D]`, of the same type, reach along every token's embedding, x·E_v / ‖E_v‖, `[R, V]`: its order within a row is that of the cosines.
     pub fn along_embeddings(&self, rows: Matrix<B>) -> Matrix<B> {
-        let norms = self.norms(rows.dtype()).sqrt().clamp_min(1e-12);
+        let norms = self.norms().sqrt().clamp_min(1e-12);
         self.times_embedding(rows) / norms
     }
 
-    /// ‖E_v‖², `[1, V]`.
-    fn norms(&self, dtype: DType) -> Matrix<B> {
+    /// ‖E_v‖², `[1, V]`, in the type in which sums are made.
+    fn norms(&self) -> Matrix<B> {
         let of_rows = |rows: Matrix<B>| rows.powi_scalar(2).sum_dim(1).transpose();
-        let norms = || concat_columns(blocks(&self.plain.embed_tokens.val(), dtype).map(|(_, rows)| of_rows(rows)).collect());
+        let norms = || concat_columns(blocks(&self.plain.embed_tokens.val(), self.wide()).map(|(_, rows)| of_rows(rows)).collect());
         self.norms.get_or_init(norms).clone()
+    }
+
+    /// The type in which sums are made.
+    fn wide(&self) -> DType {
+        wide(self.plain.embed_tokens.val().dtype())
     }
 
     /// Embeddings of N tokens, `[N, D]`, in this type.

@@ -8,7 +8,18 @@ use serde_json::{Value, json};
 
 use crate::support::*;
 
-const ESTIMATORS: [&str; 8] = ["reinforce", "gs-tau1", "gs-tau100", "gs-learned", "gs-decoupled", "stgs", "rebar", "relax"];
+const ESTIMATORS: [&str; 10] = [
+    "reinforce",
+    "gs-tau1",
+    "gs-tau100",
+    "gs-learned-tau1",
+    "gs-learned-tau100",
+    "gs-decoupled-tau1",
+    "gs-decoupled-tau100",
+    "stgs",
+    "rebar",
+    "relax",
+];
 
 /// On the bundled model: N = 4, 4 steps, measured at 0 and 2, the bias at 0.
 fn gradients(arguments: &[&str]) -> Command {
@@ -42,7 +53,7 @@ fn every_estimator_is_measured_and_a_stopped_run_goes_on() {
     let text = fs::read_to_string(&out).unwrap();
     let all = lines(&text);
     assert_eq!(all.len(), 2 * ESTIMATORS.len() * 2);
-    let labels: Vec<&str> = all[..16].iter().step_by(2).map(|line| line["estimator"].as_str().unwrap()).collect();
+    let labels: Vec<&str> = all[..20].iter().step_by(2).map(|line| line["estimator"].as_str().unwrap()).collect();
     assert_eq!(labels, ESTIMATORS);
     for (line, step) in all.iter().zip([0, 2].into_iter().cycle()) {
         assert_eq!(line["schema"], "dlmi.gradients/1");
@@ -61,7 +72,7 @@ fn every_estimator_is_measured_and_a_stopped_run_goes_on() {
     assert!(ESTIMATORS.iter().enumerate().all(|(i, _)| first(i) == first(0)));
     assert_eq!(all[4]["temperature"], json!({ "mean": 100.0, "min": 100.0, "max": 100.0 }));
     assert_eq!(summary["schema"], "dlmi.gradients.summary/1");
-    assert_eq!((summary["estimators"].as_array().unwrap().len(), summary["tests"].as_array().unwrap().len()), (8, 28));
+    assert_eq!((summary["estimators"].as_array().unwrap().len(), summary["tests"].as_array().unwrap().len()), (10, 45));
     assert_eq!(summary["estimators"][0]["variance"]["max"]["n"], 4);
 
     // All is there; then the end is torn off, in the middle of a line, and of a run.

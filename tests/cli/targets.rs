@@ -176,10 +176,10 @@ fn labels_are_this_models() {
         assert_eq!(column(&relabelled, key), column(&drawn, key), "{key}");
     }
     // Stored ranks are another model's.
-    let paper = Path::new("tests/golden/smollm2/paper_targets.json");
+    let paper = Path::new("configs/study/targets/smollm2-135m.json");
     let stored: Value = serde_json::from_slice(&fs::read(paper).unwrap()).unwrap();
     let lines = made(targets(&["--label"]).arg(paper));
-    assert_eq!(lines.len(), 15);
+    assert_eq!(lines.len(), 25);
     for (line, stored) in lines.iter().zip(stored["samples"].as_array().unwrap()) {
         assert_eq!((&line["id"], &line["k"], &line["text"]), (&stored["id"], &stored["k_target"], &stored["text"]));
         assert_eq!((line["bos"].clone(), line["retokenises"].clone()), (json!(0), json!(true)));

@@ -13,13 +13,13 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from common import HERE, logits_of
+from common import HERE, ROOT, logits_of
 
 if __name__ == "__main__":
     folder = sys.argv[1] if len(sys.argv) == 2 else sys.exit(__doc__)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
-    target = json.loads((HERE / "smollm2/paper_targets.json").read_text())["samples"][0]
+    target = json.loads((ROOT / "configs/study/targets/smollm2-135m.json").read_text())["samples"][0]
     ids = tokenizer.encode(target["text"], add_special_tokens=False).ids
     bos = tokenizer.token_to_id("<|endoftext|>")
     logits = logits_of(model, torch.tensor([[bos, *ids[:-1]]]))[0].double()  # [M, V]

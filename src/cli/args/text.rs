@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::quoted;
 use crate::files::{self, read_stream, utf8};
@@ -13,6 +14,8 @@ const LONGEST_TEXT: u64 = 64 << 20;
 
 /// Larger than any list, in bytes: it becomes a setting, which every record holds.
 const LARGEST_LIST: u64 = 1 << 20;
+
+static STANDARD_INPUT_WAS_READ: AtomicBool = AtomicBool::new(false);
 
 /// The lines of a file, or of standard input (`-`), but for empty ones and for spaces at their ends. A list without any is said to be that: it
 /// may be another file than was meant.
@@ -47,6 +50,9 @@ pub fn read_text(argument: Option<OsString>, file: Option<PathBuf>) -> Result<Op
 /// What a file, or standard input (`-`), holds, at most so many bytes, and what it is called.
 fn read(path: &Path, most: u64) -> Result<(Vec<u8>, String)> {
     match path.as_os_str() == "-" {
+        true if STANDARD_INPUT_WAS_READ.swap(true, Ordering::Relaxed) => {
+            Err(Error::input("standard input (`-`) can be read only once; put one of the two into a file"))
+        }
         true => Ok((standard_input(std::io::stdin().lock(), most)?, "standard input".to_owned())),
         false => Ok((read_stream(path, most)?, quoted(&path.display().to_string()))),
     }

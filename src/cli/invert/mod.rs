@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::budget::Budget;
+use crate::cli::answer;
 use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
 use crate::cli::signals::{ended_by, watch_signals};
@@ -19,7 +20,7 @@ use crate::invert::record::Circumstances;
 use crate::invert::{Inversion, Observer, Report, Scores, Snapshot, Stopped, Task};
 use crate::problem::{Problem, Target};
 use crate::terminal::counted;
-use crate::ui::{Paint, Policy, Progress, Status, paint, print_result, visible};
+use crate::ui::{Paint, Policy, Progress, Status, paint, visible};
 use crate::{Error, Result};
 
 #[inline]
@@ -60,10 +61,7 @@ fn one(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
         inversion.ask_robust(&mut model, &problem, max_memory, signal.clone());
         kept = keep(&inversion);
     }
-    match cli.global.json {
-        true => print_result(&crate::cli::json(&inversion))?,
-        false => print_result(&readable(&inversion, folder.is_some(), policy))?,
-    }
+    answer(cli, &inversion, || readable(&inversion, folder.is_some(), policy))?;
     kept?;
     let number = signal.load(Ordering::Relaxed);
     Ok(match (inversion.stopped, inversion.solved) {

@@ -6,10 +6,10 @@ use serde_json::{Map, Value, json};
 
 use super::place;
 use crate::Result;
+use crate::cli::answer;
 use crate::cli::args::{Cells, Cli};
 use crate::study::cost::{Rates, measure};
 use crate::study::{Store, Study};
-use crate::ui::print_result;
 use crate::ui::table::pairs;
 
 #[inline]
@@ -41,28 +41,28 @@ pub(super) fn run(cli: &Cli, verb: &Cells, study: &mut Study, store: Option<&Sto
     }
     put("hours_here", here.into());
     put("hours_on_gpu", json!(verb.speed_up.map(|times| here / times)));
-    match cli.global.json {
-        true => print_result(&crate::cli::json(&figures))?,
-        false => print_result(&readable(figures, verb.speed_up, on_gpu))?,
-    }
+    answer(cli, &figures, || readable(figures.clone(), verb.speed_up, on_gpu))?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn readable(mut figures: Map<String, Value>, speed_up: Option<f64>, on_gpu: bool) -> String {
-    for (_, value) in figures.iter_mut().filter(|(name, value)| name.contains("hours") && !value.is_null()) {
-        let hours = value.as_f64().unwrap_or(0.0);
-        // Three digits that say something.
-        let digits = (2.0 - hours.max(1e-9).log10().floor()).clamp(0.0, 9.0) as usize;
-        *value = format!("{hours:.digits$}").into();
+    for (_, value) in figures.iter_mut().filter(|(name, _)| name.contains("hours")) {
+        *value = value.as_f64().map_or("more than can be said".into(), in_hours).into();
     }
     match speed_up {
         Some(times) => {
-            figures["hours_on_gpu"] = format!("{} at {times} times this speed", figures["hours_on_gpu"].as_str().unwrap()).into()
+            figures["hours_on_gpu"] = format!("{} at {times} times this speed", figures["hours_on_gpu"].as_str().unwrap_or_default()).into()
         }
         None if on_gpu => drop(figures.shift_remove("hours_on_gpu")),
         None => figures["hours_on_gpu"] = "unknown: --speed-up X, the ratio of `dlmi bench step` there and here, extrapolates".into(),
     }
     pairs(&figures)
+}
+
+/// With three digits that say something.
+fn in_hours(hours: f64) -> String {
+    let digits = (2.0 - hours.max(1e-9).log10().floor()).clamp(0.0, 9.0) as usize;
+    format!("{hours:.digits$}")
 }
 
 fn wall_seconds() -> f64 {

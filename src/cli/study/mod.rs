@@ -11,14 +11,14 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::args::{self, Cli};
-use super::json;
-use crate::Result;
+use super::{answer, json};
 use crate::backend::BackendName;
-use crate::files::replace;
+use crate::files::{same_file, write_to};
 use crate::settings::Options;
-use crate::study::{Cell, Store, Study, counts, merge};
+use crate::study::{Cell, Counts, Status, Store, Study, counts, merge};
 use crate::ui::table::columns;
 use crate::ui::{Policy, print_result, transfer_bar};
+use crate::{Error, Result};
 
 /// Cells are missing.
 const INCOMPLETE: u8 = 4;
@@ -34,7 +34,12 @@ pub(super) fn run(cli: &Cli, verb: &args::Study, policy: Policy) -> Result<ExitC
         args::Study::Slurm(verb) => slurm::run(cli, verb, &open(cli, &verb.file, policy)?),
         args::Study::Worker(verb) => workers::work(cli, verb, policy),
         args::Study::Status { file, out } => status(cli, &open(cli, file, policy)?, &stores(out)?),
-        args::Study::Merge { file, out, science, merged } => merge_all(&open(cli, file, policy)?, out, *science, merged.as_deref()),
+        args::Study::Merge { file, out, science, merged } => {
+            if merged.as_ref().is_some_and(|merged| same_file(merged, file)) {
+                return Err(Error::input(format!("`{}` is the study itself; name another file to merge into", file.display())));
+            }
+            merge_all(&open(cli, file, policy)?, out, *science, merged.as_deref())
+        }
     }
 }
 
@@ -87,10 +92,12 @@ fn cells(cli: &Cli, verb: &args::Cells, mut study: Study) -> Result<ExitCode> {
 
 fn status(cli: &Cli, study: &Study, stores: &[Store]) -> Result<ExitCode> {
     let status = counts(study.cells(), stores);
-    if cli.global.json {
-        return print_result(&json(&status.to_json())).map(|()| ExitCode::SUCCESS);
-    }
-    let row = |axis: &str, value: String, counts: &crate::study::Counts| {
+    answer(cli, &status.to_json(), || readable(&status))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn readable(status: &Status) -> String {
+    let row = |axis: &str, value: String, counts: &Counts| {
         let numbers = [counts.cells, counts.done, counts.failed, counts.running, counts.pending];
         [axis.to_owned(), value].into_iter().chain(numbers.map(|number| number.to_string())).collect::<Vec<_>>()
     };
@@ -99,8 +106,7 @@ fn status(cli: &Cli, study: &Study, stores: &[Store]) -> Result<ExitCode> {
     for (axis, values) in &status.axes {
         lines.extend(values.iter().map(|(value, counts)| row(axis, word(value), counts)));
     }
-    print_result(&columns(&lines))?;
-    Ok(ExitCode::SUCCESS)
+    columns(&lines)
 }
 
 /// A value of an axis for people; a target file need not say a k.
@@ -125,7 +131,7 @@ fn merge_all(study: &Study, folders: &[PathBuf], science: bool, merged: Option<&
     let (records, missing) = merge(study.cells(), &stores(folders)?, science)?;
     let lines: String = records.iter().map(|record| format!("{}\n", json(record))).collect();
     match merged {
-        Some(path) => replace(path, lines.as_bytes())?,
+        Some(path) => write_to(path, lines.as_bytes())?,
         None => print_all(&lines)?,
     }
     if !missing.is_empty() {

@@ -11,7 +11,8 @@ use super::{INCOMPLETE, open, place};
 use crate::Result;
 use crate::cli::args::{Cli, Compute};
 use crate::cli::signals::{ended_by, watch_signals};
-use crate::files::read_text;
+use crate::error::quoted;
+use crate::files::{self, read_stream};
 use crate::study::{Counts, End, Queue, Store, Study, Tally, counts};
 use crate::ui::{Policy, Progress, Status, print_result};
 
@@ -45,7 +46,8 @@ pub(super) fn run(cli: &Cli, verb: &Compute, policy: Policy) -> Result<ExitCode>
 /// The places of the cells that this run was asked for.
 fn asked(study: &Study, verb: &Compute) -> Result<Vec<usize>> {
     if let Some(list) = &verb.cells {
-        return study.places(read_text(list, LARGEST_LIST)?.split_whitespace());
+        let ids = files::text(read_stream(list, LARGEST_LIST)?, &quoted(&list.display().to_string()))?;
+        return study.places(ids.split_whitespace());
     }
     if !verb.cell.is_empty() {
         return study.places(verb.cell.iter().map(String::as_str));

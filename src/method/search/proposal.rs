@@ -156,7 +156,7 @@ impl Search {
         let slope = self.slope(free, Some(emphasis), subject, problem);
         let gradient_norm = slope.norm();
         let predicted = slope.predicted_change(free, subject);
-        let distance = subject.squared_distance(free, predicted.dtype());
+        let distance = subject.squared_distance(free);
         Current { scores: host(predicted / distance.clamp_min(1e-3)), gradient_norm }
     }
 }

@@ -90,7 +90,13 @@ pub fn parse_prompts(text: &str, path: &Path, tokenizer: &Tokenizer, vocab_size:
 fn parse(text: &str, path: &Path, tokenizer: &Tokenizer, vocab_size: usize, role: Role) -> Result<Vec<Labelled>> {
     let mut reader = Reader { tokenizer, vocab_size, role, names: HashSet::new(), odd: Vec::new() };
     let name = quoted(&path.display().to_string());
-    let plain = !text.trim_start().starts_with('{') || path.extension().is_some_and(|extension| extension == "txt");
+    let is_text = path.extension().is_some_and(|extension| extension == "txt");
+    if !is_text && text.trim_start().starts_with('[') && serde_json::from_str::<Vec<serde::de::IgnoredAny>>(text).is_ok() {
+        return Err(Error::input(format!(
+            "{name} is a JSON array; write JSON Lines, an object on each line, or name it `.txt` if its lines are the texts"
+        )));
+    }
+    let plain = !text.trim_start().starts_with('{') || is_text;
     let targets: Vec<Labelled> = if plain {
         reader.read_all(lines(text).map(|(n, line)| (n, Ok(Entry::plain(line)))), &format!("{name}, line"), "line", None)?
     } else if is_document(text) {
@@ -219,7 +225,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{golden, tiny};
+    use crate::testing::tiny;
 
     fn parse_as(name: &str, text: &str) -> Result<Vec<Labelled>> {
         let checkpoint = tiny();
@@ -269,17 +275,17 @@ mod tests {
 
     #[test]
     fn the_authors_file_is_tokenised_again() {
-        let path = golden("smollm2/paper_targets.json");
+        let path = Path::new("configs/study/targets/smollm2-135m.json");
         let checkpoint = tiny();
-        let targets = read_targets(&path, &checkpoint.tokenizer, checkpoint.config.vocab_size).unwrap();
-        assert_eq!(targets.len(), 15);
+        let targets = read_targets(path, &checkpoint.tokenizer, checkpoint.config.vocab_size).unwrap();
+        assert_eq!(targets.len(), 25);
         let first = &targets[0];
         assert_eq!((first.id.as_str(), first.k, first.bos), ("k1_sample0", Some(1), Some(0)));
         assert_eq!(first.target.text, "The 25th anniversary: A new generation of\u{a0}artists\n\nThe 25");
         assert_eq!(first.target.ids, checkpoint.tokenizer.encode(&first.target.text));
-        assert_eq!(targets[14].k, Some(21));
+        assert_eq!(targets[24].k, Some(21));
         // Indented or not.
-        let text = std::fs::read_to_string(&path).unwrap();
+        let text = std::fs::read_to_string(path).unwrap();
         let dense = serde_json::from_str::<Value>(&text).unwrap().to_string();
         assert_eq!(parse(&dense), targets);
     }
@@ -295,6 +301,8 @@ mod tests {
         refused("{\"text\": \"a\"\n", &["no target file"]);
         refused("{\n\"samples\": 3}\n", &["no target file", "line 2"]);
         refused("{\"samples\": []}", &["no target"]);
+        refused("[\n{\"text\": \"a\"},\n{\"text\": \"b\"}\n]\n", &["JSON array", "JSON Lines"]);
+        assert_eq!(parse("[image]\n[sic]").len(), 2, "texts");
         refused("{\"samples\": [{\"text\": \"a\"}, {\"text\": \"\"}]}", &["sample 2", "empty"]);
         refused("{\"text\": \"\"}", &["line 1", "empty"]);
         refused("{\"ids\": []}", &["line 1", "empty"]);

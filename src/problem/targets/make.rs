@@ -133,6 +133,8 @@ impl Maker<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use burn::tensor::DType;
     use serde_json::Value;
 
@@ -193,8 +195,8 @@ mod tests {
         let Some(path) = real_smollm2("the_papers_first_target_under_the_real_smollm2") else { return };
         let expected: Value = serde_json::from_slice(&std::fs::read(golden("smollm2/target_ranks.json")).unwrap()).unwrap();
         with(Checkpoint::open(&path).unwrap(), |maker| {
-            let file = golden("smollm2/paper_targets.json");
-            let given = read_targets(&file, maker.tokenizer, maker.model.config().vocab_size).unwrap().remove(0);
+            let file = Path::new("configs/study/targets/smollm2-135m.json");
+            let given = read_targets(file, maker.tokenizer, maker.model.config().vocab_size).unwrap().remove(0);
             let found = serde_json::to_value(maker.make(&Wanted::Given(given))).unwrap();
             for key in ["id", "bos", "ids", "ranks"] {
                 assert_eq!(found[key], expected[key], "{key}");

@@ -24,6 +24,13 @@ pub use q8::round_to_q8;
 pub(in crate::source) use shards::Index;
 pub use weights::{HEAD, TensorInfo, Weights, is_rotary_buffer};
 
+/// The files of a folder in Hugging Face layout.
+pub(in crate::source) const CONFIG: &str = "config.json";
+pub(in crate::source) const TOKENIZER: &str = "tokenizer.json";
+pub(in crate::source) const WEIGHTS: &str = "model.safetensors";
+/// Which shard holds what, in place of one file.
+pub(in crate::source) const INDEX: &str = "model.safetensors.index.json";
+
 /// Largest `config.json` that is read, in bytes: what is parsed takes many times the memory of its text.
 const LARGEST_CONFIG: u64 = 1 << 20;
 
@@ -149,10 +156,10 @@ impl ModelFiles {
 
     /// Weights, and what a folder in Hugging Face layout says of them.
     fn in_folder(origin: String, folder: PathBuf, weights: impl FnOnce() -> Result<(Vec<Source>, Tensors)> + 'static) -> Result<Self> {
-        let config = ConfigFields::read(&folder.join("config.json"))?;
+        let config = ConfigFields::read(&folder.join(CONFIG))?;
         let chat = ChatFiles::Folder(folder.clone());
         let rest = move || {
-            let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"))?;
+            let tokenizer = Tokenizer::from_file(&folder.join(TOKENIZER))?;
             let (sources, tensors) = weights()?;
             Ok((tokenizer, sources, tensors))
         };
@@ -165,10 +172,10 @@ impl ModelFiles {
     /// # Errors
     /// As [`ModelFiles::open`].
     pub fn embedded(config: &str, tokenizer: &str, weights: &'static [u8]) -> Result<Self> {
-        let config = ConfigFields::parse(config, "config.json")?;
-        let tokenizer = Tokenizer::from_json_bytes(tokenizer.as_bytes(), "tokenizer.json")?;
+        let config = ConfigFields::parse(config, CONFIG)?;
+        let tokenizer = Tokenizer::from_json_bytes(tokenizer.as_bytes(), TOKENIZER)?;
         let rest = move || {
-            let mut source = Source::embedded("model.safetensors", weights);
+            let mut source = Source::embedded(WEIGHTS, weights);
             let tensors = safetensors::tensors(&mut source, 0)?;
             Ok((tokenizer, vec![source], tensors))
         };

@@ -5,14 +5,13 @@
 
 use super::storage::Source;
 use super::weights::{HEAD, is_rotary_buffer};
-use super::{Tensors, safetensors};
+use super::{INDEX, Tensors, WEIGHTS, safetensors};
 use crate::error::{Error, Result, quoted};
 use crate::files::read_text;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-const INDEX: &str = "model.safetensors.index.json";
 /// Weights as PyTorch pickles them.
 const PICKLED: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 /// Each shard is a file held open.
@@ -59,7 +58,7 @@ fn is_plain(name: &str) -> bool {
 
 /// The weight files of a folder and the tensors in them: `model.safetensors`, else the shards of the index.
 pub(super) fn open_folder(folder: &Path) -> Result<(Vec<Source>, Tensors)> {
-    let single = folder.join("model.safetensors");
+    let single = folder.join(WEIGHTS);
     let index = folder.join(INDEX);
     if single.exists() {
         let mut source = Source::open(&single)?;
@@ -92,7 +91,7 @@ fn is_projector(path: &Path) -> bool {
 /// # Errors
 /// There are several: which one is meant?
 pub(super) fn only_gguf(folder: &Path) -> Result<Option<PathBuf>> {
-    if ["model.safetensors", INDEX].iter().any(|name| folder.join(name).exists()) {
+    if [WEIGHTS, INDEX].iter().any(|name| folder.join(name).exists()) {
         return Ok(None);
     }
     let entries = std::fs::read_dir(folder).map_err(|error| Error::reading(folder, &error))?;

@@ -17,6 +17,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use crate::source::Digests;
+use crate::source::checkpoint::{CONFIG, INDEX, TOKENIZER, WEIGHTS};
 use crate::{Error, Result};
 use store::{Shelf, is_intact, link_blob, missing, shards, spoilt};
 use transfer::Client;
@@ -25,12 +26,8 @@ pub use environment::HubConfig;
 pub use store::{Cached, cached};
 pub use wire::Patience;
 
-const CONFIG: &str = "config.json";
-const TOKENIZER: &str = "tokenizer.json";
 /// What a model may have besides.
 const EXTRAS: [&str; 4] = ["generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
-const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 
 /// How far one file has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,10 +9,10 @@ use serde::Serialize;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::{CONFIG, EXTRAS, HubConfig, INDEX, Remote, Spec, TOKENIZER, WEIGHTS, is_hex};
+use super::{EXTRAS, HubConfig, Remote, Spec, is_hex};
 use crate::files::{hex, read_text, replace};
 use crate::source::Digests;
-use crate::source::checkpoint::Index;
+use crate::source::checkpoint::{CONFIG, INDEX, Index, TOKENIZER, WEIGHTS};
 use crate::source::digests::Stamp;
 use crate::{Error, Result};
 

@@ -84,6 +84,12 @@ impl Tokenizer {
                  transformers writes it"
             )));
         }
+        if !path.exists() {
+            let name = quoted(&path.display().to_string());
+            return Err(Error::input(format!(
+                "there is no {name}; a model's folder holds `config.json`, `tokenizer.json` and its weights"
+            )));
+        }
         let text = crate::files::read_text(path, LARGEST_FILE)?;
         Self::from_json_bytes(text.as_bytes(), &path.display().to_string())
     }

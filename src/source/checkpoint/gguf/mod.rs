@@ -11,7 +11,7 @@ mod header;
 mod vocabulary;
 
 use super::storage::Source;
-use super::{ConfigFields, Entry, ROPE_FACTORS, Rest, STOP_TOKENS, Tensors};
+use super::{ConfigFields, Entry, ROPE_FACTORS, Rest, STOP_TOKENS, TOKENIZER, Tensors};
 use crate::error::{Result, quoted};
 use crate::source::chat::ChatFiles;
 use crate::source::tokenizer::Tokenizer;
@@ -91,7 +91,7 @@ pub(super) fn open(path: &Path) -> Result<(ConfigFields, ChatFiles, Rest)> {
     }
     let config = ConfigFields { fields, origin: header.origin().to_owned() };
     let chat = chat(&header)?;
-    let next_to_it = path.with_file_name("tokenizer.json");
+    let next_to_it = path.with_file_name(TOKENIZER);
     let rest = move || Ok((tokenizer(&header, &next_to_it)?, vec![source], tensors));
     Ok((config, chat, Box::new(rest)))
 }
