@@ -22,9 +22,13 @@ impl Interrupt {
     }
 
     fn is_due(&self) -> bool {
-        let signalled = self.signal.as_ref().is_some_and(|signal| signal.load(Ordering::Relaxed) != 0);
-        signalled || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        self.signal.as_deref().is_some_and(has_come) || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
+}
+
+/// Whether a signal has come.
+pub fn has_come(signal: &AtomicUsize) -> bool {
+    signal.load(Ordering::Relaxed) != 0
 }
 
 thread_local! {

@@ -1,7 +1,7 @@
 //! What a run tells those who watch it, and what they may keep of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use serde::{Deserialize, Serialize};
 
@@ -85,11 +85,6 @@ pub trait Observer {
     /// Not 0 once the run should end. A long step is left then.
     fn signal(&self) -> Option<Arc<AtomicUsize>> {
         None
-    }
-
-    /// Whether the run should end now.
-    fn interrupted(&self) -> bool {
-        self.signal().is_some_and(|signal| signal.load(Ordering::Relaxed) != 0)
     }
 }
 

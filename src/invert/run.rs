@@ -226,7 +226,7 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
 
     /// Why the run must not take another step, if so.
     fn over(&self, observer: &dyn Observer) -> Option<Stopped> {
-        if observer.interrupted() {
+        if observer.signal().is_some_and(|signal| interrupt::has_come(&signal)) {
             return Some(Stopped::Signal);
         }
         let positions = self.trial.budget.positions.is_some_and(|limit| self.trial.subject.cost().positions() >= limit);

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use super::{Cell, Store, Study};
 use crate::backend::{self, Choice, Job};
 use crate::error::panic_message;
 use crate::gradients::{self, Line, LineFile, Plan, Unit, measure_run};
+use crate::interrupt;
 use crate::invert::event::Event;
 use crate::invert::folder::Folder;
 use crate::invert::judge::Judged;
@@ -74,11 +75,6 @@ pub trait Foreman {
 
     /// Not 0 once to stop. A long step is left then.
     fn signal(&self) -> Arc<AtomicUsize>;
-
-    /// Whether to stop now.
-    fn interrupted(&self) -> bool {
-        self.signal().load(Ordering::Relaxed) != 0
-    }
 }
 
 /// Computes cells until `foreman` has none, or says stop, or a GPU is lost. A failed cell is computed again with `retry` only.
@@ -108,7 +104,7 @@ impl Job for Shift<'_> {
     fn run<B: TrackedBackend>(self, device: B::Device) -> Result<()> {
         let Self { study, store, choice, retry, foreman } = self;
         let mut worker = Worker::<B> { study, store, choice, device, loaded: None };
-        while !foreman.interrupted() {
+        while !interrupt::has_come(&foreman.signal()) {
             let Some(cell) = foreman.next_cell() else { break };
             let end = worker.cell(cell, retry, foreman)?;
             foreman.ended(cell, &end)?;
