@@ -115,8 +115,9 @@ fn keep_prompts(path: &Path, wanted: &[Wanted]) -> Result<()> {
     };
     let lines: String = wanted.iter().map(line).collect();
     let is_file = path.metadata().is_ok_and(|found| found.is_file());
-    match is_file && read_small(path, lines.len() as u64).ok().as_deref() != Some(lines.as_bytes()) {
-        true => Err(Error::input(format!("--prompts-out: `{}` is already there; name another file", path.display()))),
-        false => write_to(path, lines.as_bytes()),
+    match is_file.then(|| read_small(path, lines.len() as u64)) {
+        None => write_to(path, lines.as_bytes()),
+        Some(Ok(there)) if there == lines.as_bytes() => Ok(()),
+        Some(_) => Err(Error::input(format!("--prompts-out: `{}` is already there; name another file", path.display()))),
     }
 }
