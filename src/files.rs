@@ -185,6 +185,7 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Environment`] with the path.
+#[cfg(feature = "cli")]
 pub fn write_to(path: &Path, content: &[u8]) -> Result<()> {
     let writing = |error: std::io::Error| Error::writing(path, &error);
     match std::fs::metadata(path) {
@@ -195,6 +196,7 @@ pub fn write_to(path: &Path, content: &[u8]) -> Result<()> {
 }
 
 /// Whether both paths lead to one file that is there.
+#[cfg(feature = "cli")]
 pub fn same_file(one: &Path, other: &Path) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
@@ -291,7 +293,7 @@ mod tests {
     }
 
     /// A device or a pipe stays what it is, and so does a link.
-    #[cfg(unix)]
+    #[cfg(all(unix, feature = "cli"))]
     #[test]
     fn what_is_no_file_is_written_into() {
         let folder = tempfile::tempdir().unwrap();
