@@ -52,9 +52,6 @@ impl Error {
 
     /// A failed write: a full or read-only disk is the environment's fault.
     pub fn writing(path: &Path, error: &std::io::Error) -> Self {
-        // Without the name of a temporary file.
-        let cause = error.get_ref().and_then(|inner| inner.source()).and_then(|cause| cause.downcast_ref::<std::io::Error>());
-        let error = cause.unwrap_or(error);
         Self::Environment(format!("cannot write `{}`: {error}", path.display()))
     }
 

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
+use tempfile::{NamedTempFile, PersistError};
+
 use crate::error::quoted;
 use crate::{Error, Result};
 
@@ -169,28 +171,49 @@ pub fn host_name() -> String {
 /// # Errors
 /// [`Error::Environment`] with the path.
 pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        let mut file = temporary_in(folder)?;
-        file.write_all(content)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        sync_folder(folder)
-    };
-    write().map_err(|error| Error::writing(path, &error))
+    place(path, content, |file| file.persist(path)).map_err(|error| Error::writing(path, &error))
 }
 
-/// Writes what somebody wants at `path`. A file, or the one that a link leads to, is replaced as by [`replace`]; into what is no file, such as
-/// a pipe or a device, it is written.
+/// The same where nothing may be yet.
+///
+/// # Errors
+/// As [`replace`]; input where something is there.
+#[cfg(feature = "cli")]
+pub fn create(path: &Path, content: &[u8]) -> Result<()> {
+    place(path, content, |file| file.persist_noclobber(path)).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => Error::input(format!("`{}` is already there; name another file", path.display())),
+        _ => Error::writing(path, &error),
+    })
+}
+
+/// Writes a temporary file beside `path`, and has it renamed.
+fn place(
+    path: &Path,
+    content: &[u8],
+    rename: impl FnOnce(NamedTempFile) -> std::result::Result<File, PersistError>,
+) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = temporary_in(folder)?;
+    file.as_file_mut().write_all(content)?;
+    file.as_file().sync_all()?;
+    rename(file)?;
+    sync_folder(folder)
+}
+
+/// Writes what somebody wants at `path`. A file, or what a link leads to, is replaced as by [`replace`]; into what is no file, such as a pipe,
+/// a device or what is open already (`/dev/stdout`), it is written.
 ///
 /// # Errors
 /// [`Error::Environment`] with the path.
 #[cfg(feature = "cli")]
 pub fn write_to(path: &Path, content: &[u8]) -> Result<()> {
     let writing = |error: std::io::Error| Error::writing(path, &error);
-    match std::fs::metadata(path) {
-        Ok(found) if found.is_file() => replace(&path.canonicalize().map_err(writing)?, content),
-        Ok(_) => File::options().write(true).open(path).and_then(|mut file| file.write_all(content)).map_err(writing),
+    let is_open = ["/dev", "/proc"].iter().any(|root| path.starts_with(root));
+    if is_open || path.metadata().is_ok_and(|found| !found.is_file()) {
+        return File::options().append(true).open(path).and_then(|mut file| file.write_all(content)).map_err(writing);
+    }
+    match std::fs::read_link(path) {
+        Ok(target) => write_to(&path.parent().unwrap_or(Path::new("")).join(target), content),
         Err(_) => replace(path, content),
     }
 }
@@ -223,12 +246,16 @@ fn sync_folder(folder: &Path) -> std::io::Result<()> {
     }
 }
 
-/// A temporary file that whoever the umask lets may read: by itself it would be its owner's alone.
-fn temporary_in(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+/// A temporary file that whoever the umask lets may read: by itself it would be its owner's alone. An error does not say its name, which nobody
+/// gave it.
+fn temporary_in(folder: &Path) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
+    builder.tempfile_in(folder).map_err(|error| match error.to_string().split_once(" at path ") {
+        Some((cause, _)) => std::io::Error::new(error.kind(), cause),
+        None => error,
+    })
 }
 
 #[cfg(test)]
@@ -304,9 +331,17 @@ mod tests {
             write_to(&link, content.as_bytes()).unwrap();
             assert!(std::fs::read_to_string(&file).unwrap() == content && link.symlink_metadata().unwrap().is_symlink());
         }
+        std::fs::remove_file(&file).unwrap();
+        write_to(&link, b"new").unwrap();
+        assert!(std::fs::read_to_string(&file).unwrap() == "new" && link.symlink_metadata().unwrap().is_symlink());
         write_to(Path::new("/dev/null"), b"one").unwrap();
         assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
         assert!(write_to(folder.path(), b"one").is_err() && same_file(&file, &link) && !same_file(&file, &folder.path().join("none")));
+        let (there, nowhere) = (create(&file, b"one").unwrap_err(), folder.path().join("no/where"));
+        assert!(there.exit_code() == 2 && std::fs::read_to_string(&file).unwrap() == "new", "{there}");
+        for error in [replace(&nowhere, b"one").unwrap_err(), create(&nowhere, b"one").unwrap_err()] {
+            assert!(error.exit_code() == 3 && error.to_string().matches(".tmp").count() == 1, "of the folder alone: {error}");
+        }
         assert!(make_folder(&file).unwrap_err().to_string().ends_with("is a file; name a folder"));
     }
 

@@ -11,7 +11,7 @@ use super::args::{Cli, Targets};
 use super::session::{Session, check_tokens};
 use super::signals::{ended_by, watch_signals};
 use crate::error::quoted;
-use crate::files::{read_small, write_to};
+use crate::files::{create, read_small, write_to};
 use crate::interrupt::{self, Interrupt};
 use crate::problem::targets::{Labelled, Maker, Recipe, Wanted};
 use crate::subject::check_context;
@@ -114,10 +114,9 @@ fn keep_prompts(path: &Path, wanted: &[Wanted]) -> Result<()> {
         _ => String::new(),
     };
     let lines: String = wanted.iter().map(line).collect();
-    let is_file = path.metadata().is_ok_and(|found| found.is_file());
-    match is_file.then(|| read_small(path, lines.len() as u64)) {
-        None => write_to(path, lines.as_bytes()),
-        Some(Ok(there)) if there == lines.as_bytes() => Ok(()),
-        Some(_) => Err(Error::input(format!("--prompts-out: `{}` is already there; name another file", path.display()))),
+    match path.metadata() {
+        Ok(found) if !found.is_file() => write_to(path, lines.as_bytes()),
+        Ok(_) if read_small(path, lines.len() as u64).is_ok_and(|there| there == lines.as_bytes()) => Ok(()),
+        _ => create(path, lines.as_bytes()),
     }
 }

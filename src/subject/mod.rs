@@ -205,7 +205,8 @@ impl<B: TrackedBackend> Subject<B> {
         self.times_embedding(current) * -2.0 + self.norms() + own
     }
 
-    /// How far rows x `[R, D]`, of the same type, reach along every token's embedding, x·E_v / ‖E_v‖, `[R, V]`: its order within a row is that of the cosines.
+    /// How far rows x `[R, D]`, in the type in which sums are made, reach along every token's embedding, x·E_v / ‖E_v‖, `[R, V]`: its order
+    /// within a row is that of the cosines.
     pub fn along_embeddings(&self, rows: Matrix<B>) -> Matrix<B> {
         let norms = self.norms().sqrt().clamp_min(1e-12);
         self.times_embedding(rows) / norms
