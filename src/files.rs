@@ -174,14 +174,14 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     place(path, content, |file| file.persist(path)).map_err(|error| Error::writing(path, &error))
 }
 
-/// The same where nothing may be yet.
+/// The same where nothing may be yet; `option` named the path.
 ///
 /// # Errors
 /// As [`replace`]; input where something is there.
 #[cfg(feature = "cli")]
-pub fn create(path: &Path, content: &[u8]) -> Result<()> {
+pub fn create(path: &Path, content: &[u8], option: &'static str) -> Result<()> {
     place(path, content, |file| file.persist_noclobber(path)).map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => Error::input(format!("`{}` is already there; name another file", path.display())),
+        ErrorKind::AlreadyExists => Error::option(option, format!("`{}` is already there; name another file", path.display())),
         _ => Error::writing(path, &error),
     })
 }
@@ -208,7 +208,7 @@ fn place(
 #[cfg(feature = "cli")]
 pub fn write_to(path: &Path, content: &[u8]) -> Result<()> {
     let writing = |error: std::io::Error| Error::writing(path, &error);
-    let is_open = ["/dev", "/proc"].iter().any(|root| path.starts_with(root));
+    let is_open = ["/dev/fd", "/proc"].iter().any(|root| path.starts_with(root));
     if is_open || path.metadata().is_ok_and(|found| !found.is_file()) {
         return File::options().append(true).open(path).and_then(|mut file| file.write_all(content)).map_err(writing);
     }
@@ -224,13 +224,13 @@ pub fn same_file(one: &Path, other: &Path) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Makes a folder, with those above it.
+/// Makes the folder that `option` names, with those above it.
 ///
 /// # Errors
 /// A file is there; [`Error::Environment`] where it cannot be made.
-pub fn make_folder(path: &Path) -> Result<()> {
+pub fn make_folder(path: &Path, option: &'static str) -> Result<()> {
     if path.exists() && !path.is_dir() {
-        return Err(Error::input(format!("{} is a file; name a folder", quoted(&path.display().to_string()))));
+        return Err(Error::option(option, format!("`{}` is a file; name a folder", path.display())));
     }
     std::fs::create_dir_all(path).map_err(|error| Error::writing(path, &error))
 }
@@ -334,15 +334,21 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         write_to(&link, b"new").unwrap();
         assert!(std::fs::read_to_string(&file).unwrap() == "new" && link.symlink_metadata().unwrap().is_symlink());
+        // A file in a folder of the devices is a file.
+        if let Ok(shared) = tempfile::tempdir_in("/dev/shm") {
+            let file = shared.path().join("file");
+            ["before", "new"].iter().for_each(|content| write_to(&file, content.as_bytes()).unwrap());
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
+        }
         write_to(Path::new("/dev/null"), b"one").unwrap();
         assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
         assert!(write_to(folder.path(), b"one").is_err() && same_file(&file, &link) && !same_file(&file, &folder.path().join("none")));
-        let (there, nowhere) = (create(&file, b"one").unwrap_err(), folder.path().join("no/where"));
+        let (there, nowhere) = (create(&file, b"one", "out").unwrap_err(), folder.path().join("no/where"));
         assert!(there.exit_code() == 2 && std::fs::read_to_string(&file).unwrap() == "new", "{there}");
-        for error in [replace(&nowhere, b"one").unwrap_err(), create(&nowhere, b"one").unwrap_err()] {
+        for error in [replace(&nowhere, b"one").unwrap_err(), create(&nowhere, b"one", "out").unwrap_err()] {
             assert!(error.exit_code() == 3 && error.to_string().matches(".tmp").count() == 1, "of the folder alone: {error}");
         }
-        assert!(make_folder(&file).unwrap_err().to_string().ends_with("is a file; name a folder"));
+        assert!(make_folder(&file, "out").unwrap_err().to_string().ends_with("is a file; name a folder"));
     }
 
     #[test]

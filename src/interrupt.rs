@@ -21,6 +21,11 @@ impl Interrupt {
         Self { deadline: Instant::now().checked_add(patience), signal: None }
     }
 
+    /// A signal alone.
+    pub fn on(signal: Arc<AtomicUsize>) -> Self {
+        Self { signal: Some(signal), deadline: None }
+    }
+
     fn is_due(&self) -> bool {
         self.signal.as_deref().is_some_and(has_come) || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
@@ -77,7 +82,7 @@ mod tests {
     #[test]
     fn work_is_left_when_it_is_due_and_not_before() {
         let signal = Arc::new(AtomicUsize::new(0));
-        let interrupt = Interrupt { signal: Some(signal.clone()), deadline: None };
+        let interrupt = Interrupt::on(signal.clone());
         let mut steps = 0;
         let left = within(interrupt.clone(), || {
             for step in 0..10 {

@@ -11,6 +11,7 @@ use super::signals::{ended_by, watch_signals};
 use crate::Result;
 use crate::distribution::{KolmogorovSmirnov, Quartiles};
 use crate::gradients::{Both, Compared, Figures, Line, LineFile, Observer, Plan, Protocol, Summary, Tests, Unit, measure_all};
+use crate::interrupt::has_come;
 use crate::problem::targets::Labelled;
 use crate::ui::table::columns;
 use crate::ui::{Policy, Progress, Status, print_part, print_result};
@@ -117,7 +118,7 @@ impl Observer for Watcher {
     }
 
     fn interrupted(&self) -> bool {
-        self.nobody_reads || self.signal.load(Ordering::Relaxed) != 0
+        self.nobody_reads || has_come(&self.signal)
     }
 }
 

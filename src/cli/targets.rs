@@ -42,7 +42,7 @@ fn make(maker: &Maker, wanted: &[Wanted], policy: Policy) -> Result<ExitCode> {
             seconds: began.elapsed().as_secs_f64(),
             ..Status::default()
         });
-        let interrupt = Interrupt { signal: Some(signal.clone()), deadline: None };
+        let interrupt = Interrupt::on(signal.clone());
         let Some(made) = interrupt::within(interrupt, || maker.make(wanted_one)) else {
             tracing::warn!("interrupted after {done} of {} targets", wanted.len());
             return Ok(ended_by(signal.load(Ordering::Relaxed)));
@@ -117,6 +117,6 @@ fn keep_prompts(path: &Path, wanted: &[Wanted]) -> Result<()> {
     match path.metadata() {
         Ok(found) if !found.is_file() => write_to(path, lines.as_bytes()),
         Ok(_) if read_small(path, lines.len() as u64).is_ok_and(|there| there == lines.as_bytes()) => Ok(()),
-        _ => create(path, lines.as_bytes()),
+        _ => create(path, lines.as_bytes(), "prompts_out"),
     }
 }

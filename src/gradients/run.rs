@@ -1,7 +1,7 @@
 //! The runs, one after another on one device, measured as they go.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use super::line::SCHEMA;
@@ -34,7 +34,7 @@ pub trait Observer {
 
     /// Whether to stop now.
     fn interrupted(&self) -> bool {
-        self.signal().load(Ordering::Relaxed) != 0
+        interrupt::has_come(&self.signal())
     }
 }
 
@@ -98,7 +98,7 @@ fn along<B: TrackedBackend>(
     observer: &mut dyn Observer,
 ) -> Result<bool> {
     let clock = |step: u64| Clock { seed: unit.seed, restart: 0, step: step as u32 };
-    let interrupt = Interrupt { signal: Some(observer.signal()), deadline: None };
+    let interrupt = Interrupt::on(observer.signal());
     let mut method = RelaxedMethod::<B>::new(unit.row);
     method.start(subject, problem, clock(0))?;
     let mut steps = 0;

@@ -40,7 +40,7 @@ impl Folder {
     /// Opens or makes the folder. With `resume`, also reads the snapshot kept in it, if there is one; without, a folder that
     /// already holds a run is refused. `identity` is a JSON object of all settings but the budgets, those of the method in an object of its own.
     pub fn open(path: &Path, identity: Value, resume: bool) -> Result<(Self, Option<Snapshot>)> {
-        make_folder(path)?;
+        make_folder(path, "out")?;
         only_files(path)?;
         let lock = lock(path)?;
         let checkpoint = path.join(CHECKPOINT);

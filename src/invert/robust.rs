@@ -128,7 +128,7 @@ impl Model {
         if !exact {
             return Some((Robust::default(), vec![NOT_EXACT.to_owned()]));
         }
-        let interrupt = Interrupt { signal: Some(signal), deadline: None };
+        let interrupt = Interrupt::on(signal);
         interrupt::within(interrupt, || self.robust(&Answer::of(problem, free_text), max_memory))
     }
 

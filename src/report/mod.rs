@@ -61,7 +61,7 @@ pub struct Written {
 pub fn report(paths: &[PathBuf], folder: &Path) -> Result<Written> {
     let data = data::read(paths)?;
     let report = Report::of(&data);
-    make_folder(folder)?;
+    make_folder(folder, "report")?;
     for figure in &report.figures {
         let (svg, file) = (figure.svg(), |ending: &str| folder.join(format!("{}.{ending}", figure.name)));
         replace(&file("png"), &png::png(&svg)?)?;

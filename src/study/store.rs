@@ -37,7 +37,7 @@ impl Store {
     /// # Errors
     /// It cannot be made.
     pub fn create(root: &Path) -> Result<Self> {
-        make_folder(root)?;
+        make_folder(root, "out")?;
         for name in ["cells", "failed", "work", "locks"] {
             let path = root.join(name);
             fs::create_dir_all(&path).map_err(|error| Error::writing(&path, &error))?;

@@ -377,5 +377,5 @@ fn an_out_folder_that_cannot_be_written() {
     fs::write(&file, "").unwrap();
     let run = file.join("run");
     refuses(tiny(["invert", "x", "--out"]).arg(&run), 3, &["cannot write", &run.display().to_string()]);
-    refuses(tiny(["invert", "x", "--out"]).arg(&file), 2, &[&file.display().to_string(), "is a file; name a folder"]);
+    refuses(tiny(["invert", "x", "--out"]).arg(&file), 2, &["--out", &file.display().to_string(), "is a file; name a folder"]);
 }

@@ -139,7 +139,11 @@ fn reachable_targets_are_the_models_own_and_their_prompts_are_kept_apart() {
     assert_eq!(made(again.arg(&sentences).arg("--prompts-out").arg(&known)), lines);
     fs::write(&sentences, "O Romeo, Romeo!\n").unwrap();
     let mut other = targets(&["--from"]);
-    refuses(other.arg(&sentences).arg("--prompts-out").arg(&known), 2, &["known.jsonl", "already there; name another file"]);
+    refuses(
+        other.arg(&sentences).arg("--prompts-out").arg(&known),
+        2,
+        &["--prompts-out", "known.jsonl", "already there; name another file"],
+    );
     refuses(targets(&["--from"]).arg(&sentences).arg("--prompts-out").arg(folder.path().join("no/where")), 3, &["cannot write"]);
     // The prompts may come from standard input, and as JSON.
     let piped = folder.path().join("piped.jsonl");

@@ -9,15 +9,10 @@ use serde_json::json;
 use super::workers::Office;
 use super::{INCOMPLETE, open, place};
 use crate::Result;
-use crate::cli::args::{Cli, Compute};
+use crate::cli::args::{Cli, Compute, read_text};
 use crate::cli::signals::{ended_by, watch_signals};
-use crate::error::quoted;
-use crate::files::{self, read_stream};
 use crate::study::{Counts, End, Queue, Store, Study, Tally, counts};
 use crate::ui::{Policy, Progress, Status, print_result};
-
-/// Larger than any list of ids, in bytes.
-const LARGEST_LIST: u64 = 64 << 20;
 
 #[inline]
 pub(super) fn run(cli: &Cli, verb: &Compute, policy: Policy) -> Result<ExitCode> {
@@ -46,8 +41,7 @@ pub(super) fn run(cli: &Cli, verb: &Compute, policy: Policy) -> Result<ExitCode>
 /// The places of the cells that this run was asked for.
 fn asked(study: &Study, verb: &Compute) -> Result<Vec<usize>> {
     if let Some(list) = &verb.cells {
-        let ids = files::text(read_stream(list, LARGEST_LIST)?, &quoted(&list.display().to_string()))?;
-        return study.places(ids.split_whitespace());
+        return study.places(read_text(None, Some(list.clone()))?.unwrap_or_default().split_whitespace());
     }
     if !verb.cell.is_empty() {
         return study.places(verb.cell.iter().map(String::as_str));

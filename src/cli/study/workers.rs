@@ -20,6 +20,7 @@ use crate::backend::{Choice, Inventory};
 use crate::cli::allocator;
 use crate::cli::args::{Cli, Compute};
 use crate::cli::signals::ignore_signals;
+use crate::interrupt::has_come;
 use crate::invert::Report;
 use crate::study::{Cell, End, Foreman, Queue, Store, Study, cell, work as compute};
 use crate::ui::Policy;
@@ -151,7 +152,7 @@ impl<'a> Office<'a> {
         while self.workers.iter().any(|worker| worker.input.is_some()) {
             let heard = self.lines.recv_timeout(LOOK);
             // Looked at after listening: a worker that has just died may have died of the same signal.
-            if !stopping && signal.load(Ordering::Relaxed) != 0 {
+            if !stopping && has_come(signal) {
                 stopping = true;
                 self.workers.iter_mut().try_for_each(|worker| tell(worker, STOP))?;
             }
