@@ -27,6 +27,9 @@ pub enum Error {
     /// Something needs more memory than there is; something smaller may fit (exit 3).
     #[error("{0}")]
     Memory(String),
+    /// A signal came before there was anything to show (exit 130).
+    #[error("interrupted before the first step: no prompt was tried yet")]
+    Interrupted,
 }
 
 impl Error {
@@ -55,11 +58,12 @@ impl Error {
         Self::Environment(format!("cannot write `{}`: {error}", path.display()))
     }
 
-    /// Exit code of the process: 2 input, 3 environment.
+    /// Exit code of the process: 2 input, 3 environment, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Input(_) | Self::Option { .. } => 2,
             Self::Environment(_) | Self::Memory(_) => 3,
+            Self::Interrupted => 130,
         }
     }
 }

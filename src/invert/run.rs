@@ -11,13 +11,13 @@ use super::judge::{Judge, Judged, Verdict, judge};
 use super::observer::{Observer, Report, RunState, Snapshot};
 use super::scores::{Scores, scores};
 use super::shortest::{Solved, shorter};
-use crate::Result;
 use crate::budget::Budget;
 use crate::interrupt::{self, Interrupt};
 use crate::method::{Clock, Method, Progress};
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::subject::Subject;
+use crate::{Error, Result};
 
 /// Why a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +70,7 @@ impl<B: TrackedBackend> Trial<'_, B> {
     /// Runs `method` until a prompt is exact or the budget is used up. With `resume`, goes on from there.
     ///
     /// # Errors
-    /// Those of the method, the judge and the observer, and a snapshot that does not fit the method.
+    /// Those of the method, the judge and the observer, a snapshot that does not fit the method, and a signal during the first start.
     pub fn run(&self, method: &mut dyn Method<B>, resume: Option<Snapshot>, observer: &mut dyn Observer) -> Result<Outcome> {
         let mut run = Run {
             trial: self,
@@ -87,7 +87,7 @@ impl<B: TrackedBackend> Trial<'_, B> {
         self.subject.prepare(self.problem);
         match resume {
             Some(snapshot) => run.resume(snapshot)?,
-            None => run.method.start(self.subject, self.problem, run.clock())?,
+            None => run.first_start(observer.signal())?,
         }
         let (stopped, seconds_to_exact) = run.until_done(observer)?;
         run.finish(stopped, seconds_to_exact, observer)
@@ -125,6 +125,12 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
         self.at = snapshot.run;
         self.problem = self.problem_at_work();
         self.method.restore(snapshot.method, self.trial.subject, &self.problem)
+    }
+
+    fn first_start(&mut self, signal: Option<Arc<AtomicUsize>>) -> Result<()> {
+        let clock = self.clock();
+        let start = || self.method.start(self.trial.subject, &self.problem, clock);
+        interrupt::within(Interrupt { signal, deadline: None }, start).unwrap_or(Err(Error::Interrupted))
     }
 
     /// The problem of as many free tokens as the best prompt so far has.

@@ -11,7 +11,6 @@ use super::event::{BestSoFar, Event};
 use super::record::{Circumstances, ModelIdentity};
 use super::*;
 use super::{judge::Judged, scores::Scores};
-use crate::Result;
 use crate::method::registry::MethodName;
 use crate::method::relaxed::dlmi::DLMI;
 use crate::method::relaxed::{RelaxedMethod, TableRow};
@@ -22,6 +21,7 @@ use crate::model::Llama;
 use crate::problem::{Context, Problem, PromptOptions, Target};
 use crate::subject::{Cost, Subject};
 use crate::testing::{one_at_a_time, tiny};
+use crate::{Error, Result};
 
 type B = Autodiff<Flex>;
 type Maker = fn() -> Box<dyn Method<B>>;
@@ -33,8 +33,8 @@ struct Watch {
     events: Vec<Event>,
     kept: Option<Snapshot>,
     end: Option<(BestSoFar, Option<Scores>)>,
-    /// Times that the signal was asked for, where it comes inside of the first step.
-    asked: Option<Cell<usize>>,
+    /// Times that the signal is still asked for in vain, where it comes inside of a computation.
+    in_vain: Option<Cell<usize>>,
     outcome: Option<Outcome>,
 }
 
@@ -55,9 +55,9 @@ impl Observer for Watch {
     }
 
     fn signal(&self) -> Option<Arc<AtomicUsize>> {
-        let asked = self.asked.as_ref().map(|asked| asked.replace(asked.get() + 1));
+        let inside = self.in_vain.as_ref().is_some_and(|left| left.replace(left.get().saturating_sub(1)) == 0);
         let ended = self.events.last().is_some_and(|event| event.step >= self.until);
-        Some(Arc::new(usize::from(ended || asked.is_some_and(|asked| asked > 0)).into()))
+        Some(Arc::new(usize::from(ended || inside).into()))
     }
 }
 
@@ -92,14 +92,17 @@ impl Bench {
         self.watched(method().as_mut(), eval_every, resume, Watch { until, ..Watch::default() })
     }
 
+    fn budget(&self, eval_every: u64) -> Budget {
+        let (steps, shortest) = (Some(self.steps), self.shortest);
+        Budget { steps, positions: None, seconds: None, restarts: 1, eval_every, early_stop: true, shortest }
+    }
+
     fn trial(&self, budget: Budget) -> Trial<'_, B> {
         Trial { subject: &self.subject, judge: &self.judge, problem: &self.problem, budget, seed: 3 }
     }
 
     fn watched(&self, method: &mut dyn Method<B>, eval_every: u64, resume: Option<Snapshot>, mut watch: Watch) -> Watch {
-        let (steps, shortest) = (Some(self.steps), self.shortest);
-        let budget = Budget { steps, positions: None, seconds: None, restarts: 1, eval_every, early_stop: true, shortest };
-        let trial = self.trial(budget);
+        let trial = self.trial(self.budget(eval_every));
         self.subject.set_cost(Cost::default());
         let outcome = trial.run(method, resume, &mut watch).unwrap();
         assert_eq!(watch.end.map(|(_, scores)| scores), Some(outcome.scores));
@@ -183,7 +186,8 @@ fn an_interruption_inside_of_a_step_leaves_no_trace() {
         let method = || name.registered().defaults().build::<B>();
         let endless = || Watch { until: u64::MAX, ..Watch::default() };
         let whole = bench.watched(method().as_mut(), 4, None, endless());
-        let left = bench.watched(method().as_mut(), 4, None, Watch { asked: Some(Cell::new(0)), ..endless() });
+        // It is asked for at the start, before the step and in it.
+        let left = bench.watched(method().as_mut(), 4, None, Watch { in_vain: Some(Cell::new(2)), ..endless() });
         // Some methods make their first step without the model.
         assert!(left.events.len() <= 1, "{name}");
         assert!(left.events.is_empty() || ["echo", "floor"].contains(&&*name.to_string()), "{name}");
@@ -191,6 +195,22 @@ fn an_interruption_inside_of_a_step_leaves_no_trace() {
         assert_eq!([left.events, resumed.events].concat(), whole.events, "{name}");
         assert_eq!(resumed.end, whole.end, "{name}");
     }
+}
+
+/// There is no prompt to show then. Where a start asks nothing of the model it is over at once, and the run ends before its first step.
+#[test]
+fn an_interruption_inside_of_the_first_start_ends_the_run() {
+    let _guard = one_at_a_time();
+    let bench = Bench::new();
+    let run = |mut method: Box<dyn Method<B>>| {
+        let mut watch = Watch { in_vain: Some(Cell::new(0)), until: u64::MAX, ..Watch::default() };
+        let outcome = bench.trial(bench.budget(4)).run(method.as_mut(), None, &mut watch);
+        assert!(watch.events.is_empty());
+        outcome
+    };
+    let early = run(MethodName::default().registered().defaults().build());
+    assert!(matches!(early, Err(Error::Interrupted)), "{early:?}");
+    assert_eq!(run(relaxed()).unwrap().stopped, Stopped::Signal);
 }
 
 /// A search that finds what is easy.
@@ -221,8 +241,8 @@ fn shorter_and_shorter_prompts_are_found() {
 
     for until in 1..=whole.events.len() as u64 {
         let first = bench.run(eager, 4, until, None);
-        let asked = Watch { asked: Some(Cell::new(0)), until: u64::MAX, ..Watch::default() };
-        let left = bench.watched(eager().as_mut(), 4, first.kept.clone(), asked);
+        let inside = Watch { in_vain: Some(Cell::new(1)), until: u64::MAX, ..Watch::default() };
+        let left = bench.watched(eager().as_mut(), 4, first.kept.clone(), inside);
         assert!(left.events.is_empty());
         for kept in [first.kept, left.kept.filter(|_| until < whole.events.len() as u64)].into_iter().flatten() {
             let second = bench.run(eager, 4, u64::MAX, Some(kept));
@@ -257,7 +277,7 @@ struct Boaster {
 impl Method<B> for Boaster {
     fn start(&mut self, _: &Subject<B>, problem: &Problem, clock: Clock) -> Result<()> {
         if clock.restart > 0 {
-            return Err(crate::Error::input("no start is found"));
+            return Err(Error::input("no start is found"));
         }
         self.prompts = (0..2).map(|number| random_prompt(problem, clock, number)).collect::<Result<_>>()?;
         Ok(())

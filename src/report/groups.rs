@@ -225,7 +225,8 @@ pub fn model_names(data: &Data) -> BTreeMap<&str, String> {
         *name = name.or(cell.place.model.as_deref().map(file_name));
     }
     for gradient in &data.gradients {
-        names.entry(&gradient.model).or_default();
+        let name = names.entry(&gradient.model).or_default();
+        *name = name.or(data.measured_models.get(&gradient.model).map(|name| file_name(name)));
     }
     let shared = |name: &str| names.values().filter(|other| **other == Some(name)).count() > 1;
     let start = |digest: &str| digest.chars().take(8).collect::<String>();

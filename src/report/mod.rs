@@ -10,6 +10,7 @@ pub mod groups;
 mod page;
 mod palette;
 mod png;
+pub mod records;
 mod scale;
 pub mod statistics;
 mod svg;
@@ -57,9 +58,9 @@ pub struct Written {
 /// Reads records from folders of studies and files of JSON Lines, and writes `index.html` and all figures and tables into `folder`.
 ///
 /// # Errors
-/// Those of [`data::read`]; the folder cannot be written.
+/// Those of [`records::read`]; the folder cannot be written.
 pub fn report(paths: &[PathBuf], folder: &Path) -> Result<Written> {
-    let data = data::read(paths)?;
+    let data = records::read(paths)?;
     let report = Report::of(&data);
     make_folder(folder, "report")?;
     for figure in &report.figures {

@@ -50,7 +50,7 @@ pub enum End {
     Elsewhere,
     /// It was begun, and goes on another time.
     Interrupted {
-        /// What it has come to, as in a record; null where gradients are measured.
+        /// What it has come to, as in a record; null where gradients are measured, or before a first step.
         inversion: Value,
     },
 }
@@ -151,6 +151,7 @@ impl<B: TrackedBackend> Worker<'_, B> {
                 self.ask_robust(&claim, &cell, foreman)?;
                 return Ok(end);
             }
+            Ok(Err(Error::Interrupted)) => return Ok(End::Interrupted { inversion: Value::Null }),
             Ok(Err(error @ Error::Environment(_))) => return Err(error),
             Ok(Err(error)) => (error.to_string(), false),
             Err(panic) => {

@@ -203,6 +203,15 @@ fn figure_5_is_drawn_from_gradients() {
     let row = rows.iter().find(|row| row["quantity"] == "bias" && row["estimator"] == "gs-tau1").unwrap();
     assert_eq!(row["floor"], "0.05", "the whole standard error");
 
+    // A study says what it calls the model.
+    let cell = |model: Value| json!({ "schema": "dlmi.cell/1", "cell": { "id": "a", "model": model, "gradients": {} }, "gradients": records[..30] });
+    for (model, name) in
+        [(json!("folder/own.gguf"), "gradients-owngguf-n80-256.csv"), (Value::Null, "gradients-model-ab12cd34-n80-256.csv")]
+    {
+        let (_, out) = reported(&folder, name, &[cell(model)]);
+        assert!(out.join(name).exists(), "{name}");
+    }
+
     // A run that failed before it was measured counts once, and only where it was not measured after all.
     let failed = |id: &str| json!({ "schema": "dlmi.cell/1", "cell": { "id": id, "gradients": {} }, "failed": "no memory" });
     let (_, out) = reported(&folder, "failed", &[records.clone(), ["gs-tau10", "x", "x"].map(failed).to_vec()].concat());

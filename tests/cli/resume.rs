@@ -229,7 +229,7 @@ fn a_failed_start_leaves_nothing_that_blocks_the_next() {
 /// Nothing is kept then, but what was found is printed.
 #[test]
 fn ctrl_c_without_a_folder_ends_with_the_result_so_far() {
-    let command = ["--model", TINY, "--backend", "flex", "-v", "invert", OUT_OF_REACH];
+    let command = ["--model", TINY, "--backend", "flex", "-v", "invert", OUT_OF_REACH, "--method", "dlmi", "--steps", "1000000"];
     let mut child = child(command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().contains("running on")));

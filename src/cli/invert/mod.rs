@@ -51,9 +51,14 @@ fn one(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
     let (folder, resume) = folder(verb, &task)?;
     let signal = watch_signals()?;
     let mut watcher = Watcher::new(policy, problem.clone(), budget, folder, signal.clone());
-    let mut inversion = task.with_snapshot(resume).run(&mut watcher)?;
+    let outcome = task.with_snapshot(resume).run(&mut watcher);
     let folder = watcher.folder.take();
     drop(watcher);
+    if let Err(early @ Error::Interrupted) = &outcome {
+        tracing::warn!("{early}");
+        return Ok(ended_by(signal.load(Ordering::Relaxed)));
+    }
+    let mut inversion = outcome?;
     let keep = |inversion: &Inversion| folder.as_ref().map_or(Ok(()), |folder| folder.result(&crate::cli::json(inversion)));
     // What was found is printed even where it cannot be kept.
     let mut kept = keep(&inversion);

@@ -101,8 +101,8 @@ impl<A: Aim> Foreman for Series<'_, A> {
 /// What a search that is left has come to: its record or, where it was interrupted, what is kept nowhere yet.
 fn record(cell: &Cell, end: &End, store: &Store) -> Result<Option<Value>> {
     match end {
+        End::Interrupted { inversion: Value::Null } | End::Elsewhere => Ok(None),
         End::Interrupted { inversion } => Ok(Some(json!({ "cell": cell.summary(), "inversion": inversion }))),
-        End::Elsewhere => Ok(None),
         _ => store.record(&cell.id),
     }
 }
