@@ -259,7 +259,7 @@ pub fn first_steps<B: TrackedBackend>(
 ) -> Result<BTreeMap<&'static str, StepParity>> {
     let mut all = BTreeMap::new();
     for method in MethodName::all() {
-        let MethodSettings::Relaxed(row) = method.registered().defaults() else { continue };
+        let MethodSettings::Relaxed(row) = method.registered().defaults else { continue };
         let row = TableRow { samples: row.samples.min(2), ..row };
         let (got, expected) = (first_step(subject, row, problem, seed)?, first_step(plain, row, problem, seed)?);
         let off = |figure: fn(&Progress) -> f32| (figure(&got) / figure(&expected) - 1.0).abs();

@@ -6,11 +6,37 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// What ends a computation: whichever comes first. Cloning shares it.
+/// A signal of the user or the system, which may come at any time; by default none ever does. Clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct Signal(Arc<AtomicUsize>);
+
+impl Signal {
+    /// It comes, with this number, which is not 0.
+    pub fn come(&self, number: usize) {
+        self.0.store(number, Ordering::Relaxed);
+    }
+
+    /// Its number once it has come, else 0.
+    pub fn number(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has.
+    pub fn has_come(&self) -> bool {
+        self.number() != 0
+    }
+
+    /// Where a handler leaves the number.
+    pub fn as_cell(&self) -> Arc<AtomicUsize> {
+        self.0.clone()
+    }
+}
+
+/// What ends a computation: whichever comes first.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt {
-    /// Not 0 once a signal has come.
-    pub signal: Option<Arc<AtomicUsize>>,
+    /// A signal.
+    pub signal: Signal,
     /// When time is up.
     pub deadline: Option<Instant>,
 }
@@ -18,22 +44,17 @@ pub struct Interrupt {
 impl Interrupt {
     /// Time is up in so long.
     pub fn after(patience: Duration) -> Self {
-        Self { deadline: Instant::now().checked_add(patience), signal: None }
+        Self { deadline: Instant::now().checked_add(patience), signal: Signal::default() }
     }
 
     /// A signal alone.
-    pub fn on(signal: Arc<AtomicUsize>) -> Self {
-        Self { signal: Some(signal), deadline: None }
+    pub fn on(signal: Signal) -> Self {
+        Self { signal, deadline: None }
     }
 
     fn is_due(&self) -> bool {
-        self.signal.as_deref().is_some_and(has_come) || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        self.signal.has_come() || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
-}
-
-/// Whether a signal has come.
-pub fn has_come(signal: &AtomicUsize) -> bool {
-    signal.load(Ordering::Relaxed) != 0
 }
 
 thread_local! {
@@ -81,14 +102,14 @@ mod tests {
 
     #[test]
     fn work_is_left_when_it_is_due_and_not_before() {
-        let signal = Arc::new(AtomicUsize::new(0));
+        let signal = Signal::default();
         let interrupt = Interrupt::on(signal.clone());
         let mut steps = 0;
         let left = within(interrupt.clone(), || {
             for step in 0..10 {
                 check();
                 steps = step;
-                signal.store(usize::from(step == 4), Ordering::Relaxed);
+                signal.come(usize::from(step == 4));
             }
         });
         assert_eq!((left, steps), (None, 4));
@@ -101,7 +122,7 @@ mod tests {
         assert_eq!(within(interrupt.clone(), || elsewhere(None)), Some(()));
         assert_eq!(within(Interrupt::after(Duration::ZERO), check), None);
         // An inner one does not outlive itself, and panics pass through.
-        signal.store(0, Ordering::Relaxed);
+        signal.come(0);
         assert_eq!(within(interrupt, || (within(Interrupt::after(Duration::ZERO), check), check(), 7).2), Some(7));
         assert!(catch_unwind(|| within(Interrupt::default(), || panic!("as ever"))).is_err());
     }

@@ -20,41 +20,42 @@ pub const fn key<S>(name: &'static str, doc: &'static str, slot: fn(&mut S) -> O
     Key { name, doc, slot }
 }
 
+/// Where `settings` keep the value of the setting called `name`; nothing where they have none of that name: a struct with variants may not.
+pub fn find<'a, S>(keys: &[Key<S>], settings: &'a mut S, name: &str) -> Option<Slot<'a>> {
+    (keys.iter().find(|key| key.name == name)?.slot)(settings)
+}
+
+#[cfg(test)]
 impl<S: Clone> Key<S> {
-    /// Whether `settings` has it: a struct with variants may not.
-    pub fn applies(&self, settings: &S) -> bool {
-        (self.slot)(&mut settings.clone()).is_some()
+    pub(crate) fn applies(&self, settings: &S) -> bool {
+        self.get(settings).is_some()
     }
 
-    /// Its value in `settings`, `Null` for `none`; nothing where it does not apply.
-    pub fn get(&self, settings: &S) -> Option<Value> {
-        (self.slot)(&mut settings.clone()).map(|slot| slot.value)
+    pub(crate) fn get(&self, settings: &S) -> Option<Value> {
+        (self.slot)(&mut settings.clone()).map(Slot::value)
     }
 
-    /// Writes it. Nothing where it does not apply.
-    pub fn set(&self, settings: &mut S, written: &Written) -> Option<Checked<()>> {
-        (self.slot)(settings).map(|slot| (slot.set)(written))
+    pub(crate) fn set(&self, settings: &mut S, written: &Written) -> Option<Checked<()>> {
+        (self.slot)(settings).map(|slot| slot.write(written))
     }
-}
-
-/// The value of the setting called `name`, see [`Key::get`]; nothing where there is none of that name.
-pub fn get<S: Clone>(keys: &[Key<S>], settings: &S, name: &str) -> Option<Value> {
-    find(keys, name)?.get(settings)
-}
-
-/// Writes the setting called `name`, see [`Key::set`]; nothing where there is none of that name.
-pub fn set<S: Clone>(keys: &[Key<S>], settings: &mut S, name: &str, written: &Written) -> Option<Checked<()>> {
-    find(keys, name)?.set(settings, written)
-}
-
-fn find<'a, S>(keys: &'a [Key<S>], name: &str) -> Option<&'a Key<S>> {
-    keys.iter().find(|key| key.name == name)
 }
 
 /// Where the value of a setting is kept: what stands there, and how to write another.
 pub struct Slot<'a> {
     value: Value,
     set: Box<Set<'a>>,
+}
+
+impl Slot<'_> {
+    /// What stands there, `Null` for `none`.
+    pub fn value(self) -> Value {
+        self.value
+    }
+
+    /// Writes another value there.
+    pub fn write(self, written: &Written) -> Checked<()> {
+        (self.set)(written)
+    }
 }
 
 /// Writes a value that somebody wrote, if it is one.

@@ -1,8 +1,6 @@
 //! `dlmi gradients`: variance and bias of the estimators' gradients, the paper's figure 5.
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::args::{Cli, Gradients};
@@ -11,7 +9,7 @@ use super::signals::{ended_by, watch_signals};
 use crate::Result;
 use crate::distribution::{KolmogorovSmirnov, Quartiles};
 use crate::gradients::{Both, Compared, Figures, Line, LineFile, Observer, Plan, Protocol, Summary, Tests, Unit, measure_all};
-use crate::interrupt::has_come;
+use crate::interrupt::Signal;
 use crate::problem::targets::Labelled;
 use crate::ui::table::columns;
 use crate::ui::{Policy, Progress, Status, print_part, print_result};
@@ -39,10 +37,7 @@ pub(super) fn run(cli: &Cli, verb: &Gradients, policy: Policy) -> Result<ExitCod
         true => print_result(&super::json(&summary))?,
         false => print_result(&readable(&summary))?,
     }
-    Ok(match signal.load(Ordering::Relaxed) {
-        0 => ExitCode::SUCCESS,
-        number => ended_by(number),
-    })
+    Ok(if signal.has_come() { ended_by(&signal) } else { ExitCode::SUCCESS })
 }
 
 fn plan(session: &Session, verb: &Gradients) -> Result<Plan> {
@@ -74,11 +69,11 @@ struct Watcher {
     file: Option<LineFile>,
     lines: Vec<Line>,
     nobody_reads: bool,
-    signal: Arc<AtomicUsize>,
+    signal: Signal,
 }
 
 impl Watcher {
-    fn new(policy: Policy, plan: &Plan, due: usize, file: Option<LineFile>, lines: Vec<Line>, signal: Arc<AtomicUsize>) -> Self {
+    fn new(policy: Policy, plan: &Plan, due: usize, file: Option<LineFile>, lines: Vec<Line>, signal: Signal) -> Self {
         let before = plan.units.len() - due;
         let what = if before > 0 { format!("{due} runs ({before} are measured)") } else { format!("{due} runs") };
         let of_a_run = plan.points().last().copied().unwrap_or_default();
@@ -113,12 +108,12 @@ impl Observer for Watcher {
         Ok(())
     }
 
-    fn signal(&self) -> Arc<AtomicUsize> {
+    fn signal(&self) -> Signal {
         self.signal.clone()
     }
 
     fn interrupted(&self) -> bool {
-        self.nobody_reads || has_come(&self.signal)
+        self.nobody_reads || self.signal.has_come()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::ui::table::columns;
 const TABLE_1: usize = 4;
 
 pub(super) fn run(cli: &Cli) -> Result<()> {
-    let row = |method: MethodName| method.registered().defaults().row().map(|row| (method, row.words()));
+    let row = |method: MethodName| method.registered().defaults.row().map(|row| (method, row.words()));
     let rows: Vec<_> = MethodName::all().filter_map(row).collect();
     let object = |(method, words): &Row| -> Map<String, Value> {
         let words = words.iter().map(|(column, cell)| ((*column).to_owned(), Value::from(cell.clone())));

@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicBool;
 
 #[cfg(unix)]
 use signal_hook::consts::{SIGHUP, SIGUSR1, SIGXFSZ};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use crate::interrupt::Signal;
 use crate::{Error, Result};
 
 /// A file that would grow past a limit (`ulimit -f`) is a write that fails and not the end, as on a full disk.
@@ -17,29 +18,30 @@ pub(super) fn outlive_file_limits() {
     drop(flag::register(SIGXFSZ, Arc::default()));
 }
 
-/// The first signal leaves its number here; a second Ctrl-C or SIGTERM ends the program at once.
-pub(super) fn watch_signals() -> Result<Arc<AtomicUsize>> {
-    let (number, again) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+/// Comes with the first signal; a second Ctrl-C or SIGTERM ends the program at once.
+pub(super) fn watch_signals() -> Result<Signal> {
+    let (come, again) = (Signal::default(), Arc::new(AtomicBool::new(false)));
+    let number = || come.as_cell();
     for signal in [SIGINT, SIGTERM] {
         flag::register_conditional_shutdown(signal, 128 + signal, again.clone())
-            .and_then(|_| flag::register_usize(signal, number.clone(), signal as usize))
+            .and_then(|_| flag::register_usize(signal, number(), signal as usize))
             .and_then(|_| flag::register(signal, again.clone()))
             .map_err(cannot_watch)?;
     }
     // Schedulers send it when the time of a job is nearly up, some of them more than once.
     #[cfg(unix)]
-    flag::register_usize(SIGUSR1, number.clone(), SIGUSR1 as usize).map_err(cannot_watch)?;
+    flag::register_usize(SIGUSR1, number(), SIGUSR1 as usize).map_err(cannot_watch)?;
     // The terminal is gone; under `nohup` it may.
     #[cfg(unix)]
     if !is_ignored(SIGHUP) {
-        flag::register_usize(SIGHUP, number.clone(), SIGHUP as usize).map_err(cannot_watch)?;
+        flag::register_usize(SIGHUP, number(), SIGHUP as usize).map_err(cannot_watch)?;
     }
-    Ok(number)
+    Ok(come)
 }
 
-/// The exit code of a command that ended because a signal with this number came, as a shell has it.
-pub(super) fn ended_by(number: usize) -> ExitCode {
-    ExitCode::from(128 + number as u8)
+/// The exit code of a command that ended because this signal came, as a shell has it.
+pub(super) fn ended_by(signal: &Signal) -> ExitCode {
+    ExitCode::from(128 + signal.number() as u8)
 }
 
 /// Whether the program was started with a signal ignored.

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use serde_json::json;
@@ -45,7 +44,7 @@ fn make(maker: &Maker, wanted: &[Wanted], policy: Policy) -> Result<ExitCode> {
         let interrupt = Interrupt::on(signal.clone());
         let Some(made) = interrupt::within(interrupt, || maker.make(wanted_one)) else {
             tracing::warn!("interrupted after {done} of {} targets", wanted.len());
-            return Ok(ended_by(signal.load(Ordering::Relaxed)));
+            return Ok(ended_by(&signal));
         };
         if !print_part(&super::json(&made))? {
             break;

@@ -1,7 +1,5 @@
 //! The runs, one after another on one device, measured as they go.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use super::line::SCHEMA;
@@ -9,7 +7,7 @@ use super::measurement::{Clocks, REFERENCE_PROMPTS, measure};
 use super::{Line, Measurement, Plan, Unit};
 use crate::Result;
 use crate::backend::{self, Choice, Job};
-use crate::interrupt::{self, Interrupt};
+use crate::interrupt::{self, Interrupt, Signal};
 use crate::invert::Model;
 use crate::method::relaxed::RelaxedMethod;
 use crate::method::{Clock, Method};
@@ -29,12 +27,12 @@ pub trait Observer {
     /// After every measurement.
     fn line(&mut self, line: Line) -> Result<()>;
 
-    /// Not 0 once to stop. A long step or measurement is left then.
-    fn signal(&self) -> Arc<AtomicUsize>;
+    /// Comes when to stop. A long step or measurement is left then.
+    fn signal(&self) -> Signal;
 
     /// Whether to stop now.
     fn interrupted(&self) -> bool {
-        interrupt::has_come(&self.signal())
+        self.signal().has_come()
     }
 }
 

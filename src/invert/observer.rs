@@ -1,14 +1,12 @@
 //! What a run tells those who watch it, and what they may keep of it.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-
 use serde::{Deserialize, Serialize};
 
 use super::judge::Judged;
 use super::scores::Scores;
 use super::shortest::Solved;
 use crate::Result;
+use crate::interrupt::Signal;
 use crate::method::{Progress, State};
 use crate::subject::Cost;
 
@@ -82,9 +80,9 @@ pub trait Observer {
         Ok(())
     }
 
-    /// Not 0 once the run should end. A long step is left then.
-    fn signal(&self) -> Option<Arc<AtomicUsize>> {
-        None
+    /// Comes when the run should end. A long step is left then.
+    fn signal(&self) -> Signal {
+        Signal::default()
     }
 }
 

@@ -1,8 +1,6 @@
 //! Whether an exact prompt is still exact in other arithmetic, with rounded weights, and with a slip behind it.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use burn::backend::Flex;
 use serde::{Deserialize, Serialize};
@@ -13,7 +11,7 @@ use super::record::Inversion;
 use super::run::Stopped;
 use crate::Result;
 use crate::backend::{self, BackendName, Dtype, Job};
-use crate::interrupt::{self, Interrupt};
+use crate::interrupt::{self, Interrupt, Signal};
 use crate::model::Llama;
 use crate::ops::{Kernels, TrackedBackend};
 use crate::problem::Problem;
@@ -115,7 +113,7 @@ impl Model {
         (robust, notes)
     }
 
-    /// The same of a found prompt, by its free text; a sentence alone if it is not exact. Nothing where `signal` is not 0 before the end.
+    /// The same of a found prompt, by its free text; a sentence alone if it is not exact. Nothing where `signal` comes before the end.
     #[inline]
     pub fn robust_if_exact(
         &mut self,
@@ -123,7 +121,7 @@ impl Model {
         problem: &Problem,
         free_text: &str,
         max_memory: Option<u64>,
-        signal: Arc<AtomicUsize>,
+        signal: Signal,
     ) -> Option<(Robust, Vec<String>)> {
         if !exact {
             return Some((Robust::default(), vec![NOT_EXACT.to_owned()]));
@@ -159,10 +157,10 @@ impl Model {
 }
 
 impl Inversion {
-    /// Asks whether the prompt is exact in other circumstances too, if it is exact and nobody waits for the end: once `signal` is not 0,
+    /// Asks whether the prompt is exact in other circumstances too, if it is exact and nobody waits for the end: once `signal` has come,
     /// nothing is told.
     #[inline]
-    pub fn ask_robust(&mut self, model: &mut Model, problem: &Problem, max_memory: Option<u64>, signal: Arc<AtomicUsize>) {
+    pub fn ask_robust(&mut self, model: &mut Model, problem: &Problem, max_memory: Option<u64>, signal: Signal) {
         let told = match (self.exact, self.stopped) {
             (true, Stopped::Signal) => None,
             (exact, _) => model.robust_if_exact(exact, problem, &self.free_text, max_memory, signal),

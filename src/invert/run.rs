@@ -1,8 +1,6 @@
 //! The loop around a method: budget, judging, confirming, stopping. It knows nothing of files or terminals.
 
 use std::borrow::Cow;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +10,7 @@ use super::observer::{Observer, Report, RunState, Snapshot};
 use super::scores::{Scores, scores};
 use super::shortest::{Solved, shorter};
 use crate::budget::Budget;
-use crate::interrupt::{self, Interrupt};
+use crate::interrupt::{self, Interrupt, Signal};
 use crate::method::{Clock, Method, Progress};
 use crate::ops::TrackedBackend;
 use crate::problem::Problem;
@@ -127,10 +125,10 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
         self.method.restore(snapshot.method, self.trial.subject, &self.problem)
     }
 
-    fn first_start(&mut self, signal: Option<Arc<AtomicUsize>>) -> Result<()> {
+    fn first_start(&mut self, signal: Signal) -> Result<()> {
         let clock = self.clock();
         let start = || self.method.start(self.trial.subject, &self.problem, clock);
-        interrupt::within(Interrupt { signal, deadline: None }, start).unwrap_or(Err(Error::Interrupted))
+        interrupt::within(Interrupt::on(signal), start).unwrap_or(Err(Error::Interrupted))
     }
 
     /// The problem of as many free tokens as the best prompt so far has.
@@ -232,7 +230,7 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
 
     /// Why the run must not take another step, if so.
     fn over(&self, observer: &dyn Observer) -> Option<Stopped> {
-        if observer.signal().is_some_and(|signal| interrupt::has_come(&signal)) {
+        if observer.signal().has_come() {
             return Some(Stopped::Signal);
         }
         let positions = self.trial.budget.positions.is_some_and(|limit| self.trial.subject.cost().positions() >= limit);
@@ -260,8 +258,8 @@ impl<'a, B: TrackedBackend> Run<'a, B> {
     }
 
     /// The same, unless a signal comes first.
-    fn scores_unless(&mut self, signal: Option<Arc<AtomicUsize>>) -> Option<Scores> {
-        interrupt::within(Interrupt { signal, deadline: None }, || self.scores())
+    fn scores_unless(&mut self, signal: Signal) -> Option<Scores> {
+        interrupt::within(Interrupt::on(signal), || self.scores())
     }
 
     /// Judges the hard prompt at hand, unless it is the one that was judged last.

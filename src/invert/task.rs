@@ -97,7 +97,7 @@ impl<'a> Task<'a> {
             tracing::warn!("{}", notes::TARGET);
         }
         let device = device(&options)?;
-        let method = options.method_settings().clone().aiming_higher(options.min_margin.unwrap_or(0.0));
+        let method = options.method_settings().aiming_higher(options.min_margin.unwrap_or(0.0));
         let name = options.method.to_string();
         Ok(Self { model, problem, method, name, options, presets: Vec::new(), device, resume: None })
     }

@@ -1,8 +1,6 @@
 //! Runs that are interrupted after any of their steps.
 
 use std::cell::Cell;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::DType;
@@ -11,6 +9,7 @@ use super::event::{BestSoFar, Event};
 use super::record::{Circumstances, ModelIdentity};
 use super::*;
 use super::{judge::Judged, scores::Scores};
+use crate::interrupt::Signal;
 use crate::method::registry::MethodName;
 use crate::method::relaxed::dlmi::DLMI;
 use crate::method::relaxed::{RelaxedMethod, TableRow};
@@ -54,10 +53,12 @@ impl Observer for Watch {
         Ok(())
     }
 
-    fn signal(&self) -> Option<Arc<AtomicUsize>> {
+    fn signal(&self) -> Signal {
         let inside = self.in_vain.as_ref().is_some_and(|left| left.replace(left.get().saturating_sub(1)) == 0);
         let ended = self.events.last().is_some_and(|event| event.step >= self.until);
-        Some(Arc::new(usize::from(ended || inside).into()))
+        let signal = Signal::default();
+        signal.come(usize::from(ended || inside));
+        signal
     }
 }
 
@@ -183,7 +184,7 @@ fn an_interruption_inside_of_a_step_leaves_no_trace() {
     let _guard = one_at_a_time();
     let bench = Bench::new();
     for name in MethodName::all() {
-        let method = || name.registered().defaults().build::<B>();
+        let method = || name.registered().defaults.build::<B>();
         let endless = || Watch { until: u64::MAX, ..Watch::default() };
         let whole = bench.watched(method().as_mut(), 4, None, endless());
         // It is asked for at the start, before the step and in it.
@@ -208,7 +209,7 @@ fn an_interruption_inside_of_the_first_start_ends_the_run() {
         assert!(watch.events.is_empty());
         outcome
     };
-    let early = run(MethodName::default().registered().defaults().build());
+    let early = run(MethodName::default().registered().defaults.build());
     assert!(matches!(early, Err(Error::Interrupted)), "{early:?}");
     assert_eq!(run(relaxed()).unwrap().stopped, Stopped::Signal);
 }

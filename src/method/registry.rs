@@ -8,85 +8,59 @@ use std::fmt;
 use serde_json::Value;
 
 use super::adc::{self, Adc, AdcMethod};
-use super::control::{Control, ControlMethod};
+use super::control::{self, Control, ControlMethod};
 use super::pez::{self, Pez, PezMethod};
 use super::relaxed::{self, RelaxedMethod, TableRow, dlmi, gbda, rebar, reinforce, relax, soda, stgs};
 use super::search::{self, Search, SearchMethod, arca, autoprompt, gcg, random, snap};
 use super::{Build, Method};
 use crate::ops::TrackedBackend;
-use crate::setting::{self, Checked, Choice, Key, Written};
+use crate::setting::{self, Checked, Choice, Key, Slot, Written};
 use crate::subject::Footprint;
 
 /// All methods, in the order in which they are listed.
-pub const METHODS: &[Registered] = &[
-    Registered::new(
-        "dlmi",
-        "The paper's: a relaxed prompt, Gumbel-softmax with learned temperatures, teacher forcing",
-        DefaultBudget::steps(256),
-        || MethodSettings::Relaxed(dlmi::DLMI),
-    ),
-    Registered::new("dlmi-tf", "The same, the model fed its own output", DefaultBudget::steps(256), || {
-        MethodSettings::Relaxed(dlmi::DLMI_TF)
-    }),
-    Registered::new("gbda", "Gumbel-softmax with a fixed temperature, the model fed its own output", DefaultBudget::steps(256), || {
-        MethodSettings::Relaxed(gbda::GBDA)
-    }),
-    Registered::new(
-        "gbda-forced",
-        "The same, the target's own tokens fed, as the authors of ARCA ran it",
-        DefaultBudget::steps(100),
-        || MethodSettings::Relaxed(gbda::GBDA_FORCED),
-    ),
-    Registered::new(
-        "reinforce",
-        "Whole tokens drawn from the relaxed prompt, no gradient through the model",
-        DefaultBudget::steps(256),
-        || MethodSettings::Relaxed(reinforce::REINFORCE),
-    ),
-    Registered::new("soda", "A sharp softmax without noise, decaying logits", DefaultBudget::steps(256), || {
-        MethodSettings::Relaxed(soda::SODA)
-    }),
-    Registered::new("stgs", "DLMI, the model shown whole tokens: straight-through Gumbel-softmax", DefaultBudget::steps(256), || {
-        MethodSettings::Relaxed(stgs::STGS)
-    }),
-    Registered::new("rebar", "REINFORCE, the relaxed prompt as a control variate", DefaultBudget::steps(256), || {
-        MethodSettings::Relaxed(rebar::REBAR)
-    }),
-    Registered::new("relax", "The same, and a small network that learns beside it", DefaultBudget::steps(256), || {
-        MethodSettings::Relaxed(relax::RELAX)
-    }),
-    Registered::new(
-        "snap",
-        "Search on whole tokens led by the gradient: always holds a prompt that can be typed",
-        DefaultBudget::seconds(600.0),
-        || MethodSettings::Search(snap::SNAP),
-    ),
-    Registered::new("gcg", "Greedy coordinate gradient, as nanoGCG runs it", DefaultBudget::steps(250), || {
-        MethodSettings::Search(gcg::GCG)
-    }),
-    Registered::new(
-        "arca",
-        "Position by position, the best of those that gradients at random tokens propose",
-        DefaultBudget::steps(1000),
-        || MethodSettings::Search(arca::ARCA),
-    ),
-    Registered::new("autoprompt", "A random position, the best of ten tokens by the gradient", DefaultBudget::steps(1000), || {
-        MethodSettings::Search(autoprompt::AUTOPROMPT)
-    }),
-    Registered::new("pez", "Embeddings moved by the gradient at the nearest tokens", DefaultBudget::steps(3000), || {
-        MethodSettings::Pez(pez::PEZ)
-    }),
-    Registered::new("adc", "Relaxed rows that become sparser the fewer target tokens are wrong", DefaultBudget::steps(5000), || {
-        MethodSettings::Adc(adc::ADC)
-    }),
-    Registered::new("random", "Control: random swaps of single tokens", DefaultBudget::steps(256), || {
-        MethodSettings::Search(random::RANDOM)
-    }),
-    Registered::new("echo", "Control: the target itself as the prompt", DefaultBudget::steps(1), || MethodSettings::Control(Control::Echo)),
-    Registered::new("floor", "Control: another random prompt at every step", DefaultBudget::steps(32), || {
-        MethodSettings::Control(Control::Floor)
-    }),
-];
+pub const METHODS: &[Registered] = {
+    use MethodSettings::*;
+    &[
+        method(
+            "dlmi",
+            steps(256),
+            Relaxed(dlmi::DLMI),
+            "The paper's: a relaxed prompt, Gumbel-softmax with learned temperatures, teacher forcing",
+        ),
+        method("dlmi-tf", steps(256), Relaxed(dlmi::DLMI_TF), "The same, the model fed its own output"),
+        method("gbda", steps(256), Relaxed(gbda::GBDA), "Gumbel-softmax with a fixed temperature, the model fed its own output"),
+        method(
+            "gbda-forced",
+            steps(100),
+            Relaxed(gbda::GBDA_FORCED),
+            "The same, the target's own tokens fed, as the authors of ARCA ran it",
+        ),
+        method(
+            "reinforce",
+            steps(256),
+            Relaxed(reinforce::REINFORCE),
+            "Whole tokens drawn from the relaxed prompt, no gradient through the model",
+        ),
+        method("soda", steps(256), Relaxed(soda::SODA), "A sharp softmax without noise, decaying logits"),
+        method("stgs", steps(256), Relaxed(stgs::STGS), "DLMI, the model shown whole tokens: straight-through Gumbel-softmax"),
+        method("rebar", steps(256), Relaxed(rebar::REBAR), "REINFORCE, the relaxed prompt as a control variate"),
+        method("relax", steps(256), Relaxed(relax::RELAX), "The same, and a small network that learns beside it"),
+        method(
+            "snap",
+            seconds(600.0),
+            Search(snap::SNAP),
+            "Search on whole tokens led by the gradient: always holds a prompt that can be typed",
+        ),
+        method("gcg", steps(250), Search(gcg::GCG), "Greedy coordinate gradient, as nanoGCG runs it"),
+        method("arca", steps(1000), Search(arca::ARCA), "Position by position, the best of those that gradients at random tokens propose"),
+        method("autoprompt", steps(1000), Search(autoprompt::AUTOPROMPT), "A random position, the best of ten tokens by the gradient"),
+        method("pez", steps(3000), Pez(pez::PEZ), "Embeddings moved by the gradient at the nearest tokens"),
+        method("adc", steps(5000), Adc(adc::ADC), "Relaxed rows that become sparser the fewer target tokens are wrong"),
+        method("random", steps(256), Search(random::RANDOM), "Control: random swaps of single tokens"),
+        method("echo", steps(1), Control(control::Control::Echo), "Control: the target itself as the prompt"),
+        method("floor", steps(32), Control(control::Control::Floor), "Control: another random prompt at every step"),
+    ]
+};
 
 /// The method of a run that names none.
 const DEFAULT: &str = "snap";
@@ -100,18 +74,12 @@ pub struct Registered {
     pub about: &'static str,
     /// How long it runs where nobody says.
     pub budget: DefaultBudget,
-    defaults: fn() -> MethodSettings,
+    /// Its settings where nobody says otherwise.
+    pub defaults: MethodSettings,
 }
 
-impl Registered {
-    const fn new(name: &'static str, about: &'static str, budget: DefaultBudget, defaults: fn() -> MethodSettings) -> Self {
-        Self { name, about, budget, defaults }
-    }
-
-    /// Its settings where nobody says otherwise.
-    pub fn defaults(&self) -> MethodSettings {
-        (self.defaults)()
-    }
+const fn method(name: &'static str, budget: DefaultBudget, defaults: MethodSettings, about: &'static str) -> Registered {
+    Registered { name, about, budget, defaults }
 }
 
 /// A budget of steps or of seconds.
@@ -123,14 +91,12 @@ pub struct DefaultBudget {
     pub seconds: Option<f64>,
 }
 
-impl DefaultBudget {
-    const fn steps(steps: u64) -> Self {
-        Self { steps: Some(steps), seconds: None }
-    }
+const fn steps(steps: u64) -> DefaultBudget {
+    DefaultBudget { steps: Some(steps), seconds: None }
+}
 
-    const fn seconds(seconds: f64) -> Self {
-        Self { steps: None, seconds: Some(seconds) }
-    }
+const fn seconds(seconds: f64) -> DefaultBudget {
+    DefaultBudget { steps: None, seconds: Some(seconds) }
 }
 
 /// The name of a registered method.
@@ -185,7 +151,7 @@ impl fmt::Debug for MethodName {
 }
 
 /// The settings of one method.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum MethodSettings {
     /// A relaxed method: its row of Table 1.
     Relaxed(TableRow),
@@ -215,23 +181,21 @@ impl MethodSettings {
     }
 
     /// The value of a setting, `Null` for `none`; nothing where this method has no such setting.
-    pub fn get(&self, name: &str) -> Option<Value> {
-        match self {
-            Self::Relaxed(row) => setting::get(relaxed::KEYS, row, name),
-            Self::Search(search) => setting::get(search::KEYS, search, name),
-            Self::Pez(settings) => setting::get(pez::KEYS, settings, name),
-            Self::Adc(settings) => setting::get(adc::KEYS, settings, name),
-            Self::Control(_) => None,
-        }
+    pub fn get(mut self, name: &str) -> Option<Value> {
+        self.slot(name).map(Slot::value)
     }
 
     /// Writes a setting; nothing where this method has no such setting.
     pub fn set(&mut self, name: &str, written: &Written) -> Option<Checked<()>> {
+        self.slot(name).map(|slot| slot.write(written))
+    }
+
+    fn slot(&mut self, name: &str) -> Option<Slot<'_>> {
         match self {
-            Self::Relaxed(row) => setting::set(relaxed::KEYS, row, name, written),
-            Self::Search(search) => setting::set(search::KEYS, search, name, written),
-            Self::Pez(settings) => setting::set(pez::KEYS, settings, name, written),
-            Self::Adc(settings) => setting::set(adc::KEYS, settings, name, written),
+            Self::Relaxed(row) => setting::find(relaxed::KEYS, row, name),
+            Self::Search(search) => setting::find(search::KEYS, search, name),
+            Self::Pez(settings) => setting::find(pez::KEYS, settings, name),
+            Self::Adc(settings) => setting::find(adc::KEYS, settings, name),
             Self::Control(_) => None,
         }
     }
@@ -335,12 +299,12 @@ mod tests {
     #[test]
     fn defaults_agree_with_each_other_and_with_their_own_ranges() {
         for method in MethodName::all() {
-            let defaults = method.registered().defaults();
+            let defaults = method.registered().defaults;
             assert_eq!(defaults.check(), Ok(()), "{method}");
             for (name, doc) in defaults.keys() {
                 let Some(value) = defaults.get(name) else { continue };
                 let text = if value.is_null() { "none".to_owned() } else { value.to_string().replace('"', "") };
-                let mut again = defaults.clone();
+                let mut again = defaults;
                 assert_eq!(again.set(name, &Written::untyped(text)), Some(Ok(())), "{method}.{name}");
                 assert_eq!(again, defaults, "{method}.{name}");
                 assert!(doc.len() > 5 && !doc.contains('\n'), "{method}.{name}: {doc}");
@@ -352,11 +316,11 @@ mod tests {
     fn a_key_writes_its_own_field_only() {
         let samples = ["7", "0.5", "true", "false", "none", "uniform", "hard", "shared"];
         for method in MethodName::all() {
-            let defaults = method.registered().defaults();
+            let defaults = method.registered().defaults;
             let (keys, mut written) = (defaults.keys(), 0);
             for (name, _) in &keys {
                 for text in samples {
-                    let mut changed = defaults.clone();
+                    let mut changed = defaults;
                     if changed.set(name, &Written::untyped(text)).is_none_or(|outcome| outcome.is_err()) || changed == defaults {
                         continue;
                     }
@@ -376,8 +340,8 @@ mod tests {
     fn a_hinge_aims_higher_by_what_is_asked() {
         let margin = |settings: &MethodSettings| settings.get("margin").and_then(|margin| margin.as_f64());
         for method in MethodName::all() {
-            let defaults = method.registered().defaults();
-            let higher = margin(&defaults.clone().aiming_higher(0.5));
+            let defaults = method.registered().defaults;
+            let higher = margin(&defaults.aiming_higher(0.5));
             assert_eq!(higher, margin(&defaults).map(|margin| margin + 0.5), "{method}");
         }
     }
@@ -404,7 +368,7 @@ mod tests {
     fn every_method_works_in_half_precision() {
         let _guard = one_at_a_time();
         for method in MethodName::all() {
-            let mut settings = method.registered().defaults();
+            let mut settings = method.registered().defaults;
             // Where it has that setting.
             let _ = settings.set("samples", &Written::untyped("2"));
             let whole = objectives(&settings, DType::F32);

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::general::{KEYS, Options};
 use super::names::{Setting, VARIABLE, edits};
 use crate::method::registry::MethodSettings;
-use crate::setting::{self, Checked, Written};
+use crate::setting::{self, Checked, Slot, Written};
 use crate::{Error, Result};
 
 impl Options {
@@ -58,7 +58,7 @@ impl Options {
     /// The value of a setting, `Null` for `none`; nothing where the method of its section has no such setting.
     pub fn get(&self, setting: Setting) -> Option<Value> {
         match setting.section {
-            None => setting::get(KEYS, self, setting.key),
+            None => setting::find(KEYS, &mut self.clone(), setting.key).map(Slot::value),
             Some(method) => self.section(method).get(setting.key),
         }
     }
@@ -66,7 +66,7 @@ impl Options {
     /// Writes a setting; nothing where the method of its section has no such setting.
     pub(super) fn set(&mut self, setting: Setting, written: &Written) -> Option<Checked<()>> {
         match setting.section {
-            None => setting::set(KEYS, self, setting.key, written),
+            None => setting::find(KEYS, self, setting.key).map(|slot| slot.write(written)),
             Some(method) => self.sections[method.index()].set(setting.key, written),
         }
     }

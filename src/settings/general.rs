@@ -106,7 +106,7 @@ impl Default for Options {
             dtype: Dtype::F32,
             model: "bard".into(),
             max_memory: None,
-            sections: MethodName::all().map(|method| method.registered().defaults()).collect(),
+            sections: MethodName::all().map(|method| method.registered().defaults).collect(),
         }
     }
 }

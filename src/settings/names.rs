@@ -29,7 +29,7 @@ impl Setting {
 
     /// Those of the section of a method. It need not have all of them, see [`crate::Options::get`].
     pub fn of(method: MethodName) -> impl Iterator<Item = Self> {
-        method.registered().defaults().keys().into_iter().map(move |(key, _)| Self { section: Some(method), key })
+        method.registered().defaults.keys().into_iter().map(move |(key, _)| Self { section: Some(method), key })
     }
 
     /// All of them, the general ones first.
@@ -56,7 +56,7 @@ impl Setting {
     pub fn doc(self) -> &'static str {
         let docs = match self.section {
             None => KEYS.iter().map(|key| (key.name, key.doc)).collect(),
-            Some(method) => method.registered().defaults().keys(),
+            Some(method) => method.registered().defaults.keys(),
         };
         docs.into_iter().find(|(key, _)| *key == self.key).map_or("", |(_, doc)| doc)
     }

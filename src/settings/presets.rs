@@ -144,7 +144,7 @@ mod tests {
         let settings = Layers::read(Sources { presets, ..Sources::default() }).unwrap().preview().unwrap().settings;
         let alike = ["gbda-forced", "soda", "rebar", "relax"];
         for method in MethodName::all() {
-            let (row, own) = (settings.section(method).row(), method.registered().defaults().row());
+            let (row, own) = (settings.section(method).row(), method.registered().defaults.row());
             assert_eq!(row != own, own.is_some() && !alike.contains(&&*method.to_string()), "{method}: {row:?}");
         }
     }

@@ -83,7 +83,7 @@ impl Cell {
     /// The settings of its method or estimator.
     pub(super) fn method_settings(&self) -> MethodSettings {
         match self.measured {
-            None => self.options.method_settings().clone(),
+            None => *self.options.method_settings(),
             Some((estimator, _)) => MethodSettings::Relaxed(estimator.row(&self.options).expect("it was checked when the cell was made")),
         }
     }

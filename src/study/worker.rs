@@ -1,8 +1,6 @@
 //! Cells one after another on one device, the model loaded once.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +11,7 @@ use super::{Cell, Store, Study};
 use crate::backend::{self, Choice, Job};
 use crate::error::panic_message;
 use crate::gradients::{self, Line, LineFile, Plan, Unit, measure_run};
-use crate::interrupt;
+use crate::interrupt::Signal;
 use crate::invert::event::Event;
 use crate::invert::folder::Folder;
 use crate::invert::judge::Judged;
@@ -73,8 +71,8 @@ pub trait Foreman {
     /// When a cell is left.
     fn ended(&mut self, cell: usize, end: &End) -> Result<()>;
 
-    /// Not 0 once to stop. A long step is left then.
-    fn signal(&self) -> Arc<AtomicUsize>;
+    /// Comes when to stop. A long step is left then.
+    fn signal(&self) -> Signal;
 }
 
 /// Computes cells until `foreman` has none, or says stop, or a GPU is lost. A failed cell is computed again with `retry` only.
@@ -104,7 +102,7 @@ impl Job for Shift<'_> {
     fn run<B: TrackedBackend>(self, device: B::Device) -> Result<()> {
         let Self { study, store, choice, retry, foreman } = self;
         let mut worker = Worker::<B> { study, store, choice, device, loaded: None };
-        while !interrupt::has_come(&foreman.signal()) {
+        while !foreman.signal().has_come() {
             let Some(cell) = foreman.next_cell() else { break };
             let end = worker.cell(cell, retry, foreman)?;
             foreman.ended(cell, &end)?;
@@ -325,8 +323,8 @@ impl Observer for Watcher<'_> {
         self.folder.end(best, scores)
     }
 
-    fn signal(&self) -> Option<Arc<AtomicUsize>> {
-        Some(self.foreman.signal())
+    fn signal(&self) -> Signal {
+        self.foreman.signal()
     }
 }
 
@@ -353,7 +351,7 @@ impl gradients::Observer for Measuring<'_> {
         Ok(())
     }
 
-    fn signal(&self) -> Arc<AtomicUsize> {
+    fn signal(&self) -> Signal {
         self.foreman.signal()
     }
 }

@@ -56,8 +56,8 @@ pub fn settings_help() -> String {
     let mut blocks = vec![block("Settings:", Setting::general().map(|setting| (setting.key, help(setting.key))).collect())];
     let mut rest: Vec<MethodName> = MethodName::all().collect();
     while let Some(first) = rest.first() {
-        let keys = first.registered().defaults().keys();
-        let (alike, others) = rest.into_iter().partition::<Vec<_>, _>(|method| method.registered().defaults().keys() == keys);
+        let keys = first.registered().defaults.keys();
+        let (alike, others) = rest.into_iter().partition::<Vec<_>, _>(|method| method.registered().defaults.keys() == keys);
         rest = others;
         if !keys.is_empty() {
             let names: Vec<String> = alike.iter().map(|method| format!("[{method}]")).collect();
@@ -82,7 +82,7 @@ fn block(title: &str, rows: Vec<(&str, String)>) -> String {
 fn defaults(key: &'static str, methods: &[MethodName]) -> String {
     let mut values: Vec<(String, Vec<String>)> = Vec::new();
     for method in methods {
-        let text = match method.registered().defaults().get(key) {
+        let text = match method.registered().defaults.get(key) {
             None => continue,
             Some(Value::Null) => "none".to_owned(),
             Some(value) => value.to_string().replace('"', ""),

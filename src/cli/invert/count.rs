@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
@@ -42,10 +41,8 @@ pub(super) fn run(cli: &Cli, verb: &Invert, count: u32, policy: Policy) -> Resul
         print_result(&format!("{found} of {count} different prompts found"))?;
     }
     outcome?;
-    Ok(match signal.load(Ordering::Relaxed) {
-        0 => ExitCode::from(u8::from(found < count as usize)),
-        number => ended_by(number),
-    })
+    let missed = ExitCode::from(u8::from(found < count as usize));
+    Ok(if signal.has_come() { ended_by(&signal) } else { missed })
 }
 
 /// As many prompts as are wanted, each a new one. A search that finds none counts too, but not one that was interrupted, nor one whose prompt

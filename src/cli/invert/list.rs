@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
@@ -48,11 +47,8 @@ pub(super) fn run(cli: &Cli, verb: &Invert, path: &Path, policy: Policy) -> Resu
         (false, false) => print_result(&table(&lines, shortest))?,
     }
     outcome?;
-    Ok(match signal.load(Ordering::Relaxed) {
-        0 if lines.iter().all(|line| line.solved) => ExitCode::SUCCESS,
-        0 => ExitCode::from(1),
-        number => ended_by(number),
-    })
+    let missed = ExitCode::from(u8::from(!lines.iter().all(|line| line.solved)));
+    Ok(if signal.has_come() { ended_by(&signal) } else { missed })
 }
 
 /// Refuses what is wrong with every search, whatever its target.

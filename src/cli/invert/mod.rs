@@ -5,14 +5,13 @@ mod list;
 mod series;
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::budget::Budget;
 use crate::cli::answer;
 use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
 use crate::cli::signals::{ended_by, watch_signals};
+use crate::interrupt::Signal;
 use crate::invert::folder::Folder;
 use crate::invert::judge::Judged;
 use crate::invert::notes::TARGET;
@@ -56,7 +55,7 @@ fn one(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
     drop(watcher);
     if let Err(early @ Error::Interrupted) = &outcome {
         tracing::warn!("{early}");
-        return Ok(ended_by(signal.load(Ordering::Relaxed)));
+        return Ok(ended_by(&signal));
     }
     let mut inversion = outcome?;
     let keep = |inversion: &Inversion| folder.as_ref().map_or(Ok(()), |folder| folder.result(&crate::cli::json(inversion)));
@@ -68,11 +67,10 @@ fn one(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
     }
     answer(cli, &inversion, || readable(&inversion, folder.is_some(), policy))?;
     kept?;
-    let number = signal.load(Ordering::Relaxed);
     Ok(match (inversion.stopped, inversion.solved) {
-        (Stopped::Signal, _) => ended_by(number),
+        (Stopped::Signal, _) => ended_by(&signal),
         // It was not told all that it asked.
-        _ if verb.robust && number != 0 => ended_by(number),
+        _ if verb.robust && signal.has_come() => ended_by(&signal),
         (_, true) => ExitCode::SUCCESS,
         (_, false) => ExitCode::from(1),
     })
@@ -113,11 +111,11 @@ struct Watcher {
     problem: Problem,
     budget: Budget,
     folder: Option<Folder>,
-    signal: Arc<AtomicUsize>,
+    signal: Signal,
 }
 
 impl Watcher {
-    fn new(policy: Policy, problem: Problem, budget: Budget, folder: Option<Folder>, signal: Arc<AtomicUsize>) -> Self {
+    fn new(policy: Policy, problem: Problem, budget: Budget, folder: Option<Folder>, signal: Signal) -> Self {
         let progress = Progress::new(policy, format!("inverting {}", counted(problem.target_tokens() as u64, "token")));
         Self { progress, problem, budget, folder, signal }
     }
@@ -147,8 +145,8 @@ impl Observer for Watcher {
         self.folder.as_mut().map_or(Ok(()), |folder| folder.end(best, scores))
     }
 
-    fn signal(&self) -> Option<Arc<AtomicUsize>> {
-        Some(self.signal.clone())
+    fn signal(&self) -> Signal {
+        self.signal.clone()
     }
 }
 

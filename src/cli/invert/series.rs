@@ -1,13 +1,12 @@
 //! Searches one after another, each of them a cell of a study: what a list of targets and a count of prompts share.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::interrupt::Signal;
 use crate::invert::{Report, Robust};
 use crate::study::{Cell, End, Foreman, Queue, Store, Study};
 use crate::ui::{Policy, Progress, Status, print_part};
@@ -39,7 +38,7 @@ pub(super) struct Series<'a, A> {
     cells: Vec<Cell>,
     queue: Queue,
     store: &'a Store,
-    signal: Arc<AtomicUsize>,
+    signal: Signal,
     progress: Progress,
     began: Instant,
     /// Nobody reads the results any more.
@@ -48,7 +47,7 @@ pub(super) struct Series<'a, A> {
 
 impl<'a, A: Aim> Series<'a, A> {
     /// `what` is being done, in words.
-    pub(super) fn new(study: &Study, store: &'a Store, what: String, policy: Policy, signal: Arc<AtomicUsize>, aim: A) -> Self {
+    pub(super) fn new(study: &Study, store: &'a Store, what: String, policy: Policy, signal: Signal, aim: A) -> Self {
         let cells = study.cells().to_vec();
         let (queue, progress) = (Queue::new(0..cells.len(), None), Progress::new(policy, what));
         Self { aim, cells, queue, store, signal, progress, began: Instant::now(), unread: false }
@@ -93,7 +92,7 @@ impl<A: Aim> Foreman for Series<'_, A> {
         Ok(())
     }
 
-    fn signal(&self) -> Arc<AtomicUsize> {
+    fn signal(&self) -> Signal {
         self.signal.clone()
     }
 }

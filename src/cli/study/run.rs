@@ -1,7 +1,6 @@
 //! `dlmi study run`: the cells that are not done, by one worker or several.
 
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use serde_json::json;
@@ -30,10 +29,10 @@ pub(super) fn run(cli: &Cli, verb: &Compute, policy: Policy) -> Result<ExitCode>
     let Board { tally, .. } = board;
     let left = counts(cells.iter().map(|&cell| &study.cells()[cell]), &[store]).all;
     print_result(&summary(cli.global.json, &tally, &left, verb))?;
-    Ok(match (signal.load(Ordering::Relaxed), left) {
-        (number @ 1.., _) => ended_by(number),
-        (_, Counts { pending, running, .. }) if pending + running > 0 => ExitCode::from(INCOMPLETE),
-        (_, Counts { failed: 1.., .. }) => ExitCode::from(1),
+    Ok(match left {
+        _ if signal.has_come() => ended_by(&signal),
+        Counts { pending, running, .. } if pending + running > 0 => ExitCode::from(INCOMPLETE),
+        Counts { failed: 1.., .. } => ExitCode::from(1),
         _ => ExitCode::SUCCESS,
     })
 }

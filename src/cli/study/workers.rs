@@ -8,7 +8,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::backend::{Choice, Inventory};
 use crate::cli::allocator;
 use crate::cli::args::{Cli, Compute};
 use crate::cli::signals::ignore_signals;
-use crate::interrupt::has_come;
+use crate::interrupt::Signal;
 use crate::invert::Report;
 use crate::study::{Cell, End, Foreman, Queue, Store, Study, cell, work as compute};
 use crate::ui::Policy;
@@ -85,7 +85,7 @@ impl<'a> Office<'a> {
         Ok(Self { gpus, ..self })
     }
 
-    pub fn run(mut self, signal: &AtomicUsize) -> Result<()> {
+    pub fn run(mut self, signal: &Signal) -> Result<()> {
         let outcome = self.begin().and_then(|()| self.until_done(signal));
         // Whoever is still there, after an error, ends with its input.
         self.workers.iter_mut().for_each(|worker| drop(worker.input.take()));
@@ -147,12 +147,12 @@ impl<'a> Office<'a> {
         Ok(())
     }
 
-    fn until_done(&mut self, signal: &AtomicUsize) -> Result<()> {
+    fn until_done(&mut self, signal: &Signal) -> Result<()> {
         let mut stopping = false;
         while self.workers.iter().any(|worker| worker.input.is_some()) {
             let heard = self.lines.recv_timeout(LOOK);
             // Looked at after listening: a worker that has just died may have died of the same signal.
-            if !stopping && has_come(signal) {
+            if !stopping && signal.has_come() {
                 stopping = true;
                 self.workers.iter_mut().try_for_each(|worker| tell(worker, STOP))?;
             }
@@ -293,8 +293,8 @@ pub(super) fn work(cli: &Cli, verb: &Compute, policy: Policy) -> Result<ExitCode
 /// What the parent has written.
 struct Inbox {
     ids: Receiver<String>,
-    /// Not 0 once it has said so.
-    stop: Arc<AtomicUsize>,
+    /// Comes when it says so.
+    stop: Signal,
     /// A cell is under way.
     busy: Arc<AtomicBool>,
 }
@@ -302,19 +302,19 @@ struct Inbox {
 impl Inbox {
     fn listen() -> Self {
         let (sender, ids) = mpsc::channel();
-        let (stop, busy) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (stop, busy) = (Signal::default(), Arc::new(AtomicBool::new(false)));
         let inbox = Self { ids, stop: stop.clone(), busy: busy.clone() };
         std::thread::spawn(move || {
             for line in std::io::stdin().lock().lines().map_while(std::result::Result::ok) {
                 if line == STOP {
-                    stop.store(1, Ordering::Relaxed);
+                    stop.come(1);
                     // No more ids: who waits for one is woken.
                     break;
                 }
                 busy.store(true, Ordering::Relaxed);
                 _ = sender.send(line);
             }
-            if stop.load(Ordering::Relaxed) == 0 && busy.load(Ordering::Relaxed) {
+            if !stop.has_come() && busy.load(Ordering::Relaxed) {
                 std::process::exit(i32::from(super::INCOMPLETE));
             }
         });
@@ -369,7 +369,7 @@ impl Foreman for Parent {
         crate::ui::print_result(&crate::cli::json(&Word::Ended(end.clone())))
     }
 
-    fn signal(&self) -> Arc<AtomicUsize> {
+    fn signal(&self) -> Signal {
         self.inbox.stop.clone()
     }
 }
