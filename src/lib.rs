@@ -42,6 +42,7 @@ pub mod distribution;
 pub mod error;
 pub mod estimator;
 mod files;
+pub mod gpu_memory;
 pub mod gradients;
 pub mod interrupt;
 pub mod invert;

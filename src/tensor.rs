@@ -1,6 +1,8 @@
 //! Between tensors and plain vectors.
 
-use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use burn::tensor::{BasicOps, Int, Tensor, TensorData, backend::Backend};
+
+use crate::gpu_memory;
 
 /// Token ids as a tensor `[S, T]`; all rows must have the same length.
 pub fn ids_tensor<B: Backend>(rows: &[impl AsRef<[u32]>], device: &B::Device) -> Tensor<B, 2, Int> {
@@ -33,7 +35,14 @@ pub fn argmax_rows<B: Backend>(logits: Tensor<B, 2>) -> Vec<u32> {
 
 /// The values of a tensor, row-major.
 pub fn host<B: Backend, const R: usize>(tensor: Tensor<B, R>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().into_vec().expect("converted to f32")
+    data(tensor).convert::<f32>().into_vec().expect("converted to f32")
+}
+
+/// What a tensor holds. All that is read from a device is read here.
+pub fn data<B: Backend, const R: usize, K: BasicOps<B>>(tensor: Tensor<B, R, K>) -> TensorData {
+    let data = tensor.into_data();
+    gpu_memory::check();
+    data
 }
 
 /// Euclidean length of all values of a matrix, the squares of its rows being added in f64.

@@ -23,7 +23,7 @@ use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 
 use crate::ops::TrackedBackend;
-use crate::{Error, Result, setting};
+use crate::{Error, Result, gpu_memory, setting};
 
 pub use inventory::{Absent, Choice, DeviceInfo, DeviceKind, Health, Inventory};
 pub use self_test::self_test;
@@ -86,7 +86,8 @@ impl fmt::Display for BackendName {
 }
 
 /// Call this first in `main`, before any thread is started; return the exit code if it gives one. In a child of
-/// [`self_test`] it does the test; otherwise it only quiets the Vulkan loader and names the CUDA toolkit.
+/// [`self_test`] it does the test; otherwise it quiets the Vulkan loader, names the CUDA toolkit, and lets the panic hook notice that a GPU
+/// has no memory left.
 #[inline]
 pub fn on_start() -> Option<ExitCode> {
     // Mesa's device-select layer complains on stderr where there is no desktop session to ask for its GPU.
@@ -99,7 +100,11 @@ pub fn on_start() -> Option<ExitCode> {
     unsafe {
         cuda::choose_toolkit();
     }
-    self_test::child()
+    let code = self_test::child();
+    if code.is_none() {
+        gpu_memory::watch();
+    }
+    code
 }
 
 /// Element types of weights and activations, by the names users know.

@@ -323,3 +323,18 @@ fn what_was_learned_survives_save_and_restore() {
         }
     }
 }
+
+/// What is measured at one place does not depend on what was measured there before.
+#[test]
+fn who_has_settled_learns_nothing() {
+    let _guard = one_at_a_time();
+    let (subject, problem) = (subject(1.0, 1e-5), problem());
+    let at = at(&subject, &problem, Feeding::Forced, Temperature::None);
+    for (kind, before) in [(rebar(None), 0), (rebar(None), 8), (relax(None), 0), (relax(None), 8)] {
+        let mut estimator = kind.build::<B>();
+        (0..before).for_each(|step| drop(estimator.estimate(&at, &clock(step))));
+        estimator.settle();
+        let [first, other, again] = [8, 9, 8].map(|step| doubles(estimator.estimate(&at, &clock(step)).dz));
+        assert!(first == again && first != other, "{kind:?} after {before}");
+    }
+}

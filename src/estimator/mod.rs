@@ -54,7 +54,7 @@ pub trait Estimator<B: TrackedBackend> {
     /// Forgets what it learned, at a start.
     fn reset(&mut self) {}
 
-    /// From here on no estimate serves to look for better parameters: each is what most are. For those who measure estimates.
+    /// From here on the parameters of a control variate stay what they are. For those who measure estimates.
     fn settle(&mut self) {}
 
     /// Adds what it learned to a run state.

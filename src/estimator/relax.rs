@@ -58,8 +58,10 @@ impl<B: TrackedBackend> Estimator<B> for RelaxEstimator {
         let plain = draw.score(&losses) + r.control(&soft);
         self.tuning.learn(self.settings.rebar, choice, &plain, &of_objective);
         let dz = plain + of_objective * choice.eta;
-        let gradient = r.gradient(&soft, dz.clone());
-        learner.learn(self.settings.rate, gradient);
+        if !self.tuning.is_settled() {
+            let gradient = r.gradient(&soft, dz.clone());
+            learner.learn(self.settings.rate, gradient);
+        }
         Estimate { loss: mean(&losses), dz, dphi: None }
     }
 

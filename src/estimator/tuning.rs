@@ -38,7 +38,7 @@ impl Products {
 pub(super) struct Tuning {
     estimates: u64,
     products: [Products; GRID.len()],
-    /// No estimate looks at another λ any more.
+    /// No estimate looks at another λ any more, nor is anything learned from one.
     #[serde(skip)]
     settled: bool,
 }
@@ -60,6 +60,10 @@ impl Tuning {
     /// See [`super::Estimator::settle`].
     pub(super) fn settle(&mut self) {
         self.settled = true;
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled
     }
 
     /// What the next estimate is to use.
@@ -88,6 +92,9 @@ impl Tuning {
 
     /// Takes in a and c of an estimate that used this choice.
     pub(super) fn learn<B: Backend>(&mut self, settings: Rebar, choice: Choice, a: &Tensor<B, 2>, c: &Tensor<B, 2>) {
+        if self.settled {
+            return;
+        }
         let (beta, products) = (settings.beta, &mut self.products[choice.index]);
         let found = [(&mut products.aa, dot(a, a)), (&mut products.ac, dot(a, c)), (&mut products.cc, dot(c, c))];
         found.into_iter().for_each(|(mean, value)| *mean = beta * *mean + (1.0 - beta) * value);

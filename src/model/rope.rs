@@ -1,6 +1,6 @@
 //! Rotary position embedding in Hugging Face's half-split layout: pairs (i, i + head_dim/2).
 
-use burn::tensor::{DType, Tensor, TensorData, backend::Backend};
+use burn::tensor::{DType, Int, Tensor, TensorData, backend::Backend};
 
 use super::config::{LlamaConfig, RopeScaling};
 use crate::ops::Kernels;
@@ -38,23 +38,21 @@ impl RotaryEmbedding {
         Self { inverse_frequencies }
     }
 
-    /// Tables for `positions`, each repeated for `heads` heads: `[1, positions·heads·head_dim]`.
+    /// Tables for `positions`, each repeated for `heads` heads: `[1, positions·heads·head_dim]`. What is computed here, and brought to the
+    /// device, is a row for each position from the first to the last of them, since many rows of a pass stand at the same.
     pub fn rotation<B: Backend>(&self, positions: &[usize], heads: usize, device: &B::Device, dtype: DType) -> Rotation<B> {
-        let half = self.inverse_frequencies.len();
-        let mut cos = Vec::with_capacity(positions.len() * heads * half * 2);
-        let mut sin = Vec::with_capacity(cos.capacity());
-        for &position in positions {
-            let angles = self.inverse_frequencies.iter().map(|f| (position as f64 * f).sin_cos());
-            let (s, c): (Vec<f64>, Vec<f64>) = angles.unzip();
-            for _ in 0..heads {
-                cos.extend(c.iter().chain(&c));
-                sin.extend(s.iter().map(|s| -s));
-                sin.extend(&s);
-            }
-        }
+        let (head_dim, rows) = (2 * self.inverse_frequencies.len(), positions.len());
+        let first = positions.iter().min().copied().unwrap_or(0);
+        let past = positions.iter().max().map_or(0, |last| last + 1);
+        let angles = |position: usize| self.inverse_frequencies.iter().map(move |f| position as f64 * f);
+        let cos = (first..past).flat_map(|position| angles(position).chain(angles(position)).map(f64::cos)).collect();
+        let sin = (first..past).flat_map(|position| angles(position).map(|a| -a.sin()).chain(angles(position).map(f64::sin))).collect();
+        let places: Vec<i64> = positions.iter().map(|position| (position - first) as i64).collect();
+        let places = Tensor::<B, 1, Int>::from_data(TensorData::new(places, [rows]), device);
         let table = |values: Vec<f64>| {
-            let width = values.len();
-            Tensor::from_data(TensorData::new(values, [1, width]), (device, dtype))
+            let table = Tensor::<B, 2>::from_data(TensorData::new(values, [past - first, head_dim]), (device, dtype));
+            let of_rows = table.select(0, places.clone()).unsqueeze_dim::<3>(1);
+            of_rows.expand([rows, heads, head_dim]).reshape([1, rows * heads * head_dim])
         };
         Rotation { cos: table(cos), sin: table(sin) }
     }

@@ -20,7 +20,7 @@ use crate::invert::{Judge, Model, Observer, Report, Scores, Snapshot, Stopped, T
 use crate::model::Llama;
 use crate::ops::TrackedBackend;
 use crate::subject::Subject;
-use crate::{Error, Result};
+use crate::{Error, Result, gpu_memory};
 
 /// What became of a cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -154,7 +154,8 @@ impl<B: TrackedBackend> Worker<'_, B> {
             Ok(Err(error)) => (error.to_string(), false),
             Err(panic) => {
                 self.loaded = None;
-                (format!("internal fault: {}", panic_message(&*panic).unwrap_or("no message")), self.choice.device.is_gpu())
+                let fault = || format!("internal fault: {}", panic_message(&*panic).unwrap_or("no message"));
+                (gpu_memory::exhausted().map_or_else(fault, |error| error.to_string()), self.choice.device.is_gpu())
             }
         };
         self.store.fail(&claim, &cell, &reason)?;
@@ -247,8 +248,10 @@ impl<B: TrackedBackend> Worker<'_, B> {
         if self.loaded.as_ref().is_some_and(|loaded| loaded.model == cell.model) {
             return Ok(0.0);
         }
-        // The last one goes first: two may not fit.
-        self.loaded = None;
+        // The last one goes first, and its memory back to the device: two may not fit.
+        if self.loaded.take().is_some() {
+            B::memory_cleanup(&self.device);
+        }
         let (began, dtype) = (Instant::now(), self.study.dtype());
         let model = &mut self.study.models[cell.model];
         let plain: Llama<B::InnerBackend> = model.load(&self.device, dtype)?;

@@ -12,7 +12,7 @@ use crate::objective::Objective;
 use crate::ops::{Kernels, Matrix, Parallel, Plain, Products, TargetLoss, TrackedBackend};
 use crate::problem::{Example, Problem};
 use crate::subject::feeding::{Fed, Output, free_running};
-use crate::tensor::{host, ids_tensor};
+use crate::tensor::{data, host, ids_tensor};
 
 /// Rows of a group of samples, about: fewer are slow to multiply, more are slow to wait for.
 pub(super) const SAMPLE_ROWS: usize = 128;
@@ -217,7 +217,7 @@ impl<B: TrackedBackend> Subject<B> {
             let (slope, scale) = slope(by_share(of_loss, &losses, objective, samples.len()), weight, self.plain.dtype());
             let mut graph = B::track_loss(hidden, 0.0, slope).backward();
             let gradient = leaf.grad_remove(&mut graph).expect("the prompt is tracked") / scale;
-            Passed { losses: losses.into_data().iter().collect(), margins: Vec::new(), gradient }
+            Passed { losses: data(losses).iter().collect(), margins: Vec::new(), gradient }
         };
         Passed::joined(together(count).map(of_samples).collect())
     }
@@ -315,7 +315,7 @@ fn group_pass<B: Kernels>(
     let (slope, scale) = slope(hidden, weight, model.dtype());
     let gradient = model.backward(slope, trace).reshape([samples, positions, d]);
     let gradient = gradient.narrow(1, 0, n).reshape([samples * n, d]).cast(losses.dtype()) / scale;
-    Passed { losses: losses.into_data().iter().collect(), margins, gradient }
+    Passed { losses: data(losses).iter().collect(), margins, gradient }
 }
 
 /// The gradient of the hidden states `[S·M, D]` of S samples with these losses at their target positions, `[S·M]`, each counting for its share
@@ -365,7 +365,7 @@ fn group_losses<B: Kernels>(
         Fed::Own(output) => free_running(model, prompts, cache, target.len(), output),
     };
     let losses = B::target_loss(hidden, model.head(), repeat::<B>(target, samples, &model.device()), objective).losses;
-    let losses: Vec<f64> = losses.into_data().iter().collect();
+    let losses: Vec<f64> = data(losses).iter().collect();
     losses.chunks_exact(target.len()).map(|losses| objective.of_target(losses)).collect()
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// From the top to the ground: a module may use those that come after it.
-const FLOORS: [&str; 30] = [
+const FLOORS: [&str; 31] = [
     "main",
     "cli",
     "report",
@@ -31,6 +31,7 @@ const FLOORS: [&str; 30] = [
     "distribution",
     "noise",
     "tensor",
+    "gpu_memory",
     "interrupt",
     "terminal",
     "files",

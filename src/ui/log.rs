@@ -14,7 +14,7 @@ use tracing_subscriber::registry::LookupSpan;
 use super::escaping::{abbreviated, visible, visible_block};
 use super::to_stderr;
 use crate::error::panic_message;
-use crate::{Error, Result};
+use crate::{Error, Result, gpu_memory};
 
 /// Log lines on stderr: errors with -1, warnings with 0, what the program does with 1, details with 2. The libraries
 /// below are heard when they warn.
@@ -85,6 +85,7 @@ static LAST_PANIC: Mutex<Option<(String, String)>> = Mutex::new(None);
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("no message").to_string();
+        gpu_memory::notice(panic);
         let place = panic.location().map_or("an unknown place".into(), ToString::to_string);
         tracing::debug!("panic at {place}: {message}\n{}", std::backtrace::Backtrace::capture());
         *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some((message, place));
@@ -94,9 +95,12 @@ pub fn install_panic_hook() {
 /// Runs `work`; a panic becomes one sentence.
 ///
 /// # Errors
-/// Those of `work`, and an environment error for a panic.
+/// Those of `work`; for a panic that the GPU has no room, or an internal fault.
 pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+        if let Some(error) = gpu_memory::exhausted() {
+            return Err(error);
+        }
         let message = panic_message(&*payload).unwrap_or("no message");
         let last = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
         let place = last.filter(|(last, _)| last == message).map_or(String::new(), |(_, place)| format!(" at {place}"));

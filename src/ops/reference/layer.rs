@@ -62,7 +62,9 @@ pub fn attention<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, v: Tensor<B, 4>, 
 fn attention_weights<B: Backend>(q: Tensor<B, 4>, k: Tensor<B, 4>, mask: Tensor<B, 2>) -> Tensor<B, 4> {
     let ([s, h, t, d], [_, kv, all, _]) = (q.dims(), k.dims());
     let rows = h / kv * t;
-    let scores = matmul_rows(q.reshape([s, kv, rows, d]), k.swap_dims(2, 3)).cast(mask.dtype()) * (d as f64).powf(-0.5);
+    // Before the product, which f16 may not hold otherwise.
+    let q = q * (d as f64).powf(-0.5);
+    let scores = matmul_rows(q.reshape([s, kv, rows, d]), k.swap_dims(2, 3)).cast(mask.dtype());
     let scores = scores.reshape([s * h, t * all]) + mask;
     softmax(scores.reshape([s * h, t, all]), 2).reshape([s, kv, rows, all])
 }

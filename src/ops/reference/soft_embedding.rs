@@ -5,14 +5,14 @@ use burn::tensor::{Tensor, backend::Backend};
 
 use crate::ops::precision::{product, product_transposed};
 use crate::ops::{SoftEmbeddings, SoftPrompt};
-use crate::tensor::host;
+use crate::tensor::{data, host};
 
 /// See [`crate::ops::Kernels::draw`].
 pub fn draw<B: Backend>(prompt: &SoftPrompt<B>) -> Vec<Vec<u32>> {
     let n = prompt.logits.dims()[0];
     let mut tokens = Vec::with_capacity(prompt.samples);
     for (first, count) in prompt.chunks() {
-        let ids: Vec<u32> = prompt.scaled(first, count).argmax(1).into_data().iter::<i64>().map(|id| id as u32).collect();
+        let ids: Vec<u32> = data(prompt.scaled(first, count).argmax(1)).iter::<i64>().map(|id| id as u32).collect();
         tokens.extend(ids.chunks_exact(n).map(<[u32]>::to_vec));
     }
     tokens
