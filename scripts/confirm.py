@@ -104,7 +104,8 @@ class Judge:
         """What is wrong with the result before the model is asked, `target` being what it shall write; empty when nothing is."""
         settings, free_text = result.get("settings", {}), result.get("free_text", result["prompt_text"])
         limit = settings.get("prompt_tokens") if self.max_tokens is None else self.max_tokens
-        forbid = settings.get("allow_target_tokens") is False if self.forbid is None else self.forbid
+        banned = settings.get("allow_target_tokens") is False and not settings.get("all_tokens")
+        forbid = banned if self.forbid is None else self.forbid
         if result.get("bos") and prompt[0] not in self.special:
             return f"token {prompt[0]} is no BoS"
         if "prompt_ids" in result and result["prompt_ids"] != prompt:

@@ -16,7 +16,7 @@ use crate::method::{Build, Clock, Progress};
 use crate::model::{Llama, LlamaConfig, greedy};
 use crate::noise::{Draws, Purpose, Stream};
 use crate::objective::Objective;
-use crate::ops::{Kernels, TrackedBackend};
+use crate::ops::{Kernels, Plain, Products, TrackedBackend};
 use crate::problem::Problem;
 use crate::problem::Prompt;
 use crate::subject::feeding::{Feedback, Feeding};
@@ -101,7 +101,8 @@ pub fn step<B: TrackedBackend>(
     let soft_rows = row.map_or(0, |row| soft_rows(&row, problem));
     let flops = flops(config, before, subject.cost(), cross_entropy) / rounds as f64 + 4.0 * (soft_rows * config.head_weights()) as f64;
     let rows = settings.footprint().samples * (problem.longest() - 1);
-    Ok(StepBench { seconds, losses, arithmetic: Arithmetic::of(flops, seconds, ceiling(subject.model(), rows)) })
+    let ceiling = ceiling(subject.model(), rows, settings.products::<Plain<B>>());
+    Ok(StepBench { seconds, losses, arithmetic: Arithmetic::of(flops, seconds, ceiling) })
 }
 
 /// Rows of a step that are mixed of the whole vocabulary, there and back: relaxed prompts, and distributions that are fed back.
@@ -161,7 +162,7 @@ pub fn score<B: TrackedBackend>(
         seconds,
         candidates_per_second: candidates as f64 / seconds.seconds_median,
         positions: swaps[rounds].iter().map(|(position, _)| *position).collect(),
-        arithmetic: Arithmetic::of(flops, seconds, ceiling(subject.model(), rows)),
+        arithmetic: Arithmetic::of(flops, seconds, ceiling(subject.model(), rows, Products::Full)),
     })
 }
 
@@ -302,7 +303,7 @@ fn flops(config: &LlamaConfig, before: Cost, after: Cost, cross_entropy: bool) -
 }
 
 /// 10⁹ operations a second of products `[rows, D]`·`[D, F]` and back with the weights of the first layer's MLP, the best of five tries.
-fn ceiling<B: Kernels>(model: &Llama<B>, rows: usize) -> f64 {
+fn ceiling<B: Kernels>(model: &Llama<B>, rows: usize, products: Products) -> f64 {
     let (config, device, mlp) = (model.config(), model.device(), &model.layers[0].mlp);
     let (d, inner) = (config.hidden_size, config.intermediate_size);
     let rows = rows.min(4096);
@@ -312,7 +313,7 @@ fn ceiling<B: Kernels>(model: &Llama<B>, rows: usize) -> f64 {
     let attempt = |_| {
         let began = Instant::now();
         for _ in 0..repeats {
-            B::matmul(B::matmul(x.clone(), mlp.up_proj.weight.val()), mlp.down_proj.weight.val());
+            products.matmul(products.matmul(x.clone(), mlp.up_proj.weight.val()), mlp.down_proj.weight.val());
         }
         // Only a GPU has something to wait for.
         B::sync(&device).ok();

@@ -77,7 +77,10 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> Option<&str> {
 /// middle left out where it is long (a path says at its end which file it is).
 pub(crate) fn quoted(name: &str) -> String {
     const SIDE: usize = 80;
-    let escaped = |part: &str| part.chars().flat_map(char::escape_debug).collect::<String>();
+    let escaped = |part: &str| {
+        let one = |c: char| if matches!(c, '"' | '\'') { c.to_string() } else { c.escape_debug().to_string() };
+        part.chars().map(one).collect::<String>()
+    };
     let head = name.char_indices().nth(SIDE).map(|(at, _)| at);
     let tail = name.char_indices().rev().nth(SIDE - 1).map(|(at, _)| at);
     match (head, tail) {
@@ -93,6 +96,7 @@ mod tests {
     #[test]
     fn a_long_name_keeps_both_ends_and_controls_nothing() {
         assert_eq!(quoted("model.norm"), "`model.norm`");
+        assert_eq!(quoted("found \"x\""), "`found \"x\"`");
         assert_eq!(quoted("\u{1b}]0;x\u{7}\n\u{202e}"), "`\\u{1b}]0;x\\u{7}\\n\\u{202e}`");
         let whole = "é".repeat(160);
         assert_eq!(quoted(&whole), format!("`{whole}`"));

@@ -18,6 +18,12 @@ pub(crate) fn counted(count: u64, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
+/// A lead in logits, which is not shown as none where there is one.
+pub(crate) fn logits(lead: impl Into<f64>) -> String {
+    let lead = lead.into();
+    if lead > 0.0 && lead < 5e-4 { format!("{lead:.0e} logits") } else { format!("{lead:.3} logits") }
+}
+
 /// A value as one line of JSON that a terminal may show: what [`acts`] is written as `\u202e`, which is the same JSON value.
 ///
 /// # Panics
@@ -38,6 +44,12 @@ pub fn json(value: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    #[test]
+    fn a_small_lead_is_not_shown_as_none() {
+        let shown = [0.0, 4.7e-4, 5e-4, 1.25].map(|lead: f64| super::logits(lead));
+        assert_eq!(shown, ["0.000 logits", "5e-4 logits", "0.001 logits", "1.250 logits"]);
+    }
     use serde_json::{Value, json as value};
 
     use super::*;

@@ -24,7 +24,8 @@ pub(super) fn probe() -> Result<Vec<DeviceInfo>, Vec<Absent>> {
             "install it and the GPU's Vulkan driver (Debian: libvulkan1 mesa-vulkan-drivers)",
         )]);
     }
-    let devices = number(adapters());
+    // Where memory is short the loader panics.
+    let devices = number(std::panic::catch_unwind(adapters).unwrap_or_default());
     if devices.is_empty() { Err(vec![no_adapter()]) } else { Ok(devices) }
 }
 

@@ -46,7 +46,9 @@ fn plan(session: &Session, verb: &Gradients) -> Result<Plan> {
     let options = session.settings().clone();
     let estimators = if verb.estimators.is_empty() { Compared::all() } else { verb.estimators.clone() };
     let seeds = if verb.seeds.is_empty() { vec![options.seed] } else { verb.seeds.clone() };
-    Plan::new(&session.model, options, protocol, &estimators, &targets(session, verb)?, &seeds)
+    let plan = Plan::new(&session.model, options, protocol, &estimators, &targets(session, verb)?, &seeds)?;
+    plan.check(&session.model)?;
+    Ok(plan)
 }
 
 /// The targets of a file, else the one that is given.

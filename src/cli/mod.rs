@@ -45,13 +45,23 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ui::init_logging(cli.global.verbosity());
     ui::install_panic_hook();
     signals::outlive_file_limits();
-    match ui::guarded(|| run(&cli, policy)) {
+    match ui::guarded(|| start_threads().and_then(|()| run(&cli, policy))) {
         Ok(code) => code,
         Err(error) => {
             ui::print_error(policy, &with_flag(&error));
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Starts the threads that share the work, so that who may not has a sentence.
+fn start_threads() -> Result<()> {
+    let refused = |error| {
+        Error::environment(format!(
+            "no threads can be started ({error}): set RAYON_NUM_THREADS to fewer, or allow more processes (ulimit -u)"
+        ))
+    };
+    rayon::ThreadPoolBuilder::new().build_global().map_err(refused)
 }
 
 /// An error about an option by the flag that sets it, where there is one.
@@ -64,9 +74,18 @@ fn with_flag(error: &Error) -> String {
 
 /// Help and the version as clap prints them; wrong usage in one line, like every other error.
 fn usage(error: &clap::Error) -> ExitCode {
+    let policy = Policy::new(Color::Auto, false);
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => drop(error.print()),
-        _ => ui::print_error(Policy::new(Color::Auto, false), &sentence(&error.render().to_string())),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // A reader that left has seen enough.
+            if let Err(failed) = error.print()
+                && failed.kind() != std::io::ErrorKind::BrokenPipe
+            {
+                ui::print_error(policy, &format!("cannot write the result to standard output: {failed}"));
+                return ExitCode::from(3);
+            }
+        }
+        _ => ui::print_error(policy, &sentence(&error.render().to_string())),
     }
     ExitCode::from(error.exit_code() as u8)
 }
@@ -94,7 +113,7 @@ fn run(cli: &Cli, policy: Policy) -> Result<ExitCode> {
         Verb::Bench(verb) => done(bench::run(cli, verb, policy)),
         Verb::Models(verb) => done(models::run(cli, verb, policy)),
         Verb::Methods => done(methods::run(cli)),
-        Verb::Doctor => done(doctor::run(cli)),
+        Verb::Doctor => done(doctor::run(cli, policy)),
         Verb::Config(verb) => done(config::run(cli, verb, policy)),
         Verb::Completions { shell } => done(completions(*shell)),
     }

@@ -14,7 +14,7 @@ use crate::invert::robust::{Answer, NOT_EXACT, Robust, Typed};
 use crate::metrics::matched_prefix;
 use crate::problem::Target;
 use crate::subject::check_context;
-use crate::terminal::counted;
+use crate::terminal::{counted, logits};
 use crate::ui::{Policy, visible};
 
 #[inline]
@@ -119,7 +119,7 @@ fn readable(scored: &Scored) -> String {
     let Scored { overlaps, matched_prefix, target_ids, .. } = scored;
     let tokens = counted(target_ids.len() as u64, "token");
     let exact = match (scored.exact, scored.min_margin) {
-        (true, Some(lead)) => format!("yes     (smallest lead {lead:.3} logits)"),
+        (true, Some(lead)) => format!("yes     (smallest lead {})", logits(lead)),
         (exact, _) => if exact { "yes" } else { "no" }.to_owned(),
     };
     let mut lines = vec![

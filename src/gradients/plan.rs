@@ -122,7 +122,7 @@ impl Plan {
     /// Each estimator on each target with each seed; what is named twice counts once.
     ///
     /// # Errors
-    /// Settings that contradict each other or have no budget in steps; a target that cannot be sought, or does not fit into the context.
+    /// Settings that contradict each other or have no budget in steps. Whether the targets can be sought is [`Self::check`]'s.
     pub fn new(
         model: &Model,
         options: Options,
@@ -136,8 +136,6 @@ impl Plan {
         let rows = once(estimators).map(|estimator| Ok((*estimator, estimator.row(&options)?))).collect::<Result<Vec<_>>>()?;
         let mut plan = Self { options, protocol, units: Vec::new(), steps, digest: model.identity().digest };
         for target in targets {
-            let problem = plan.problem(model, target)?;
-            check_context(model.config(), problem.first().positions(), problem.target_tokens())?;
             for &seed in once(seeds) {
                 let unit = |&(estimator, row)| Unit {
                     id: plan.id(model, estimator, &row, target, seed),
@@ -155,6 +153,16 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Refuses targets that cannot be sought. It takes a tenth of a second for each.
+    ///
+    /// # Errors
+    /// A target for which nothing is left that may stand in a prompt, or that does not fit into the context.
+    pub fn check(&self, model: &Model) -> Result<()> {
+        let mut seen = HashSet::new();
+        let mut targets = self.units.iter().map(|unit| &unit.target).filter(|target| seen.insert(&target.id));
+        targets.try_for_each(|target| self.problem(model, target).map(drop))
+    }
+
     /// The steps before which each run is measured.
     pub fn points(&self) -> Vec<u64> {
         self.protocol.points(self.steps)
@@ -167,11 +175,13 @@ impl Plan {
     }
 
     pub(super) fn problem(&self, model: &Model, target: &Labelled) -> Result<Problem> {
-        model.problem_of(target.target.clone(), &self.options).map_err(|error| match error {
+        let problem = model.problem_of(target.target.clone(), &self.options).map_err(|error| match error {
             Error::Input(message) => Error::input(format!("target {}: {message}", target.id)),
             Error::Option { option, message } => Error::Option { option, message: format!("target {}: {message}", target.id) },
             other => other,
-        })
+        })?;
+        check_context(model.config(), problem.first().positions(), problem.target_tokens())?;
+        Ok(problem)
     }
 
     fn id(&self, model: &Model, estimator: Compared, row: &TableRow, target: &Labelled, seed: u32) -> String {

@@ -137,7 +137,9 @@ fn a_plan_is_balanced_and_its_ids_are_of_what_decides_the_lines() {
     let same: Vec<bool> = ids(&plan).iter().zip(ids(&other)).map(|(a, b)| *a == b).collect();
     assert_eq!(same, [true, false].repeat(4));
     assert!(planned(Options { steps: None, ..options() }, &[Compared::Stgs]).is_err());
-    let long = planned(Options { prompt_tokens: 300, ..options() }, &[Compared::Stgs]).unwrap_err();
+    let model = Model::open("tests/golden/tiny/gqa3-tied").unwrap();
+    plan.check(&model).unwrap();
+    let long = planned(Options { prompt_tokens: 300, ..options() }, &[Compared::Stgs]).unwrap().check(&model).unwrap_err();
     assert!(long.to_string().contains("256"), "{long}");
 }
 

@@ -6,7 +6,7 @@ use super::run::Stopped;
 use crate::metrics::{overlap, overlap_text, shared_letters};
 use crate::problem::{LONGEST_RUN, Problem, Target};
 use crate::source::Tokenizer;
-use crate::terminal::{acts, counted};
+use crate::terminal::{acts, counted, logits};
 
 /// What a printed prompt does not show.
 pub(crate) const BOS: &str = "a beginning-of-sequence token stands before the prompt, which the printed text does not show";
@@ -73,7 +73,7 @@ pub(super) fn notes(problem: &Problem, best: &Judged, verdict: &Verdict, scored:
     notes.extend(verdict.note());
     let (asked, least) = (problem.min_margin, verdict.min_margin);
     let narrow = verdict.exact && !verdict.solves(problem);
-    notes.extend(narrow.then(|| format!("the smallest lead is {least:.3} logits, and {asked} were asked for, so this is no answer yet")));
+    notes.extend(narrow.then(|| format!("the smallest lead is {}, and {asked} were asked for, so this is no answer yet", logits(least))));
     notes.extend((!scored).then(|| "the run was ended before the scores of its last step could be taken".to_owned()));
     notes
 }

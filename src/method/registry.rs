@@ -13,7 +13,7 @@ use super::pez::{self, Pez, PezMethod};
 use super::relaxed::{self, RelaxedMethod, TableRow, dlmi, gbda, rebar, reinforce, relax, soda, stgs};
 use super::search::{self, Search, SearchMethod, arca, autoprompt, gcg, random, snap};
 use super::{Build, Method};
-use crate::ops::TrackedBackend;
+use crate::ops::{Kernels, Products, TrackedBackend};
 use crate::setting::{self, Checked, Choice, Key, Slot, Written};
 use crate::subject::Footprint;
 
@@ -220,6 +220,14 @@ impl MethodSettings {
             Self::Control(_) => (),
         }
         self
+    }
+
+    /// How exact most products of a step are.
+    pub fn products<B: Kernels>(&self) -> Products {
+        match self {
+            Self::Search(search) => search.products::<B>(),
+            Self::Relaxed(_) | Self::Pez(_) | Self::Adc(_) | Self::Control(_) => Products::Full,
+        }
     }
 
     /// The row of Table 1, where the method has one.

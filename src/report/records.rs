@@ -12,6 +12,7 @@ use super::groups::FLOOR;
 use crate::error::quoted;
 use crate::files::read_text;
 use crate::gradients::{Line, SCHEMA as GRADIENTS, SUMMARY_SCHEMA as GRADIENTS_SUMMARY};
+use crate::invert::record::SCHEMA as INVERSION;
 use crate::study::cell;
 use crate::{Error, Result};
 
@@ -29,8 +30,11 @@ pub fn read(paths: &[PathBuf]) -> Result<Data> {
     let mut unmeasured: HashSet<String> = HashSet::new();
     for path in paths {
         for file in files(path)? {
-            let name = quoted(&file.display().to_string());
-            for (number, line) in (1..).zip(read_text(&file, LARGEST_FILE)?.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+            let (name, text) = (quoted(&file.display().to_string()), read_text(&file, LARGEST_FILE)?);
+            if path.is_dir() && text.trim().is_empty() {
+                return Err(Error::input(format!("{name} holds no record; delete it and run the study again")));
+            }
+            for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
                 let broken = |what: String| Error::input(format!("{name}, line {number}: {what}"));
                 match parse(line).map_err(broken)? {
                     Record::Cell(cell) => add(&mut data.cells, &mut places, *cell),
@@ -134,6 +138,9 @@ fn parse(line: &str) -> Result<Record, String> {
         cell::SCHEMA => Ok(Record::Cell(Box::new(parse_cell(value)?))),
         GRADIENTS => Ok(Record::Gradients { model: None, lines: vec![typed(value)?] }),
         GRADIENTS_SUMMARY => Ok(Record::Other),
+        INVERSION => {
+            Err("it is a result of `invert --json`; a report is made of the folder of `invert --targets FILE --out DIR`".to_owned())
+        }
         other => {
             Err(format!("schema {} is unknown; a report reads {} (study merge) and {GRADIENTS} (gradients)", quoted(other), cell::SCHEMA))
         }

@@ -205,6 +205,7 @@ fn resolve_all(grid: &Grid, models: &[Model], ns: &[Option<&Given>], budgets: &[
         if (steps.is_none() && max_positions.is_none()) || max_seconds.is_some() {
             return Err(grid.wrong(format!("`{}` has no budget in steps; write `steps = [256]` or `positions = [60000]`", method.label)));
         }
+        resolved.settings.check().map_err(|error| grid.wrong(format!("{}: {error}", method.label)))?;
         Ok(resolved)
     };
     let by_budget = |model, method, n| budgets.iter().map(|budget| one(model, method, n, budget)).collect::<Result<Vec<_>>>();

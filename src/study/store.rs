@@ -69,9 +69,9 @@ impl Store {
         self.root.join("work").join(id)
     }
 
-    /// Whether a cell is finished.
+    /// Whether a cell is finished. A file without content is what a machine leaves that went down as it was written.
     pub fn is_done(&self, id: &str) -> bool {
-        self.done_path(id).exists()
+        self.done_path(id).metadata().is_ok_and(|file| file.len() > 0)
     }
 
     /// Whether a cell has failed.

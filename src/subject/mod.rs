@@ -20,6 +20,7 @@ use crate::ops::{Kernels, Matrix, Plain, TrackedBackend, blocks, concat_columns,
 use crate::problem::{Example, Problem};
 use crate::source::tokenizer::Tokenizer;
 use crate::tensor::{argmax_rows, host, ids_tensor};
+use crate::terminal::counted;
 use crate::{Error, Result};
 
 pub use candidates::{Candidates, TargetScores};
@@ -276,7 +277,9 @@ pub fn check_context(config: &LlamaConfig, prompt: usize, target: usize) -> Resu
     }
     let holds = holds(config);
     Err(Error::input(format!(
-        "prompt ({prompt} tokens) and target ({target} tokens) need {needed} positions, but the model's {holds}; shorten them"
+        "prompt ({}) and target ({}) need {needed} positions, but the model's {holds}; shorten them",
+        counted(prompt as u64, "token"),
+        counted(target as u64, "token")
     )))
 }
 

@@ -21,9 +21,9 @@ use crate::{Error, Result, gpu_memory};
 pub fn init_logging(verbosity: i8) {
     let filter = match verbosity {
         ..0 => "error",
-        // What a font lacks is no news to who asked for a report.
-        0 => "warn,resvg=error,usvg=error",
-        1 => "warn,dlmi=info,resvg=error,usvg=error",
+        // What a font lacks is no news to who asked for a report, nor what a driver lacks that may not be taken.
+        0 => "warn,resvg=error,usvg=error,wgpu_hal=off",
+        1 => "warn,dlmi=info,resvg=error,usvg=error,wgpu_hal=off",
         2 => "warn,dlmi=debug",
         3.. => "warn,dlmi=trace",
     };

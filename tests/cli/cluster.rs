@@ -146,5 +146,14 @@ fn what_is_no_cell_is_refused() {
     refuses(&mut dlmi(["study", "run", &file, "--out", &out, "--cell", "a", "--shard", "1/2"]), 2, &["--cell", "--shard"]);
     refuses(&mut dlmi(["study", "cells", &file, "--pending"]), 2, &["--out"]);
     refuses(&mut dlmi(["study", "slurm", &file, "--out", &out, "--tasks", "0"]), 2, &["--tasks"]);
-    refuses(&mut dlmi(["study", "slurm", &file, "--out", &out, "--tasks", "2", "--time", "1 hour"]), 2, &["--time", "04:00:00"]);
+    let slurm = |time: &str| dlmi(["study", "slurm", &file, "--out", &out, "--tasks", "2", "--time", time]);
+    for time in ["1 hour", "4h", "1-", "1:2:3:4", "1-2:3:4:5", ":", "+5"] {
+        refuses(&mut slurm(time), 2, &["--time", "04:00:00"]);
+    }
+    for time in ["2", "00:01:00", "0-0:2", "2:00"] {
+        refuses(&mut slurm(time), 2, &["--time", "warned 120 seconds"]);
+    }
+    for time in ["3", "2:01", "1:00:00", "1-0", "1-12:30", "99:99:99"] {
+        assert!(run(&mut slurm(time)).out.contains(&format!("--time={time}\n")), "{time}");
+    }
 }

@@ -71,6 +71,8 @@ fn what_cannot_be_printed_is_said_where_it_can() {
         assert_eq!(output.status.code(), Some(3), "{verb:?}: {said}");
         assert!(said.starts_with("error: cannot write the result to standard output: No space left"), "{verb:?}: {said}");
     }
+    let output = child(["--help"]).stdout(full()).stderr(Stdio::piped()).output().unwrap();
+    assert!(output.status.code() == Some(3) && output.stderr.starts_with(b"error: cannot write the result"), "{output:?}");
     // Of errors and progress nobody needs to hear.
     let output = on_tiny(&["-v", "invert", OUT_OF_REACH, "--steps", "2"]).stderr(full()).stdout(Stdio::piped()).output().unwrap();
     assert!(output.status.code() == Some(1) && output.stdout.starts_with(b"prompt "), "{output:?}");

@@ -48,6 +48,10 @@ fn a_model_with_a_part_missing() {
     }
     let folder = folder();
     refuses(&mut complete_with(folder.path()), 2, &["config.json"]);
+    fs::write(folder.path().join("adapter_config.json"), "{}").unwrap();
+    refuses(&mut complete_with(folder.path()), 2, &["adapter", "merge"]);
+    let shard = "tests/golden/tiny/sharded/model-00001-of-00002.safetensors";
+    refuses(&mut complete_with(Path::new(shard)), 2, &[shard, "one of several", "folder"]);
     let file = folder.path().join("weights.bin");
     fs::write(&file, "x").unwrap();
     refuses(&mut complete_with(&file), 2, &["weights.bin", ".safetensors"]);

@@ -251,6 +251,7 @@ fn what_is_no_record_is_refused_in_a_sentence() {
     let good = lines(&records()[..1]);
     refuses(&mut dlmi(["report", "x", "--seed", "3"]), 2, &["a report has no settings", "--seed"]);
     refused("empty.jsonl", String::new(), &["no record yet", "study run"]);
+    refused("inversion.jsonl", "{\"schema\":\"dlmi.inversion/1\"}\n".into(), &["line 1", "invert --json", "--out DIR"]);
     refused("broken.jsonl", format!("{good}{{\n"), &["line 2", "not JSON"]);
     refused("other.jsonl", format!("{good}\n{{\"schema\":\"a\\u001b[31m\"}}\n"), &["line 3", "unknown", "dlmi.cell/1"]);
     let mut record = records()[0].clone();

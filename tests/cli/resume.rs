@@ -226,6 +226,19 @@ fn a_failed_start_leaves_nothing_that_blocks_the_next() {
     refuses(&mut dlmi(arguments("random", 1, out)), 2, &["already holds a run"]);
 }
 
+#[test]
+fn a_lost_checkpoint_is_said_to_be() {
+    let folder = folder();
+    let out = folder.path();
+    run(&mut dlmi(arguments("random", 3, out)));
+    fs::remove_file(out.join("checkpoint.safetensors")).unwrap();
+    let again = run(dlmi(arguments("random", 3, out)).arg("--resume"));
+    let warning =
+        "warning: --resume: that folder has lost its checkpoint, so the run starts at its beginning, and 3 lines of events.jsonl go\n";
+    assert_eq!(again.err, warning);
+    goes_on(out, 3);
+}
+
 /// Nothing is kept then, but what was found is printed.
 #[test]
 fn ctrl_c_without_a_folder_ends_with_the_result_so_far() {

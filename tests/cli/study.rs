@@ -497,4 +497,19 @@ fn what_is_wrong_is_refused_in_a_sentence() {
     refuses(&mut dlmi(["study", "merge", &file, "--out", &out]), 2, &["no record of this cell"]);
     fs::write(&record, "{\"schema\": \"dlmi.cell/0\"}").unwrap();
     refuses(&mut dlmi(["study", "merge", &file, "--out", &out]), 2, &["`dlmi.cell/0`", "dlmi.cell/1", "run the study again"]);
+    let bad = folder.path().join("shortest.toml");
+    fs::write(&bad, "methods = [\"dlmi\"]\nsteps = [4]\ntargets = { bundled = true }\n[settings]\nshortest = true\n").unwrap();
+    refuses(&mut dlmi(["study", "cells", &bad.display().to_string()]), 2, &["dlmi: ", "shortest", "snap"]);
+}
+
+/// What a machine leaves that went down as a record was written: the cell is not done.
+#[test]
+fn a_record_without_content_is_none() {
+    let (folder, file) = study_of(4, "");
+    let out = out(&folder, "out");
+    computed_in_part(&file, &out, 2);
+    let record = fs::read_dir(Path::new(&out).join("cells")).unwrap().next().unwrap().unwrap().path();
+    fs::write(&record, "").unwrap();
+    assert_eq!(counted(&file, &out), [1, 0, 0, CELLS as u64 - 1]);
+    refuses(&mut dlmi(["report", &out]), 2, &["holds no record", "run the study again"]);
 }

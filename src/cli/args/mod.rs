@@ -10,7 +10,7 @@ mod models;
 mod report;
 mod score;
 mod setting;
-mod study;
+pub(super) mod study;
 mod targets;
 mod text;
 

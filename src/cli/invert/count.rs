@@ -13,7 +13,7 @@ use crate::cli::signals::{ended_by, watch_signals};
 use crate::problem::targets::Labelled;
 use crate::study::{Cell, End, Study, work};
 use crate::subject::check_context;
-use crate::terminal::counted;
+use crate::terminal::{counted, logits};
 use crate::ui::{Paint, Policy, paint, print_result, visible};
 
 #[inline]
@@ -74,7 +74,7 @@ impl Prompts {
         let [lead, seconds] = ["min_margin", "seconds"].map(|key| inversion[key].as_f64().unwrap_or(0.0));
         let length = if settings["shortest"] == true { format!("N {}, ", inversion["prompt_tokens"]) } else { String::new() };
         let how_far = match inversion["exact"] == true {
-            true => format!("smallest lead {lead:.3} logits"),
+            true => format!("smallest lead {}", logits(lead)),
             false => {
                 let m = inversion["target_ids"].as_array().map_or(0, Vec::len);
                 format!("writes {} of {}", inversion["best"]["matched_prefix"], counted(m as u64, "token"))

@@ -18,7 +18,7 @@ use crate::invert::notes::TARGET;
 use crate::invert::record::Circumstances;
 use crate::invert::{Inversion, Observer, Report, Scores, Snapshot, Stopped, Task};
 use crate::problem::{Problem, Target};
-use crate::terminal::counted;
+use crate::terminal::{counted, logits};
 use crate::ui::{Paint, Policy, Progress, Status, paint, visible};
 use crate::{Error, Result};
 
@@ -80,12 +80,20 @@ fn one(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
 fn folder(verb: &Invert, task: &Task) -> Result<(Option<Folder>, Option<Snapshot>)> {
     let Some(path) = &verb.out else { return Ok((None, None)) };
     let (folder, resume) = Folder::open(path, task.identity(), verb.resume)?;
-    if verb.resume && resume.is_none() {
-        tracing::warn!("--resume: there is nothing to go on with in that folder yet, so the run starts at its beginning");
-    }
-    if folder.dropped() > 0 {
-        let lines = counted(folder.dropped() as u64, "line");
-        tracing::warn!("going on from the last step that was saved; {lines} of events.jsonl behind it, to be written again");
+    let lines = || counted(folder.dropped() as u64, "line");
+    match (&resume, folder.dropped()) {
+        (Some(_), 0) => (),
+        (Some(_), _) => {
+            tracing::warn!("going on from the last step that was saved; {} of events.jsonl behind it, to be written again", lines())
+        }
+        (None, 1..) => tracing::warn!(
+            "--resume: that folder has lost its checkpoint, so the run starts at its beginning, and {} of events.jsonl go",
+            lines()
+        ),
+        (None, 0) if verb.resume => {
+            tracing::warn!("--resume: there is nothing to go on with in that folder yet, so the run starts at its beginning");
+        }
+        (None, 0) => (),
     }
     Ok((Some(folder), resume))
 }
@@ -171,11 +179,11 @@ fn readable(inversion: &Inversion, kept: bool, policy: Policy) -> String {
     let notes = inversion.notes.iter().map(|note| format!("{}     {}", color(Paint::Notice, "note"), visible(note)));
     if inversion.exact {
         lines.push(format!(
-            "{}    the model, given this text, writes the {} of the target greedily (CPU, f32, smallest lead {:.3} logits); \
+            "{}    the model, given this text, writes the {} of the target greedily (CPU, f32, smallest lead {}); \
              {} of prompt, {found}",
             color(Paint::Good, "exact"),
             if m == 1 { "token".to_owned() } else { format!("{m} tokens") },
-            inversion.min_margin.unwrap_or(0.0),
+            logits(inversion.min_margin.unwrap_or(0.0)),
             counted(inversion.prompt_ids.len() as u64, "token"),
         ));
     } else {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use sha2::{Digest, Sha256};
 
 use crate::backend::BackendName;
+use crate::cli::args::study::WARNED;
 use crate::cli::args::{Cli, Slurm};
 use crate::files::replace;
 use crate::study::{Store, Study, chunks};
@@ -75,11 +76,11 @@ fn script(cli: &Cli, verb: &Slurm, study: &Study, lists: &str, tasks: usize) -> 
 #SBATCH --array=1-{tasks}
 #SBATCH --time={time}
 #SBATCH --nodes=1 --ntasks=1 --cpus-per-task={cores} --mem={memory}M
-{gres}#SBATCH --signal=USR1@120
+{gres}#SBATCH --signal=USR1@{WARNED}
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output={output}
-# Submit it with sbatch --partition=... --account=... 120 seconds before the end of its time a task is warned, writes its checkpoints and
+# Submit it with sbatch --partition=... --account=... {WARNED} seconds before the end of its time a task is warned, writes its checkpoints and
 # ends with 138 (128 + SIGUSR1); it is then queued again, and goes on.
 cd {here} || exit
 srun --cpus-per-task={cores} {command}

@@ -145,7 +145,7 @@ pub const KEYS: &[Key<Search>] = &[
 
 impl Search {
     /// How exact the products are by which candidates are scored first.
-    fn products<B: Kernels>(&self) -> Products {
+    pub(in crate::method) fn products<B: Kernels>(&self) -> Products {
         if self.rough && B::has_rough_products() { Products::Rough } else { Products::Full }
     }
 

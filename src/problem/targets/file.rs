@@ -97,6 +97,9 @@ fn parse(text: &str, path: &Path, tokenizer: &Tokenizer, vocab_size: usize, role
         )));
     }
     let plain = !text.trim_start().starts_with('{') || is_text;
+    if plain && path.extension().is_some_and(|extension| extension == "jsonl") && !text.trim().is_empty() {
+        return Err(Error::input(format!("{name} does not begin with JSON; name it `.txt` if its lines are the texts")));
+    }
     let targets: Vec<Labelled> = if plain {
         reader.read_all(lines(text).map(|(n, line)| (n, Ok(Entry::plain(line)))), &format!("{name}, line"), "line", None)?
     } else if is_document(text) {
@@ -303,6 +306,11 @@ mod tests {
         refused("{\"samples\": []}", &["no target"]);
         refused("[\n{\"text\": \"a\"},\n{\"text\": \"b\"}\n]\n", &["JSON array", "JSON Lines"]);
         assert_eq!(parse("[image]\n[sic]").len(), 2, "texts");
+        let mixed = "# mine\n{\"text\": \"a\"}\n";
+        assert!(
+            parse_as("list.jsonl", mixed).unwrap_err().to_string().starts_with("`list.jsonl` does not begin with JSON; name it `.txt`")
+        );
+        assert_eq!(parse(mixed).len(), 2);
         refused("{\"samples\": [{\"text\": \"a\"}, {\"text\": \"\"}]}", &["sample 2", "empty"]);
         refused("{\"text\": \"\"}", &["line 1", "empty"]);
         refused("{\"ids\": []}", &["line 1", "empty"]);

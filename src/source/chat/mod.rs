@@ -102,7 +102,7 @@ impl ChatFiles {
         };
         match template {
             Some(template) => ChatTemplate::new(&template, tokens, &origin).map(Arc::new),
-            None => Err(Error::input(format!("{origin} has no chat template; give the text around the prompt yourself"))),
+            None => Err(Error::input(format!("{origin} has no chat template; give the text around the prompt yourself (--template)"))),
         }
     }
 
@@ -140,18 +140,28 @@ fn read_folder(folder: &Path) -> Result<(Option<String>, Map<String, Value>)> {
         Ok(parsed.map_err(|error| Error::input(format!("{} is not valid JSON: {error}", quoted(&path))))?.unwrap_or_default())
     };
     let config = object("tokenizer_config.json")?;
-    let named = |list: &[Value]| {
-        let default = list.iter().find(|entry| entry["name"] == "default");
-        default.or(list.first()).and_then(|entry| entry["template"].as_str()).map(str::to_owned)
-    };
-    let own = match config.get("chat_template") {
-        Some(Value::String(template)) => Some(template.clone()),
-        Some(Value::Array(list)) => named(list),
+    let template = match (read("chat_template.jinja")?, config.get("chat_template")) {
+        (Some(template), _) => Some(template),
+        (None, Some(Value::String(template))) => Some(template.clone()),
+        (None, Some(Value::Array(list))) => Some(default_of(list, folder)?),
         _ => None,
     };
     let mut tokens = special_tokens(&object("special_tokens_map.json")?);
     tokens.extend(special_tokens(&config));
-    Ok((read("chat_template.jinja")?.or(own), tokens))
+    Ok((template, tokens))
+}
+
+/// Of several named templates the one that transformers takes where nobody names one.
+fn default_of(list: &[Value], folder: &Path) -> Result<String> {
+    let default = list.iter().find(|entry| entry["name"] == "default").and_then(|entry| entry["template"].as_str());
+    default.map(str::to_owned).ok_or_else(|| {
+        let names: Vec<String> = list.iter().filter_map(|entry| entry["name"].as_str()).map(quoted).collect();
+        let folder = quoted(&folder.display().to_string());
+        Error::input(format!(
+            "the chat templates of {folder} are {}, and none is the `default`: put the one to be used into `chat_template.jinja`",
+            names.join(", ")
+        ))
+    })
 }
 
 /// `bos_token` and its like: each a text, or an object with the text as `content`.

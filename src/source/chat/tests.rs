@@ -204,6 +204,9 @@ fn a_folder_says_where_its_template_is() {
     write("special_tokens_map.json", "{}");
     write("tokenizer_config.json", r#"{"chat_template": [{"name": "rag", "template": "2"}, {"name": "default", "template": "3"}]}"#);
     assert_eq!(read().unwrap(), "3");
+    write("tokenizer_config.json", r#"{"chat_template": [{"name": "rag", "template": "2"}, {"name": "tool_use", "template": "3"}]}"#);
+    let refused = read().unwrap_err().to_string();
+    assert!(refused.contains("are `rag`, `tool_use`, and none is the `default`"), "{refused}");
     write("chat_template.jinja", "4\n");
     assert_eq!(read().unwrap(), "4");
     write("tokenizer_config.json", "[");

@@ -65,6 +65,12 @@ impl ConfigFields {
     /// Reads a `config.json`. Its stop tokens are those of the `generation_config.json` beside it, where that names any, as they are
     /// for `generate` of transformers.
     fn read(path: &Path) -> Result<Self> {
+        if !path.exists() && path.with_file_name("adapter_config.json").exists() {
+            return Err(Error::input(format!(
+                "{} holds an adapter (LoRA): merge it into its model (`merge_and_unload` of peft, then `save_pretrained`), and give that folder",
+                quoted(&path.with_file_name("").display().to_string())
+            )));
+        }
         if !path.exists() {
             return Err(Error::input(format!(
                 "there is no {}: give a folder in Hugging Face layout, or the path of a `.gguf` file",
@@ -138,6 +144,9 @@ impl ModelFiles {
         }
         let extension = path.extension().and_then(|extension| extension.to_str()).map(str::to_ascii_lowercase);
         match extension.as_deref() {
+            Some("safetensors") if shards::is_shard(&path) => {
+                Err(Error::input(format!("{} is one of several files of a model: give the folder that holds them", quoted(&origin))))
+            }
             Some("safetensors") => Self::in_folder(origin, path.with_file_name(""), move || {
                 let mut source = Source::open(&path)?;
                 let tensors = safetensors::tensors(&mut source, 0)?;

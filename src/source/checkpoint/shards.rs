@@ -50,6 +50,13 @@ impl Index {
     }
 }
 
+/// Whether the index beside a file names it as one of several.
+pub(super) fn is_shard(path: &Path) -> bool {
+    let index = Index::read(&path.with_file_name(INDEX));
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    index.is_ok_and(|index| index.files().len() > 1 && index.files().contains(name))
+}
+
 /// Whether a name means a safetensors file in the folder it stands in.
 fn is_plain(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
