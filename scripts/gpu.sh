@@ -67,7 +67,7 @@ dlmi() {
   local share=$1
   shift
   attempt "$share" env ${CUDA_HEADERS:+CUDA_PATH="$CUDA_HEADERS"} ${NVRTC:+LD_LIBRARY_PATH="$NVRTC${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"} \
-    "$binary" -q "$@"
+    "$binary" "$@"
 }
 
 # The value of a field of `answer`, numbers in four digits.
@@ -121,6 +121,8 @@ render() {
 # The NVIDIA driver may come without the file that tells the Vulkan loader of it.
 find_vulkan() {
   if compgen -G '/usr/share/vulkan/icd.d/nvidia*' >/dev/null || compgen -G '/etc/vulkan/icd.d/nvidia*' >/dev/null; then return 0; fi
+  local elsewhere=/usr/local/nvidia/share/vulkan/icd.d/nvidia_icd.json
+  if [ -e "$elsewhere" ]; then export VK_ADD_DRIVER_FILES=$elsewhere; return 0; fi
   ldconfig -p 2>/dev/null | grep -q 'libGLX_nvidia\.so\.0' || return 0
   echo '{"file_format_version":"1.0.0","ICD":{"library_path":"libGLX_nvidia.so.0","api_version":"1.3.0"}}' >"$work/nvidia_icd.json"
   export VK_ADD_DRIVER_FILES=$work/nvidia_icd.json

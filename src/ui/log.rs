@@ -20,9 +20,10 @@ use crate::{Error, Result, gpu_memory};
 /// below are heard when they warn.
 pub fn init_logging(verbosity: i8) {
     let filter = match verbosity {
-        ..0 => "error",
-        // What a font lacks is no news to who asked for a report, nor what a driver lacks that may not be taken.
-        0 => "warn,resvg=error,usvg=error,wgpu_hal=off",
+        ..0 => "error,wgpu=off,wgpu_hal=off",
+        // What a font lacks is no news to who asked for a report, nor what a driver lacks that may not be taken, nor which of a GPU's kernels
+        // were tried in vain; that a GPU has no memory left is said by ourselves.
+        0 => "warn,resvg=error,usvg=error,wgpu=off,wgpu_hal=off,cubecl_common=off",
         1 => "warn,dlmi=info,resvg=error,usvg=error,wgpu_hal=off",
         2 => "warn,dlmi=debug",
         3.. => "warn,dlmi=trace",

@@ -1,14 +1,16 @@
 //! The program on Vulkan, be it a software renderer.
 
+use std::fs;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use dlmi::backend::{BackendName, DeviceInfo, DeviceKind, Inventory};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::backends::{deviation, verdict};
 use crate::methods::TABLE_1;
-use crate::support::{TINY, answer, dlmi, inversion, record, refuses, run, tiny};
+use crate::support::{TINY, answer, dlmi, edit, inversion, record, refuses, run, tiny, tiny_copy};
 
 /// Whether there is a Vulkan driver, be it a software renderer. Its absence is said loudly, and under `CI=true` a failure.
 fn has_vulkan(test: &str) -> bool {
@@ -126,4 +128,46 @@ fn searches_in_half_precision() {
     let Some(found) = on_vulkan(test, TINY, "f16", |command| record(run(command.args(invert)))) else { return };
     assert_eq!((&found["dtype"], &found["settings"]["dtype"], &found["steps"]), (&"f16".into(), &"f16".into(), &2.into()));
     on_vulkan(test, TINY, "bf16", |command| refuses(command.args(["complete", "x"]), 3, &["bf16", "f32"]));
+}
+
+/// The tiny model with so many embeddings, all but the file's own 0.
+fn widened(rows: usize) -> TempDir {
+    let (model, name) = (tiny_copy(), "model.embed_tokens.weight");
+    let path = model.path().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let (header, data) = bytes[8..].split_at(u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize);
+    let mut header: Value = serde_json::from_slice(header).unwrap();
+    let (width, own) = (header[name]["shape"][1].as_u64().unwrap() as usize, header[name]["data_offsets"][1].as_u64().unwrap() as usize);
+    assert_eq!(header[name]["data_offsets"][0], 0, "it is the first");
+    // It goes to the end, where a file may be sparse.
+    let rest = data.len() - own;
+    for (_, tensor) in header.as_object_mut().unwrap().iter_mut().filter(|(key, _)| *key != name && *key != "__metadata__") {
+        tensor["data_offsets"] = json!([0, 1].map(|i| tensor["data_offsets"][i].as_u64().unwrap() - own as u64));
+    }
+    header[name] = json!({ "dtype": "F16", "shape": [rows, width], "data_offsets": [rest, rest + 2 * rows * width] });
+    let header = header.to_string();
+    let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data[own..], &data[..own]].concat();
+    fs::write(&path, &file).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len((file.len() - own + 2 * rows * width) as u64).unwrap();
+    edit(model.path().join("config.json"), |config| config["vocab_size"] = rows.into());
+    model
+}
+
+/// What a GPU's own thread says of a buffer that it cannot have ends the run, where Burn would go on with what was in memory.
+#[test]
+fn a_buffer_that_cannot_be_had_is_one_sentence() {
+    if !has_vulkan("vulkan::a_buffer_that_cannot_be_had_is_one_sentence") {
+        return;
+    }
+    // 150 MiB of embeddings: a desktop GPU takes them.
+    let limit = Inventory::probe().devices.iter().find_map(|device| device.max_tensor_bytes);
+    if limit.is_some_and(|bytes| bytes <= 128 << 20) {
+        let model = widened(800_000);
+        let mut command = dlmi(["-q", "--backend", "wgpu", "--model"]);
+        refuses(
+            command.arg(model.path()).args(["complete", "x", "--tokens", "1"]),
+            3,
+            &["the GPU has no room for a buffer of", "--backend flex"],
+        );
+    }
 }
