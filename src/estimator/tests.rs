@@ -11,7 +11,7 @@ use crate::ops::Gumbel;
 use crate::problem::Problem;
 use crate::subject::Subject;
 use crate::subject::feeding::{Feedback, Feeding};
-use crate::testing::{Golden, TABLE_1 as GOLDEN, matrix, one_at_a_time, table_1_problem, table_1_subject};
+use crate::testing::{Golden, TABLE_1 as GOLDEN, matrix, one_at_a_time, table_1_problem, tiny_subject};
 
 type B = Autodiff<Flex>;
 
@@ -48,7 +48,7 @@ fn gradients_agree_with_central_differences() {
     let _guard = one_at_a_time();
     let golden = Golden::open(GOLDEN);
     let [_, s, n, v] = golden.shape("noise")[..] else { panic!("noise is [steps, S, N, V]") };
-    let (subject, mut problem) = (table_1_subject::<B>(DType::F64), table_1_problem(n, ""));
+    let (subject, mut problem) = (tiny_subject::<B>(DType::F64), table_1_problem(n, ""));
     // Two tokens are fed back.
     problem.examples[0].target.ids.truncate(3);
     let given = |name: &str, rows: usize| matrix::<Flex>(&golden.floats(name)[..rows * v], v, DType::F64);
@@ -92,7 +92,7 @@ fn gradients_agree_with_central_differences() {
 fn reinforce_agrees_with_enumeration() {
     const TOKENS: [u32; 4] = [3, 70, 141, 250];
     let _guard = one_at_a_time();
-    let (subject, mut problem) = (table_1_subject::<B>(DType::F64), table_1_problem(2, ""));
+    let (subject, mut problem) = (tiny_subject::<B>(DType::F64), table_1_problem(2, ""));
     problem.examples[0].target.ids.truncate(3);
     let v = subject.vocab_size();
     // Everything but the four tokens is out of reach.
@@ -137,7 +137,7 @@ fn reinforce_agrees_with_enumeration() {
 #[test]
 fn an_estimate_is_had_without_a_step() {
     let _guard = one_at_a_time();
-    let (subject, problem) = (table_1_subject::<B>(DType::F64), table_1_problem(2, ""));
+    let (subject, problem) = (tiny_subject::<B>(DType::F64), table_1_problem(2, ""));
     let (v, learned) = (subject.vocab_size(), Temperature::Learned { tau0: 1.0, per_position: false });
     let z = matrix::<Flex>(&Stream::new(4, 0, 0, Purpose::InitialLogits, 0).normal(2, v), v, DType::F64);
     let phi = Some(matrix::<Flex>(&[0.2], 1, DType::F64));
@@ -169,7 +169,7 @@ fn an_estimate_is_had_without_a_step() {
 #[test]
 fn a_moving_average_survives_save_and_restore() {
     let _guard = one_at_a_time();
-    let (subject, problem) = (table_1_subject::<B>(DType::F64), table_1_problem(2, ""));
+    let (subject, problem) = (tiny_subject::<B>(DType::F64), table_1_problem(2, ""));
     let at = relaxation(&subject, &problem, Temperature::None, 2);
     for baseline in [Baseline::Ema, Baseline::Shared] {
         let (mut first, mut second, mut fresh) = (reinforce(baseline), reinforce(baseline), reinforce(baseline));

@@ -16,10 +16,9 @@ use crate::method::relaxed::{RelaxedMethod, TableRow};
 use crate::method::search::snap::SNAP;
 use crate::method::search::{Acceptance, Growth, Proposal, Schedule, Search, SearchMethod, random_prompt};
 use crate::method::{Build, Clock, HardPrompt, Method, Progress, State};
-use crate::model::Llama;
 use crate::problem::{Context, Problem, PromptOptions, Target};
 use crate::subject::{Cost, Subject};
-use crate::testing::{one_at_a_time, tiny};
+use crate::testing::{loaded, one_at_a_time, tiny};
 use crate::{Error, Result};
 
 type B = Autodiff<Flex>;
@@ -79,11 +78,10 @@ impl Bench {
 
     fn of(target: &str) -> Self {
         let mut checkpoint = tiny();
-        let config = checkpoint.config.clone();
-        let model = Llama::<Flex>::load(&config, &mut checkpoint, &Default::default(), DType::F32).unwrap();
+        let model = loaded::<Flex>(&mut checkpoint, DType::F32);
         let target = Target::from_text(target, &checkpoint.tokenizer).unwrap();
         let options = PromptOptions { tokens: 5, ..PromptOptions::default() };
-        let problem = Problem::new(options, target, &checkpoint.tokenizer, config.vocab_size).unwrap();
+        let problem = Problem::new(options, target, &checkpoint.tokenizer, model.config().vocab_size).unwrap();
         let judge = Judge::new(model.clone());
         Self { subject: Subject::new(model, checkpoint.tokenizer), judge, problem, steps: 6, shortest: false }
     }

@@ -13,7 +13,7 @@ use crate::noise::Clock;
 use crate::problem::{Chat, Problem, PromptOptions, Target};
 use crate::source::{Bundled, ChatTemplate, Digests, Message, Tokenizer, bundled};
 use crate::tensor::ids_tensor;
-use crate::testing::{golden, real_smollm2};
+use crate::testing::{golden, loaded, real_smollm2};
 
 /// A tokenizer like SentencePiece's, with a model of its vocabulary.
 fn spm(change: impl FnOnce(&mut Value)) -> (Tokenizer, Checkpoint) {
@@ -42,8 +42,7 @@ fn bard() -> (Tokenizer, Checkpoint) {
 /// The tokenizers of all kinds, each with a model.
 static MODELS: LazyLock<Vec<(Tokenizer, Llama<burn::backend::Flex>)>> = LazyLock::new(|| {
     let load = |(tokenizer, mut checkpoint): (Tokenizer, Checkpoint)| {
-        let config = checkpoint.config.clone();
-        let model = Llama::load(&config, &mut checkpoint, &Default::default(), burn::tensor::DType::F32).unwrap();
+        let model = loaded(&mut checkpoint, burn::tensor::DType::F32);
         (tokenizer, model)
     };
     let real = real_smollm2("text_is_whole").map(|path| Checkpoint::open(&path).unwrap());

@@ -323,7 +323,7 @@ mod tests {
 
     use super::*;
     use crate::problem::PromptOptions;
-    use crate::testing::{Golden, TABLE_1, each_tracked_cpu_backend, largest_difference, one_at_a_time, table_1_subject};
+    use crate::testing::{Golden, TABLE_1, each_tracked_cpu_backend, largest_difference, one_at_a_time, tiny_subject};
 
     /// A problem whose prompts are of tokens that stand for text, as the fixture's.
     fn problem<B: TrackedBackend>(subject: &Subject<B>, tokens: usize) -> Problem {
@@ -340,7 +340,7 @@ mod tests {
         let _guard = one_at_a_time();
         let golden = Golden::open("rival_steps.safetensors");
         let ([losses, wrong], best) = (["loss", "wrong"].map(|part| golden.doubles(&format!("adc.{part}"))), golden.ids("adc.best"));
-        let (subject, rows) = (table_1_subject::<B>(DType::F64), golden.floats("adc.rows"));
+        let (subject, rows) = (tiny_subject::<B>(DType::F64), golden.floats("adc.rows"));
         let problem = problem(&subject, best[0].len());
         let allowed: Vec<u32> = problem.prompt.allowed().iter().map(|&allowed| u32::from(allowed)).collect();
         assert_eq!(allowed, golden.ids("adc.allowed").remove(0));
@@ -362,7 +362,7 @@ mod tests {
     /// Every row is a distribution over allowed tokens, every hard prompt can be typed, none is scored twice, and what goes on from a saved
     /// state goes on alike.
     fn rows_are_distributions_and_prompts_can_be_typed<B: TrackedBackend>() {
-        let subject = table_1_subject::<B>(DType::F32);
+        let subject = tiny_subject::<B>(DType::F32);
         let (problem, v) = (problem(&subject, 4), subject.vocab_size());
         let clock = |step| Clock { seed: 5, restart: 0, step };
         let mut method = AdcMethod::new(Adc { samples: 3, ..ADC });
@@ -393,7 +393,7 @@ mod tests {
     fn gcg_goes_on_from_the_best_hard_prompt() {
         type B = Autodiff<Flex>;
         let _guard = one_at_a_time();
-        let subject = table_1_subject::<B>(DType::F32);
+        let subject = tiny_subject::<B>(DType::F32);
         let (problem, clock) = (problem(&subject, 4), |step| Clock { seed: 5, restart: 0, step });
         let [mut adc, mut plus, mut resumed] =
             [None, Some(4), Some(4)].map(|gcg_after| AdcMethod::new(Adc { samples: 2, gcg_after, ..ADC }));

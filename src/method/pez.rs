@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
     use crate::tensor::host;
-    use crate::testing::{Golden, each_tracked_cpu_backend, one_at_a_time, table_1_problem, table_1_subject, tiny};
+    use crate::testing::{Golden, each_tracked_cpu_backend, one_at_a_time, table_1_problem, tiny, tiny_subject};
 
     /// Tokens, losses and P of many steps, in which the nearest tokens change again and again.
     #[test]
@@ -148,7 +148,7 @@ mod tests {
         let golden = Golden::open("rival_steps.safetensors");
         let (start, free) = (golden.ids("start").remove(0), golden.ids("pez.free"));
         let (losses, p) = (golden.doubles("pez.loss"), golden.floats("pez.p"));
-        let (subject, problem) = (table_1_subject::<B>(DType::F64), table_1_problem(start.len(), ""));
+        let (subject, problem) = (tiny_subject::<B>(DType::F64), table_1_problem(start.len(), ""));
         let mut method = PezMethod::new(PEZ);
         method.begin(start, &subject, &problem);
         let each = p.chunks_exact(p.len() / free.len());
@@ -164,7 +164,7 @@ mod tests {
 
     /// The first prompt and all that follow are of the search vocabulary, and what goes on from a saved state goes on alike.
     fn it_keeps_to_the_search_vocabulary<B: TrackedBackend>() {
-        let subject = table_1_subject::<B>(DType::F32);
+        let subject = tiny_subject::<B>(DType::F32);
         let target = crate::Target::from_text("he is", &tiny().tokenizer).unwrap();
         let options = crate::problem::PromptOptions { tokens: 4, ..Default::default() };
         let problem = Problem::new(options, target, subject.tokenizer(), subject.vocab_size()).unwrap();

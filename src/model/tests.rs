@@ -8,16 +8,14 @@ use burn::tensor::{DType, Tensor, backend::Backend};
 use super::*;
 use crate::ops::{Kernels, TrackedBackend};
 use crate::tensor::{argmax, host, ids_tensor};
-use crate::testing::{Golden, each_cpu_backend, each_tracked_cpu_backend, golden, real_smollm2};
+use crate::testing::{Golden, each_cpu_backend, each_tracked_cpu_backend, golden, loaded, real_smollm2};
 
 fn load<B: Backend>(path: &Path) -> Llama<B> {
     load_as(path, DType::F32)
 }
 
 fn load_as<B: Backend>(path: &Path, dtype: DType) -> Llama<B> {
-    let mut checkpoint = Checkpoint::open(path).unwrap();
-    let config = checkpoint.config.clone();
-    Llama::load(&config, &mut checkpoint, &B::Device::default(), dtype).unwrap()
+    loaded(&mut Checkpoint::open(path).unwrap(), dtype)
 }
 
 /// Largest difference to the expected logits over all positions and the whole vocabulary, and the greedy tokens.

@@ -1,7 +1,7 @@
 //! Tables as CSV and Markdown.
 
+use super::markup::escaped;
 use super::statistics::Estimate;
-use super::svg::escaped;
 use crate::terminal::json;
 
 /// A table of text, for CSV.

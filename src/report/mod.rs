@@ -7,6 +7,7 @@ pub mod csv;
 pub mod data;
 mod figures;
 pub mod groups;
+mod markup;
 mod page;
 mod palette;
 mod png;

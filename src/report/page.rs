@@ -7,8 +7,9 @@ use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 
 use super::Report;
+use super::markup::{escaped, label, short};
 use super::palette::{Style, in_page};
-use super::svg::{Figure, escaped, key, label, short};
+use super::svg::{Figure, key};
 use super::table::{Column, Field, Table};
 use crate::ui::{abbreviated, visible};
 

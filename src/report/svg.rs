@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::markup::{LONGEST_LABEL, escaped, label, without_markup};
 use super::palette::{Style, alone};
 use super::scale::{Scale, number};
 use super::statistics::{density, mean};
@@ -18,8 +19,6 @@ const TOP: f64 = 30.0;
 const BOTTOM: f64 = 42.0;
 /// Room on its right.
 const RIGHT: f64 = 14.0;
-/// Longest label, in characters.
-const LONGEST_LABEL: usize = 44;
 /// Longest title of a figure.
 const LONGEST_TITLE: usize = 160;
 /// Size of labels, and of titles, as the style sheets have them.
@@ -94,36 +93,6 @@ pub struct Point {
     pub interval: Option<(f64, f64)>,
     /// What a pointer over it says.
     pub tip: String,
-}
-
-/// Text of others within SVG or HTML: nothing in it acts.
-pub fn escaped(text: &str) -> String {
-    without_markup(&visible(text))
-}
-
-/// As [`escaped`], of as many characters at most as are shown.
-pub fn short(text: &str, length: usize) -> String {
-    without_markup(&abbreviated(&visible(text), length))
-}
-
-/// A label as figures have it.
-pub fn label(text: &str) -> String {
-    short(text, LONGEST_LABEL)
-}
-
-fn without_markup(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            _ => safe.push(c),
-        }
-    }
-    safe
 }
 
 /// About the width of a text in Arial of this size, rather too much than too little.
@@ -383,14 +352,6 @@ pub fn key(style: Style) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hostile_text_is_inert() {
-        let hostile = "<script>alert(1)</script>\" onload='x' & \u{202e}abc\u{0}\u{1b}[31m\n]]>";
-        let safe = escaped(hostile);
-        assert!(!safe.contains(['<', '>', '"', '\'', '\n', '\u{0}', '\u{1b}', '\u{202e}']), "{safe}");
-        assert!(label(&"x".repeat(100_000)).chars().count() <= LONGEST_LABEL);
-    }
 
     #[test]
     fn a_violin_and_a_line_of_one_value_are_drawn_without_a_number_that_is_none() {

@@ -178,6 +178,12 @@ pub const KEYS: &[Key<Options>] = &[
 impl Options {
     /// The defaults of a method, its budget among them.
     ///
+    /// ```
+    /// let options = dlmi::Options::for_method("gcg")?;
+    /// assert_eq!((options.steps, options.max_seconds), (Some(250), None));
+    /// # Ok::<(), dlmi::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// There is no method of this name.
     pub fn for_method(name: &str) -> Result<Self> {

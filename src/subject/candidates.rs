@@ -299,16 +299,13 @@ mod tests {
     use super::*;
     use crate::problem::{Context, PromptOptions, Target};
     use crate::subject::feeding::Fed;
-    use crate::testing::{each_tracked_cpu_backend, largest_difference, tiny};
+    use crate::testing::{each_tracked_cpu_backend, largest_difference, tiny_subject};
 
     const OBJECTIVES: [Objective; 4] =
         [Objective::CrossEntropy, Objective::Hinge { margin: 0.3 }, Objective::LogProbDifference, Objective::Mellowmax];
 
     fn subject<B: TrackedBackend>() -> Subject<B> {
-        let mut checkpoint = tiny();
-        let config = checkpoint.config.clone();
-        let model = Llama::load(&config, &mut checkpoint, &B::Device::default(), DType::F32).unwrap();
-        Subject::new(model, checkpoint.tokenizer)
+        tiny_subject(DType::F32)
     }
 
     /// Five free tokens in two contexts, the second of which has nothing around them; a target of one token among them.

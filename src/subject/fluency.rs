@@ -152,13 +152,10 @@ mod tests {
 
     use super::*;
     use crate::problem::{Context, PromptOptions, Target};
-    use crate::testing::{each_tracked_cpu_backend, one_at_a_time, tiny};
+    use crate::testing::{each_tracked_cpu_backend, one_at_a_time, tiny_subject};
 
     fn subject<B: TrackedBackend>(dtype: DType) -> Subject<B> {
-        let mut checkpoint = tiny();
-        let config = checkpoint.config.clone();
-        let model = Llama::load(&config, &mut checkpoint, &B::Device::default(), dtype).unwrap();
-        Subject::new(model, checkpoint.tokenizer)
+        tiny_subject(dtype)
     }
 
     /// So many free tokens behind each of some texts, the first of which may be none.

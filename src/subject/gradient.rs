@@ -378,15 +378,14 @@ mod tests {
 
     use super::*;
     use crate::ops::{Gumbel, SoftPrompt};
-    use crate::testing::{Golden, TABLE_1, table_1_problem, tiny};
+    use crate::testing::{Golden, TABLE_1, loaded, table_1_problem, tiny};
 
     const N: usize = 3;
 
     /// The gradients of Z and τ of one step, the model being of type `dtype`.
     fn gradients<B: Kernels>(dtype: DType, tau: f32, objective: Objective) -> [Vec<f32>; 2] {
-        let (mut checkpoint, golden, problem) = (tiny(), Golden::open(TABLE_1), table_1_problem(N, ""));
-        let config = checkpoint.config.clone();
-        let model = Llama::<B>::load(&config, &mut checkpoint, &B::Device::default(), dtype).unwrap();
+        let (golden, problem) = (Golden::open(TABLE_1), table_1_problem(N, ""));
+        let model = loaded::<B>(&mut tiny(), dtype);
         let [_, samples, _, v] = golden.shape("noise")[..] else { panic!("noise is [steps, S, N, V]") };
         let matrix = |values: Vec<f32>, rows, columns| Tensor::from_data(TensorData::new(values, [rows, columns]), &model.device());
         let prompt = SoftPrompt {
@@ -400,11 +399,11 @@ mod tests {
         let soft = B::soft_embedding(&prompt);
         // So small that multiplied by it the gradient would vanish in f16.
         let weight = 1e-6 * objective.weight(problem.first().target.ids.len());
-        let prefix = Cache::new(config.num_hidden_layers, 1);
+        let prefix = Cache::new(model.config().num_hidden_layers, 1);
         let Passed { gradient, .. } = group_pass(
             &model,
             &prefix,
-            soft.embeddings.clone().reshape([samples, N, config.hidden_size]),
+            soft.embeddings.clone().reshape([samples, N, model.config().hidden_size]),
             problem.first(),
             Ask::plain(objective),
             weight,

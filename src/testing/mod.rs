@@ -116,6 +116,18 @@ pub fn tiny() -> crate::model::Checkpoint {
     crate::model::Checkpoint::open(&golden("tiny/gqa3-tied")).unwrap()
 }
 
+/// The weights of a model in this type.
+pub fn loaded<B: Backend>(checkpoint: &mut crate::model::Checkpoint, dtype: DType) -> crate::model::Llama<B> {
+    let config = checkpoint.config.clone();
+    crate::model::Llama::load(&config, checkpoint, &B::Device::default(), dtype).unwrap()
+}
+
+/// The tiny model with its tokenizer.
+pub fn tiny_subject<B: TrackedBackend>(dtype: DType) -> crate::subject::Subject<B> {
+    let mut checkpoint = tiny();
+    crate::subject::Subject::new(loaded(&mut checkpoint, dtype), checkpoint.tokenizer)
+}
+
 /// The fixture of `table1_steps.py`.
 pub const TABLE_1: &str = "table1_steps.safetensors";
 
@@ -126,16 +138,6 @@ pub fn table_1_problem(n: usize, prefix: &str) -> crate::Problem {
     let target = crate::Target::new(checkpoint.tokenizer.decode(&ids), ids);
     let options = PromptOptions { tokens: n, allow_everything: true, prefix: prefix.into(), ..PromptOptions::default() };
     crate::Problem::new(options, target, &checkpoint.tokenizer, checkpoint.config.vocab_size).unwrap()
-}
-
-/// Its model.
-pub fn table_1_subject<B: TrackedBackend>(dtype: DType) -> crate::subject::Subject<B> {
-    let mut checkpoint = tiny();
-    let config = checkpoint.config.clone();
-    crate::subject::Subject::new(
-        crate::model::Llama::load(&config, &mut checkpoint, &B::Device::default(), dtype).unwrap(),
-        checkpoint.tokenizer,
-    )
 }
 
 /// A matrix of so many columns, row-major.

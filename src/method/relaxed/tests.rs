@@ -22,7 +22,7 @@ use crate::subject::feeding::{Fed, Feedback, Feeding, Output};
 use crate::tensor::host;
 use crate::testing::{
     Golden, TABLE_1 as GOLDEN, each_tracked_cpu_backend, largest_difference, matrix, one_at_a_time, table_1_problem as problem,
-    table_1_subject as subject,
+    tiny_subject as subject,
 };
 
 /// The rows of the fixture.

@@ -10,7 +10,7 @@ use super::gcg::GCG;
 use super::*;
 use crate::noise::{Draws, Purpose};
 use crate::objective::ObjectiveKind;
-use crate::testing::{Golden, one_at_a_time, table_1_problem, table_1_subject};
+use crate::testing::{Golden, one_at_a_time, table_1_problem, tiny_subject};
 
 type B = Autodiff<Flex>;
 
@@ -22,7 +22,7 @@ fn follows_pytorch(name: &str, search: Search) {
     let golden = Golden::open("rival_steps.safetensors");
     let ids = |part: &str| golden.ids(&format!("{name}.{part}"));
     let (first, prompts, values) = (ids("first").remove(0), ids("prompt"), golden.doubles(&format!("{name}.value")));
-    let (subject, problem) = (table_1_subject::<B>(DType::F64), table_1_problem(first.len(), ""));
+    let (subject, problem) = (tiny_subject::<B>(DType::F64), table_1_problem(first.len(), ""));
     let clock = |step| Clock { seed: SEED, restart: 0, step };
     let mut method = SearchMethod::new(search);
     Method::<B>::start(&mut method, &subject, &problem, clock(0)).unwrap();

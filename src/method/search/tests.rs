@@ -12,7 +12,6 @@ use crate::invert::judge::Judge;
 use crate::invert::{Budget, Stopped, Trial};
 use crate::method::search::memory::Known;
 use crate::method::search::proposal::Tokens;
-use crate::model::Llama;
 use crate::noise::{Draws, Purpose, Stream};
 use crate::objective::ObjectiveKind;
 use crate::problem::prompt::PromptOptions;
@@ -20,7 +19,7 @@ use crate::problem::{Context, Target};
 use crate::setting::Written;
 use crate::subject::Cost;
 use crate::tensor::{host, norm};
-use crate::testing::{each_tracked_cpu_backend, largest_difference, tiny};
+use crate::testing::{each_tracked_cpu_backend, largest_difference, loaded, tiny, tiny_subject};
 
 fn snap() -> Search {
     let growth = Some(Growth { patience: 5, batch_max: 16, restart_when_stalled: false });
@@ -32,10 +31,7 @@ fn snap() -> Search {
 const WHOLE_RANKING: Proposal = Proposal::Gradient { top: 1 << 20, momentum: 0.6 };
 
 fn subject<B: TrackedBackend>() -> Subject<B> {
-    let mut checkpoint = tiny();
-    let config = checkpoint.config.clone();
-    let model = Llama::load(&config, &mut checkpoint, &B::Device::default(), DType::F32).unwrap();
-    Subject::new(model, checkpoint.tokenizer)
+    tiny_subject(DType::F32)
 }
 
 /// A target that some prompt of two tokens leads to.
@@ -48,9 +44,7 @@ fn problem<B: TrackedBackend>(subject: &Subject<B>, m: usize) -> Problem {
 }
 
 fn judge() -> Judge<'static> {
-    let mut checkpoint = tiny();
-    let config = checkpoint.config.clone();
-    Judge::new(Llama::load(&config, &mut checkpoint, &Default::default(), DType::F32).unwrap())
+    Judge::new(loaded(&mut tiny(), DType::F32))
 }
 
 fn clock(seed: u32, step: u32) -> Clock {

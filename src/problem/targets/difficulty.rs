@@ -128,7 +128,7 @@ mod tests {
 
     use super::*;
     use crate::model::greedy;
-    use crate::testing::{tiny, values};
+    use crate::testing::{loaded, tiny, values};
 
     const V: usize = 50;
 
@@ -224,12 +224,10 @@ mod tests {
 
     #[test]
     fn rank_one_without_noise_is_the_greedy_path() {
-        let mut checkpoint = tiny();
-        let config = checkpoint.config.clone();
-        let model = Llama::<Flex>::load(&config, &mut checkpoint, &Default::default(), DType::F32).unwrap();
+        let model = loaded::<Flex>(&mut tiny(), DType::F32);
         let written = greedy(&model, model.embed(ids_tensor(&[[7]], &model.device())), 100, &[]).ids.remove(0);
         let recipe = Recipe { k: 1, sigma: 1e-3, tokens: 100, ..RECIPE };
-        let found = draw(&recipe, config.vocab_size, &[], 7, reader(&model));
+        let found = draw(&recipe, model.config().vocab_size, &[], 7, reader(&model));
         assert_eq!(found.ids, written);
         assert_eq!(found.ranks, [1; 100]);
         // The whole at once, without a cache, gives the same likelihoods.

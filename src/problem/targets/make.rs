@@ -141,12 +141,11 @@ mod tests {
     use super::*;
     use crate::model::Checkpoint;
     use crate::problem::targets::read_targets;
-    use crate::testing::{golden, real_smollm2, tiny};
+    use crate::testing::{golden, loaded, real_smollm2, tiny};
 
     /// What `check` finds with a maker of this model.
     fn with<T>(mut checkpoint: Checkpoint, check: impl FnOnce(&Maker) -> T) -> T {
-        let config = checkpoint.config.clone();
-        let model = Llama::load(&config, &mut checkpoint, &Default::default(), DType::F32).unwrap();
+        let model = loaded(&mut checkpoint, DType::F32);
         check(&Maker { model: &model, tokenizer: &checkpoint.tokenizer, digest: &checkpoint.digest, start: 0, prompt_tokens: 10 })
     }
 
