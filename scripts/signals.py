@@ -26,6 +26,8 @@ def ended(a, method: str, wait: float) -> tuple[bool, str]:
     began = time.monotonic()
     out, err = run.communicate()
     seconds = time.monotonic() - began
+    if run.returncode == 128 + signal.SIGTERM and "interrupted at its start" in err:
+        return True, f"{seconds:.2f} s after {wait:.0f} s, at its start"
     if run.returncode != 128 + signal.SIGTERM or not out:
         return False, f"exit {run.returncode}: {err.strip()[-200:]}"
     found = json.loads(out)

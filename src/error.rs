@@ -28,7 +28,7 @@ pub enum Error {
     #[error("{0}")]
     Memory(String),
     /// A signal came before there was anything to show (exit 130).
-    #[error("interrupted before the first step: no prompt was tried yet")]
+    #[error("interrupted at its start, before there was a prompt to show")]
     Interrupted,
 }
 

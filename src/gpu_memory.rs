@@ -4,10 +4,10 @@
 //! out whatever needs that buffer and goes on, and what is read afterwards is what stood in other memory before. So the panic is noticed by a
 //! hook, and nothing that is read after it is believed ([`check`]).
 
-use std::panic::PanicHookInfo;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind};
 use std::sync::OnceLock;
 
-use crate::Error;
+use crate::{Error, Result};
 
 /// What the first such panic said.
 static SAID: OnceLock<String> = OnceLock::new();
@@ -15,7 +15,7 @@ static SAID: OnceLock<String> = OnceLock::new();
 /// How the threads are called on which CubeCL runs a device.
 const THREAD: &str = "DS";
 /// What stands in a panic about a buffer that cannot be had: CubeCL's, wgpu's, and wgpu's about limits of a device.
-const SIGNS: [&str; 5] = ["BufferTooBig", "Out of Memory", "OutOfMemory", "buffer_binding_size", "maximum buffer size"];
+const SIGNS: [&str; 5] = ["can't allocate buffer", "Out of Memory", "OutOfMemory", "buffer_binding_size", "maximum buffer size"];
 
 /// Has the panic hook [`notice`] what it hears of, before it does what it did.
 pub fn watch() {
@@ -52,6 +52,14 @@ fn error(line: &str) -> Error {
     ))
 }
 
+/// Runs `work`, and has that error in place of the panic that [`check`] ends it with. Nothing more can be computed in this process then.
+///
+/// # Errors
+/// Those of `work`; a GPU has no room.
+pub fn or_error<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| exhausted().map_or_else(|| resume_unwind(panic), Err))
+}
+
 /// Called when something was read from a device.
 ///
 /// # Panics
@@ -69,7 +77,7 @@ mod tests {
     /// As the runtimes write it, and what they say of tuning that fails.
     #[test]
     fn a_shortage_is_told_from_other_panics() {
-        let cubecl = "called `Result::unwrap()` on an `Err` value: BufferTooBig { size: 3221225472, backtrace: BackTrace }";
+        let cubecl = "called `Result::unwrap()` on an `Err` value: can't allocate buffer of size: 3221225472\n   0: std::backtrace";
         let limit = "wgpu error: Validation Error\n\nCaused by:\n  In Device::create_bind_group\n    \
                      Buffer binding 0 range 150994944 exceeds `max_*_buffer_binding_size` limit 134217728\n";
         for (said, size) in [(cubecl, "a buffer of 3072 MiB:"), (limit, "a buffer of 144 MiB:"), ("wgpu error: Out of Memory", "a buffer:")]

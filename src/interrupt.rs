@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 pub struct Signal(Arc<AtomicUsize>);
 
 impl Signal {
-    /// It comes, with this number, which is not 0.
+    /// It comes, with this number; 0 takes it back.
     pub fn come(&self, number: usize) {
         self.0.store(number, Ordering::Relaxed);
     }

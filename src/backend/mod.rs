@@ -2,7 +2,7 @@
 //!
 //! Burn panics, often on a thread of its own, when a driver is missing or a GPU is broken. So the machine is
 //! asked first ([`Inventory::probe`]), a row is chosen without touching Burn ([`Inventory::choose`]), and a GPU
-//! must multiply two matrices rightly in a child process ([`self_test`]) before this process relies on it.
+//! must compute some samples rightly in a child process ([`self_test`]) before this process relies on it.
 //! [`dispatch`] is the only place that names concrete backends.
 
 #[cfg(feature = "cuda")]

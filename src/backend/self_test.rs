@@ -1,5 +1,5 @@
 //! A GPU that enumerates can still crash, hang or compute nonsense, and Burn then panics on a thread that nobody
-//! can catch. So the program runs itself again as a child, on one small gradient, and believes only its answer.
+//! can catch. So the program runs itself again as a child, on samples of what it computes, and believes only its answer.
 
 use std::io::Read;
 use std::panic::{PanicHookInfo, catch_unwind, set_hook};
@@ -120,7 +120,7 @@ struct Samples(Dtype);
 const N: usize = 8;
 const V: usize = 512;
 const D: usize = 64;
-/// Brings the gradient to the size of y, so that one tolerance fits both.
+/// Brings the gradient to the size of y.
 const SHRINK: f32 = 128.0;
 
 impl Job for Samples {

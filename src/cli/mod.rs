@@ -45,23 +45,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     ui::init_logging(cli.global.verbosity());
     ui::install_panic_hook();
     signals::outlive_file_limits();
-    match ui::guarded(|| start_threads().and_then(|()| run(&cli, policy))) {
+    match ui::guarded(|| run(&cli, policy)) {
         Ok(code) => code,
         Err(error) => {
             ui::print_error(policy, &with_flag(&error));
             ExitCode::from(error.exit_code())
         }
     }
-}
-
-/// Starts the threads that share the work, so that who may not has a sentence.
-fn start_threads() -> Result<()> {
-    let refused = |error| {
-        Error::environment(format!(
-            "no threads can be started ({error}): set RAYON_NUM_THREADS to fewer, or allow more processes (ulimit -u)"
-        ))
-    };
-    rayon::ThreadPoolBuilder::new().build_global().map_err(refused)
 }
 
 /// An error about an option by the flag that sets it, where there is one.

@@ -4,6 +4,7 @@ use burn::tensor::activation::softmax;
 
 use super::Relaxation;
 use crate::ops::{Gumbel, TrackedBackend};
+use crate::tensor::data;
 
 /// Prompts that are tried at most.
 const MOST_PROMPTS: usize = 1 << 16;
@@ -13,7 +14,7 @@ const MOST_PROMPTS: usize = 1 << 16;
 pub fn exact_gradient<B: TrackedBackend>(at: &Relaxation<B>) -> Option<Vec<f64>> {
     let [n, v] = at.z.dims();
     let count = v.checked_pow(n as u32).filter(|count| *count <= MOST_PROMPTS)?;
-    let p: Vec<f64> = softmax(at.soft_prompt(Gumbel::Silent).masked(), 1).into_data().iter().collect();
+    let p: Vec<f64> = data(softmax(at.soft_prompt(Gumbel::Silent).masked(), 1)).iter().collect();
     let prompts: Vec<Vec<u32>> = (0..count).map(|x| (0..n).map(|i| (x / v.pow(i as u32) % v) as u32).collect()).collect();
     let losses = at.subject.losses(&prompts, at.problem, at.objective, &at.feeding.fed(Gumbel::Silent));
     let mut gradient = vec![0.0; n * v];

@@ -15,7 +15,7 @@ use super::{Estimate, Estimator, Noise, Relaxation};
 use crate::Result;
 use crate::ops::{Matrix, Plain, TrackedBackend, blocks};
 use crate::state::State;
-use crate::tensor::{host, ids_tensor};
+use crate::tensor::{data, host, ids_tensor};
 
 /// The estimator's settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -114,7 +114,7 @@ impl<B: TrackedBackend> Surrogate<'_, B> {
             let [s, k] = slope.dims();
             slope.reshape([s * k / d, d]) * (self.scale / samples)
         };
-        let values: Vec<f64> = values.into_data().iter().collect();
+        let values: Vec<f64> = data(values).iter().collect();
         self.draw.control(soft.each_ref(), &values, [of_prompts(free), of_prompts(conditioned)])
     }
 

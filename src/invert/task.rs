@@ -10,7 +10,6 @@ use super::notes;
 use super::observer::{Observer, Snapshot};
 use super::record::{Circumstances, Inversion};
 use super::run::Trial;
-use crate::Result;
 use crate::backend::{self, Choice, Dtype, Job};
 use crate::method::Build;
 use crate::method::registry::MethodSettings;
@@ -19,6 +18,7 @@ use crate::ops::TrackedBackend;
 use crate::problem::Problem;
 use crate::settings::Options;
 use crate::subject::{Subject, check_context};
+use crate::{Result, gpu_memory};
 
 impl Model {
     /// An inversion of `target` that is ready to run.
@@ -153,11 +153,11 @@ impl<'a, M: Build> Task<'a, M> {
     /// Runs to the end, watched by `observer`.
     ///
     /// # Errors
-    /// Those of loading, of the method and of the observer.
+    /// Those of loading, of the method and of the observer; a GPU has no room ([`gpu_memory::or_error`]).
     #[inline]
     pub fn run(self, observer: &mut dyn Observer) -> Result<Inversion> {
         let device = self.device.device.clone();
-        backend::dispatch(&device, Watched { task: self, observer })
+        gpu_memory::or_error(|| backend::dispatch(&device, Watched { task: self, observer }))
     }
 
     /// As [`Self::run`], on a model that is loaded already, for those who run one task after another.

@@ -5,7 +5,7 @@ const ROWS: usize = 4096;
 
 /// What a backend does with a pass over many rows. The defaults are for a GPU: few large groups, one after another.
 pub trait Parallel {
-    /// The number of groups that a pass over `rows` rows is divided into: as few as keep each within `max_rows` and 4096 rows. A backend that
+    /// The number of groups that a pass over `rows` rows is divided into: as few as keep each within `max_rows`, and within about 4096. A backend that
     /// computes groups side by side makes groups of about `each` rows instead.
     fn groups(rows: usize, _each: usize, max_rows: usize) -> usize {
         rows.div_ceil(max_rows.min(ROWS)).max(1)

@@ -69,14 +69,14 @@ impl Store {
         self.root.join("work").join(id)
     }
 
-    /// Whether a cell is finished. A file without content is what a machine leaves that went down as it was written.
+    /// Whether a cell is finished.
     pub fn is_done(&self, id: &str) -> bool {
-        self.done_path(id).metadata().is_ok_and(|file| file.len() > 0)
+        is_written(&self.done_path(id))
     }
 
     /// Whether a cell has failed.
     pub fn has_failed(&self, id: &str) -> bool {
-        !self.is_done(id) && self.failed_path(id).exists()
+        !self.is_done(id) && is_written(&self.failed_path(id))
     }
 
     /// Whether there is nothing to do for a cell; one that failed is done again with `retry`.
@@ -142,7 +142,7 @@ impl Store {
     /// A file that is no record of this cell.
     pub fn record(&self, id: &str) -> Result<Option<Value>> {
         let path = if self.is_done(id) { self.done_path(id) } else { self.failed_path(id) };
-        if !path.exists() {
+        if !is_written(&path) {
             return Ok(None);
         }
         let record: Value = serde_json::from_str(&read_text(&path, LARGEST_RECORD)?).unwrap_or_default();
@@ -156,6 +156,11 @@ impl Store {
             _ => Err(Error::input(format!("`{path}` is no record of this cell; delete it and run the study again"))),
         }
     }
+}
+
+/// Whether a record is there. A file without content is what a machine leaves that went down as it was written.
+fn is_written(path: &Path) -> bool {
+    path.metadata().is_ok_and(|file| file.len() > 0)
 }
 
 /// Where a cell was computed.

@@ -21,9 +21,8 @@ use crate::{Error, Result, gpu_memory};
 pub fn init_logging(verbosity: i8) {
     let filter = match verbosity {
         ..0 => "error,wgpu=off,wgpu_hal=off",
-        // What a font lacks is no news to who asked for a report, nor what a driver lacks that may not be taken, nor which of a GPU's kernels
-        // were tried in vain; that a GPU has no memory left is said by ourselves.
-        0 => "warn,resvg=error,usvg=error,wgpu=off,wgpu_hal=off,cubecl_common=off",
+        // What a font lacks is no news to who asked for a report, nor what a driver lacks that may not be taken.
+        0 => "warn,resvg=error,usvg=error,wgpu=off,wgpu_hal=off",
         1 => "warn,dlmi=info,resvg=error,usvg=error,wgpu_hal=off",
         2 => "warn,dlmi=debug",
         3.. => "warn,dlmi=trace",
@@ -98,12 +97,14 @@ pub fn install_panic_hook() {
 /// # Errors
 /// Those of `work`; for a panic that the GPU has no room, or an internal fault.
 pub fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
-        if let Some(error) = gpu_memory::exhausted() {
-            return Err(error);
-        }
+    catch_unwind(AssertUnwindSafe(|| gpu_memory::or_error(work))).unwrap_or_else(|payload| {
         let message = panic_message(&*payload).unwrap_or("no message");
         let last = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if message.contains("ThreadPoolBuildError") {
+            return Err(Error::environment(
+                "no more threads can be started: set RAYON_NUM_THREADS to fewer, or allow more processes (ulimit -u)",
+            ));
+        }
         let place = last.filter(|(last, _)| last == message).map_or(String::new(), |(_, place)| format!(" at {place}"));
         let message = abbreviated(&visible(message), 300);
         Err(Error::environment(format!("internal fault{place}: {message}; please report it with the command that led to it")))
@@ -122,5 +123,8 @@ mod tests {
         let message = error.to_string();
         assert!(message.starts_with("internal fault") && message.contains("no such⏎tensor 7") && !message.contains('\n'), "{message}");
         assert!(guarded::<()>(|| Err(Error::input("x"))).unwrap_err().exit_code() == 2);
+        // As rayon says it, and the pools of the kernels.
+        let error = guarded::<()>(|| panic!("The global thread pool has not been initialized.: ThreadPoolBuildError {{ kind: IOError }}"));
+        assert!(error.unwrap_err().to_string().starts_with("no more threads can be started: set RAYON_NUM_THREADS"));
     }
 }

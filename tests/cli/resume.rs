@@ -227,14 +227,14 @@ fn a_failed_start_leaves_nothing_that_blocks_the_next() {
 }
 
 #[test]
-fn a_lost_checkpoint_is_said_to_be() {
+fn a_missing_checkpoint_is_said_to_be() {
     let folder = folder();
     let out = folder.path();
     run(&mut dlmi(arguments("random", 3, out)));
     fs::remove_file(out.join("checkpoint.safetensors")).unwrap();
     let again = run(dlmi(arguments("random", 3, out)).arg("--resume"));
     let warning =
-        "warning: --resume: that folder has lost its checkpoint, so the run starts at its beginning, and 3 lines of events.jsonl go\n";
+        "warning: --resume: that folder has no checkpoint, so the run starts at its beginning, without the 3 lines of events.jsonl\n";
     assert_eq!(again.err, warning);
     goes_on(out, 3);
 }

@@ -161,13 +161,11 @@ fn a_buffer_that_cannot_be_had_is_one_sentence() {
     }
     // 150 MiB of embeddings: a desktop GPU takes them.
     let limit = Inventory::probe().devices.iter().find_map(|device| device.max_tensor_bytes);
-    if limit.is_some_and(|bytes| bytes <= 128 << 20) {
-        let model = widened(800_000);
-        let mut command = dlmi(["-q", "--backend", "wgpu", "--model"]);
-        refuses(
-            command.arg(model.path()).args(["complete", "x", "--tokens", "1"]),
-            3,
-            &["the GPU has no room for a buffer of", "--backend flex"],
-        );
+    if limit.is_none_or(|bytes| bytes > 128 << 20) {
+        return eprintln!("SKIPPED (this device takes more than 128 MiB): vulkan::a_buffer_that_cannot_be_had_is_one_sentence");
     }
+    let model = widened(800_000);
+    let mut command = dlmi(["-q", "--backend", "wgpu", "--model"]);
+    command.arg(model.path()).args(["complete", "x", "--tokens", "1"]);
+    refuses(&mut command, 3, &["the GPU has no room for a buffer of", "--backend flex"]);
 }

@@ -87,7 +87,7 @@ fn folder(verb: &Invert, task: &Task) -> Result<(Option<Folder>, Option<Snapshot
             tracing::warn!("going on from the last step that was saved; {} of events.jsonl behind it, to be written again", lines())
         }
         (None, 1..) => tracing::warn!(
-            "--resume: that folder has lost its checkpoint, so the run starts at its beginning, and {} of events.jsonl go",
+            "--resume: that folder has no checkpoint, so the run starts at its beginning, without the {} of events.jsonl",
             lines()
         ),
         (None, 0) if verb.resume => {

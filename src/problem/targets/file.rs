@@ -71,7 +71,7 @@ pub fn read_targets(path: &Path, tokenizer: &Tokenizer, vocab_size: usize) -> Re
 
 /// The targets of a file. One that begins with `{` is JSON, unless its name ends in `.txt`: `{"id", "text", "ids"?, "k"?, "bos"?}` on
 /// each line, of which `ids` win over `text`, or the authors' object with `samples`, whose texts are tokenised. Any other file has one
-/// target a line, and empty lines mean nothing.
+/// target a line, unless its name ends in `.jsonl`, and empty lines mean nothing.
 ///
 /// # Errors
 /// The first line that is wrong, by its number, and a file without a target.

@@ -101,7 +101,7 @@ impl ChatFiles {
             Self::Folder(folder) => quoted(&folder.display().to_string()),
         };
         match template {
-            Some(template) => ChatTemplate::new(&template, tokens, &origin).map(Arc::new),
+            Some(template) => ChatTemplate::new(&template?, tokens, &origin).map(Arc::new),
             None => Err(Error::input(format!("{origin} has no chat template; give the text around the prompt yourself (--template)"))),
         }
     }
@@ -115,20 +115,23 @@ impl ChatFiles {
     }
 
     /// The template, and the special tokens by name.
-    fn parts(&self) -> Result<(Option<String>, Map<String, Value>)> {
+    fn parts(&self) -> Result<Parts> {
         match self {
             Self::None => Ok((None, Map::new())),
-            Self::Inside { template, tokens, .. } => Ok((template.clone(), tokens.clone())),
+            Self::Inside { template, tokens, .. } => Ok((template.clone().map(Ok), tokens.clone())),
             Self::Folder(folder) => read_folder(folder),
         }
     }
 }
 
+/// The template, or why it cannot be told which of several it is, and the special tokens by name.
+type Parts = (Option<Result<String>>, Map<String, Value>);
+
 const ENDLESS: &str = "it computes without end, or more text than any chat has";
 
 /// As transformers reads it: `chat_template.jinja` before `chat_template` of `tokenizer_config.json`, which may be a list of named ones;
 /// special tokens of the latter, and those that it does not name of `special_tokens_map.json`.
-fn read_folder(folder: &Path) -> Result<(Option<String>, Map<String, Value>)> {
+fn read_folder(folder: &Path) -> Result<Parts> {
     let read = |name: &str| {
         let path = folder.join(name);
         if path.exists() { read_text(&path, LARGEST_FILE).map(Some) } else { Ok(None) }
@@ -141,9 +144,9 @@ fn read_folder(folder: &Path) -> Result<(Option<String>, Map<String, Value>)> {
     };
     let config = object("tokenizer_config.json")?;
     let template = match (read("chat_template.jinja")?, config.get("chat_template")) {
-        (Some(template), _) => Some(template),
-        (None, Some(Value::String(template))) => Some(template.clone()),
-        (None, Some(Value::Array(list))) => Some(default_of(list, folder)?),
+        (Some(template), _) => Some(Ok(template)),
+        (None, Some(Value::String(template))) => Some(Ok(template.clone())),
+        (None, Some(Value::Array(list))) if !list.is_empty() => Some(default_of(list, folder)),
         _ => None,
     };
     let mut tokens = special_tokens(&object("special_tokens_map.json")?);
