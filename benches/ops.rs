@@ -52,12 +52,12 @@ fn layer(c: &mut Criterion) {
         || Flex::swiglu_backward(gate.clone(), up.clone(), dy.clone()),
         || plain::swiglu_backward(gate.clone(), up.clone(), dy.clone()),
     );
-    let (q, cos, sin) = (random(6, [rows, h * d]), random(7, [1, rows * h * d]), random(8, [1, rows * h * d]));
+    let (q, cos, sin) = (random(6, [rows, h * d]), random(7, [rows, d]), random(8, [rows, d]));
     compare(
         &mut group,
         "rotate",
-        || Flex::rotate(q.clone(), cos.clone(), sin.clone(), d),
-        || plain::rotate(q.clone(), cos.clone(), sin.clone(), d),
+        || Flex::rotate(q.clone(), cos.clone(), sin.clone()),
+        || plain::rotate(q.clone(), cos.clone(), sin.clone()),
     );
     let heads = |sample, heads| random(sample, [S, T, heads, d]).swap_dims(1, 2);
     let (q, k, v) = (heads(9, h), heads(10, kv), heads(11, kv));

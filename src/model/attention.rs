@@ -18,8 +18,6 @@ pub struct Pass<B: Backend> {
     pub samples: usize,
     /// T.
     pub len: usize,
-    /// Rotation of the keys of the R rows.
-    pub rotate_k: Rotation<B>,
     /// The row of every position of every sequence, `[S·T]`, cached rows counted first; none where they are in order.
     pub keys: Option<Tensor<B, 1, Int>>,
     /// The query rows of every layer but the last: all R.
@@ -38,7 +36,6 @@ impl<B: Backend> Pass<B> {
 impl<B: Kernels> Pass<B> {
     /// The same for the backward pass, where everything rotates by the opposite angles.
     pub fn for_backward(mut self) -> Self {
-        self.rotate_k = self.rotate_k.inverse();
         self.all.rotate = self.all.rotate.inverse();
         self.last.rotate = self.last.rotate.inverse();
         self
@@ -158,8 +155,8 @@ impl<B: Kernels> LlamaAttention<B> {
         let (mut k, k_before) = normalised(&self.k_norm, linear(&self.k_proj, pass.products, x.clone()));
         let mut v = linear(&self.v_proj, pass.products, x);
         if self.use_rope {
-            q = queries.rotate.apply(q, self.head_dim);
-            k = pass.rotate_k.apply(k, self.head_dim);
+            q = queries.rotate.apply(q);
+            k = pass.all.rotate.apply(k);
         }
         if let Some(past) = past {
             if let Some((keys, values)) = past.take() {
@@ -188,8 +185,8 @@ impl<B: Kernels> LlamaAttention<B> {
         };
         let (mut dq, mut dk, dv) = (own(dq, queries.len), own(dk, pass.all.len), own(dv, pass.all.len));
         if self.use_rope {
-            dq = queries.rotate.apply(dq, self.head_dim);
-            dk = pass.rotate_k.apply(dk, self.head_dim);
+            dq = queries.rotate.apply(dq);
+            dk = pass.all.rotate.apply(dk);
         }
         dq = normalised_backward(&self.q_norm, q_before, dq);
         dk = normalised_backward(&self.k_norm, k_before, dk);

@@ -237,24 +237,22 @@ impl<B: Kernels> Llama<B> {
         let positions: Vec<usize> = places.iter().map(|place| place.0).collect();
         let wanted: Vec<usize> = paths.new_ends(count).collect();
         let wanted_positions: Vec<usize> = wanted.iter().map(|&row| positions[row]).collect();
-        let heads = self.config.num_attention_heads;
         Pass {
             products: self.products,
             samples,
             len,
-            rotate_k: self.rotation(&positions, self.config.num_key_value_heads, dtype),
             keys: picked(paths.ends(len), paths.count(), &device),
             all: Queries {
                 len: new,
                 rows: None,
-                rotate: self.rotation(&positions, heads, dtype),
+                rotate: self.rotation(&positions, dtype),
                 to_positions: picked(paths.new_ends(new), places.len(), &device),
                 to_rows: picked(places.iter().map(|place| place.1), samples * new, &device),
                 mask: self.causal_mask(new, len, dtype),
             },
             last: Queries {
                 len: count,
-                rotate: self.rotation(&wanted_positions, heads, dtype),
+                rotate: self.rotation(&wanted_positions, dtype),
                 rows: picked(wanted.into_iter(), places.len(), &device),
                 to_positions: None,
                 to_rows: None,
@@ -279,8 +277,8 @@ impl<B: Kernels> Llama<B> {
         self.products.matmul(hidden, self.head().transpose())
     }
 
-    fn rotation(&self, positions: &[usize], heads: usize, dtype: DType) -> Rotation<B> {
-        self.rotary_emb.rotation(positions, heads, &self.device(), dtype)
+    fn rotation(&self, positions: &[usize], dtype: DType) -> Rotation<B> {
+        self.rotary_emb.rotation(positions, &self.device(), dtype)
     }
 
     /// 0 where one of the last `count` of `len` positions may look at another, −1e30 where not: `[1, count·len]`.

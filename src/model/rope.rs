@@ -11,7 +11,7 @@ pub struct RotaryEmbedding {
     inverse_frequencies: Vec<f64>,
 }
 
-/// Sine and cosine of one forward pass, laid out for an element-wise product with `[S, T·heads·head_dim]`.
+/// Sine and cosine of the rows of a pass, `[R, head_dim]`.
 #[derive(Debug, Clone)]
 pub struct Rotation<B: Backend> {
     cos: Tensor<B, 2>,
@@ -38,30 +38,28 @@ impl RotaryEmbedding {
         Self { inverse_frequencies }
     }
 
-    /// Tables for `positions`, each repeated for `heads` heads: `[1, positions·heads·head_dim]`. What is computed here, and brought to the
-    /// device, is a row for each position from the first to the last of them, since many rows of a pass stand at the same.
-    pub fn rotation<B: Backend>(&self, positions: &[usize], heads: usize, device: &B::Device, dtype: DType) -> Rotation<B> {
-        let (head_dim, rows) = (2 * self.inverse_frequencies.len(), positions.len());
+    /// Tables for `positions`. What is computed here, and brought to the device, is a row for each position from the first to the last of
+    /// them, since many rows of a pass stand at the same.
+    pub fn rotation<B: Backend>(&self, positions: &[usize], device: &B::Device, dtype: DType) -> Rotation<B> {
         let first = positions.iter().min().copied().unwrap_or(0);
         let past = positions.iter().max().map_or(0, |last| last + 1);
         let angles = |position: usize| self.inverse_frequencies.iter().map(move |f| position as f64 * f);
         let cos = (first..past).flat_map(|position| angles(position).chain(angles(position)).map(f64::cos)).collect();
         let sin = (first..past).flat_map(|position| angles(position).map(|a| -a.sin()).chain(angles(position).map(f64::sin))).collect();
         let places: Vec<i64> = positions.iter().map(|position| (position - first) as i64).collect();
-        let places = Tensor::<B, 1, Int>::from_data(TensorData::new(places, [rows]), device);
+        let places = Tensor::<B, 1, Int>::from_data(TensorData::new(places, [positions.len()]), device);
         let table = |values: Vec<f64>| {
-            let table = Tensor::<B, 2>::from_data(TensorData::new(values, [past - first, head_dim]), (device, dtype));
-            let of_rows = table.select(0, places.clone()).unsqueeze_dim::<3>(1);
-            of_rows.expand([rows, heads, head_dim]).reshape([1, rows * heads * head_dim])
+            let shape = [past - first, 2 * self.inverse_frequencies.len()];
+            Tensor::<B, 2>::from_data(TensorData::new(values, shape), (device, dtype)).select(0, places.clone())
         };
         Rotation { cos: table(cos), sin: table(sin) }
     }
 }
 
 impl<B: Kernels> Rotation<B> {
-    /// Rotates `x` `[S·T, heads·head_dim]`; the result has the same shape.
-    pub fn apply(&self, x: Tensor<B, 2>, head_dim: usize) -> Tensor<B, 2> {
-        B::rotate(x, self.cos.clone(), self.sin.clone(), head_dim)
+    /// Rotates `x` `[R, heads·head_dim]`; the result has the same shape.
+    pub fn apply(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        B::rotate(x, self.cos.clone(), self.sin.clone())
     }
 
     /// By the opposite angles: the inverse, and its backward pass.

@@ -152,13 +152,13 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         )
     }
 
-    fn rotate(x: Tensor<Self, 2>, cos: Tensor<Self, 2>, sin: Tensor<Self, 2>, head_dim: usize) -> Tensor<Self, 2> {
+    fn rotate(x: Tensor<Self, 2>, cos: Tensor<Self, 2>, sin: Tensor<Self, 2>) -> Tensor<Self, 2> {
         let (cos, sin) = (cos.inner(), sin.inner());
         by_hand::<B, C, _, 1, 2>(
             [unwrap(x)],
-            |[x]| (B::rotate(wrap(x), cos.clone(), sin.clone(), head_dim), (cos, sin, head_dim)),
+            |[x]| (B::rotate(wrap(x), cos.clone(), sin.clone()), (cos, sin)),
             // The inverse of a rotation is the one by the opposite angle.
-            |(cos, sin, head_dim), output| [Some(unwrap(B::rotate(wrap(output), cos, sin.neg(), head_dim)))],
+            |(cos, sin), output| [Some(unwrap(B::rotate(wrap(output), cos, sin.neg())))],
         )
     }
 

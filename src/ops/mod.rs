@@ -137,9 +137,9 @@ pub trait Kernels: Backend + Parallel {
     }
 
     /// Rotates the heads of `x` `[S·T, heads·head_dim]`: x·cos + swap(x)·sin, where swap exchanges the halves of every head and the
-    /// sign of the rotation is folded into `sin`. The tables are `[1, T·heads·head_dim]`.
-    fn rotate(x: Tensor<Self, 2>, cos: Tensor<Self, 2>, sin: Tensor<Self, 2>, head_dim: usize) -> Tensor<Self, 2> {
-        layer::rotate(x, cos, sin, head_dim)
+    /// sign of the rotation is folded into `sin`. The tables are `[T, head_dim]`, one row for all heads and samples.
+    fn rotate(x: Tensor<Self, 2>, cos: Tensor<Self, 2>, sin: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        layer::rotate(x, cos, sin)
     }
 
     /// Causal grouped-query attention: queries `[S, H, T, d]` to keys and values `[S, KV, past + T, d]`, the result `[S·T, H·d]`.

@@ -89,11 +89,12 @@ fn swiglu_backward_values_on<S: Simd>(_: S, gate: &[f32], up: &[f32], output: &[
     }
 }
 
-pub fn rotate(x: Matrix, cos: Matrix, sin: Matrix, head_dim: usize) -> Matrix {
-    let (line, cos, sin) = (cos.dims()[1], Dense::of(&cos), Dense::of(&sin));
+pub fn rotate(x: Matrix, cos: Matrix, sin: Matrix) -> Matrix {
+    let ([_, width], [line, head_dim]) = (x.dims(), cos.dims());
+    let (cos, sin) = (Dense::of(&cos), Dense::of(&sin));
     map_chunks(&x, head_dim, |start, x, out| {
         for (head, (x, out)) in x.chunks_exact(head_dim).zip(out.chunks_exact_mut(head_dim)).enumerate() {
-            let at = (start + head * head_dim) % line;
+            let at = (start + head * head_dim) / width % line * head_dim;
             rotate_head(x, &cos[at..at + head_dim], &sin[at..at + head_dim], out);
         }
     })

@@ -156,10 +156,10 @@ impl Kernels for Flex {
         }
     }
 
-    fn rotate(x: Tensor<Self, 2>, cos: Tensor<Self, 2>, sin: Tensor<Self, 2>, head_dim: usize) -> Tensor<Self, 2> {
+    fn rotate(x: Tensor<Self, 2>, cos: Tensor<Self, 2>, sin: Tensor<Self, 2>) -> Tensor<Self, 2> {
         match x.dtype() {
-            DType::F32 => layer::rotate(x, cos, sin, head_dim),
-            _ => reference::layer::rotate(x, cos, sin, head_dim),
+            DType::F32 => layer::rotate(x, cos, sin),
+            _ => reference::layer::rotate(x, cos, sin),
         }
     }
 

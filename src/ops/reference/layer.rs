@@ -42,12 +42,13 @@ pub fn swiglu_backward<B: Backend>(gate: Tensor<B, 2>, up: Tensor<B, 2>, output:
 }
 
 /// x·cos + swap(x)·sin, where swap exchanges the halves of every head.
-pub fn rotate<B: Backend>(x: Tensor<B, 2>, cos: Tensor<B, 2>, sin: Tensor<B, 2>, head_dim: usize) -> Tensor<B, 2> {
-    let ([rows, width], half, line) = (x.dims(), head_dim / 2, cos.dims()[1]);
-    let heads = x.clone().reshape([rows * width / head_dim, head_dim]);
-    let swapped = Tensor::cat(vec![heads.clone().narrow(1, half, half), heads.narrow(1, 0, half)], 1);
-    let samples = [rows * width / line, line];
-    (x.reshape(samples) * cos + swapped.reshape(samples) * sin).reshape([rows, width])
+pub fn rotate<B: Backend>(x: Tensor<B, 2>, cos: Tensor<B, 2>, sin: Tensor<B, 2>) -> Tensor<B, 2> {
+    let ([rows, width], [line, head_dim]) = (x.dims(), cos.dims());
+    let half = head_dim / 2;
+    let heads: Tensor<B, 4> = x.reshape([rows / line, line, width / head_dim, head_dim]);
+    let swapped = Tensor::cat(vec![heads.clone().narrow(3, half, half), heads.clone().narrow(3, 0, half)], 3);
+    let table = |values: Tensor<B, 2>| values.reshape([1, line, 1, head_dim]);
+    (heads * table(cos) + swapped * table(sin)).reshape([rows, width])
 }
 
 /// softmax(q·kᵀ/√d + mask)·v without repeating keys or values: the query heads that share a key head are stacked into one matrix.
