@@ -97,7 +97,9 @@ fn bos_stands_before_the_prompt_and_is_not_typed() {
         assert_eq!((without["bos"].clone(), ids(&without["search_ids"]).len()), (json!(false), 5));
     }
     let typed = answer(&mut tiny(["complete", "--json", "--bos", "on", "--tokens", "2"]));
-    let given = answer(&mut tiny(["complete", "--json", "--ids", &listed(&typed["prompt_ids"]), "--tokens", "2"]));
+    let spaced = listed(&typed["prompt_ids"]).replace(',', ", ");
+    let given = answer(&mut tiny(["complete", "--json", "--ids", &spaced, "--tokens", "2"]));
+    refuses(&mut tiny(["complete", "--ids", "5,x"]), 2, &["--ids", "'x'", "whole number"]);
     assert_eq!(ids(&typed["prompt_ids"])[0], 0);
     assert_eq!(typed["completion_ids"], given["completion_ids"]);
 }

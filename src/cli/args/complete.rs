@@ -6,6 +6,7 @@ use clap::{Args, value_parser};
 
 use super::around::Around;
 use super::setting::Flags;
+use super::text::token_id;
 use crate::Result;
 
 /// `complete`.
@@ -20,7 +21,7 @@ pub struct Complete {
     #[arg(required_unless_present = "ids", conflicts_with = "ids")]
     pub prompt: Option<OsString>,
     /// Token ids to continue, in place of a text
-    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',', conflicts_with_all = ["template", "chat", "system"])]
+    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',', value_parser = token_id, conflicts_with_all = ["template", "chat", "system"])]
     pub ids: Option<Vec<u32>>,
     /// Tokens to write
     #[arg(long, value_name = "M", default_value_t = 20, value_parser = value_parser!(u32).range(1..))]

@@ -7,7 +7,7 @@ use clap::{Args, value_parser};
 
 use super::around::Around;
 use super::setting::{Flags, Names, help};
-use super::text::read_list;
+use super::text::{read_list, token_id};
 use crate::Result;
 use crate::method::registry::MethodName;
 
@@ -74,7 +74,7 @@ pub struct Invert {
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Token ids that the model shall write, in place of a text
-    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',', allow_negative_numbers = true, conflicts_with_all = ["target", "file"])]
+    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',', value_parser = token_id, allow_negative_numbers = true, conflicts_with_all = ["target", "file"])]
     pub target_ids: Option<Vec<u32>>,
     /// Invert every target of a file (`-`: standard input), as `dlmi targets` prints them, and print a table (with --json a line for each); --out keeps
     /// the results, and the same command goes on from there

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::around::Around;
 use super::setting::Flags;
+use super::text::token_id;
 use crate::{Error, Result};
 
 /// `score`.
@@ -24,10 +25,10 @@ pub struct Score {
     #[arg(value_name = "TEXT", num_args = 0..=2)]
     texts: Vec<OsString>,
     /// The prompt's token ids, in place of PROMPT
-    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',', conflicts_with_all = ["template", "chat", "system"])]
+    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',', value_parser = token_id, conflicts_with_all = ["template", "chat", "system"])]
     pub prompt_ids: Option<Vec<u32>>,
     /// The target's token ids, in place of TARGET
-    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',')]
+    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',', value_parser = token_id)]
     pub target_ids: Option<Vec<u32>>,
     /// Say whether an exact prompt is exact in f16, bf16, with 8-bit weights, on the other CPU backend, and with a newline or a space typed behind it too
     #[arg(long)]

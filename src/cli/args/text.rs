@@ -17,6 +17,14 @@ const LARGEST_LIST: u64 = 1 << 20;
 
 static STANDARD_INPUT_WAS_READ: AtomicBool = AtomicBool::new(false);
 
+/// A token id of a list, as JSON has them too: with a space before it.
+///
+/// # Errors
+/// It is none.
+pub fn token_id(text: &str) -> Result<u32, &'static str> {
+    text.trim().parse().map_err(|_| "a token id is a whole number from 0")
+}
+
 /// The lines of a file, or of standard input (`-`), but for empty ones and for spaces at their ends. A list without any is said to be that: it
 /// may be another file than was meant.
 ///
