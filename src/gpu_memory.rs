@@ -17,7 +17,7 @@ const THREAD: &str = "DS";
 /// What stands in a panic about a buffer that cannot be had: CubeCL's, wgpu's, and wgpu's about limits of a device.
 const SIGNS: [&str; 5] = ["can't allocate buffer", "Out of Memory", "OutOfMemory", "buffer_binding_size", "maximum buffer size"];
 
-/// Has the panic hook [`notice`] what it hears of, before it does what it did.
+/// Has the panic hook notice such panics, before it does what it did. A hook that is set later must be watched again.
 pub fn watch() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -26,8 +26,8 @@ pub fn watch() {
     }));
 }
 
-/// For a panic hook: notices a panic of a device's own thread that says that a buffer cannot be had.
-pub fn notice(panic: &PanicHookInfo) {
+/// Notices a panic of a device's own thread that says that a buffer cannot be had.
+fn notice(panic: &PanicHookInfo) {
     let of_device = std::thread::current().name().is_some_and(|name| name.starts_with(THREAD));
     let sign = panic.payload_as_str().filter(|_| of_device).and_then(sign);
     sign.map(|line| SAID.get_or_init(|| line.to_owned()));

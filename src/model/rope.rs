@@ -43,9 +43,13 @@ impl RotaryEmbedding {
     pub fn rotation<B: Backend>(&self, positions: &[usize], device: &B::Device, dtype: DType) -> Rotation<B> {
         let first = positions.iter().min().copied().unwrap_or(0);
         let past = positions.iter().max().map_or(0, |last| last + 1);
-        let angles = |position: usize| self.inverse_frequencies.iter().map(move |f| position as f64 * f);
-        let cos = (first..past).flat_map(|position| angles(position).chain(angles(position)).map(f64::cos)).collect();
-        let sin = (first..past).flat_map(|position| angles(position).map(|a| -a.sin()).chain(angles(position).map(f64::sin))).collect();
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for position in first..past {
+            let (s, c): (Vec<f64>, Vec<f64>) = self.inverse_frequencies.iter().map(|f| (position as f64 * f).sin_cos()).unzip();
+            cos.extend(c.iter().chain(&c));
+            sin.extend(s.iter().map(|s| -s));
+            sin.extend(&s);
+        }
         let places: Vec<i64> = positions.iter().map(|position| (position - first) as i64).collect();
         let places = Tensor::<B, 1, Int>::from_data(TensorData::new(places, [positions.len()]), device);
         let table = |values: Vec<f64>| {

@@ -16,7 +16,7 @@ mod soft_prompt;
 pub use adam::{AdamStep, Moments, adam};
 pub use parallel::Parallel;
 pub use precision::{Products, wide};
-pub(crate) use precision::{blocks, concat_columns, product};
+pub(crate) use precision::{blocks, concat, product};
 pub(crate) use soft_prompt::stack;
 pub use soft_prompt::{Gumbel, SoftEmbeddings, SoftPrompt};
 

@@ -56,12 +56,12 @@ pub fn product<B: Backend>(x: Tensor<B, 2>, matrix: &Tensor<B, 2>) -> Tensor<B, 
 
 /// x·Wᵀ in the type of `x` `[R, D]`, whatever type `matrix` `[V, D]` is stored in.
 pub(super) fn product_transposed<B: Backend>(x: Tensor<B, 2>, matrix: &Tensor<B, 2>) -> Tensor<B, 2> {
-    concat_columns(blocks(matrix, x.dtype()).map(|(_, rows)| x.clone().matmul(rows.transpose())).collect())
+    concat(blocks(matrix, x.dtype()).map(|(_, rows)| x.clone().matmul(rows.transpose())).collect(), 1)
 }
 
-/// Concatenates the columns of matrices of R rows; a single matrix is not copied.
-pub fn concat_columns<B: Backend>(mut parts: Vec<Tensor<B, 2>>) -> Tensor<B, 2> {
-    if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 1) }
+/// Concatenates tensors along an axis; a single one is not copied.
+pub fn concat<B: Backend, const R: usize>(mut parts: Vec<Tensor<B, R>>, axis: usize) -> Tensor<B, R> {
+    if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, axis) }
 }
 
 /// A part of an axis; the whole of it is not copied.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Cache, Llama, LlamaConfig, greedy};
 use crate::objective::Objective;
-use crate::ops::{Kernels, Matrix, Plain, TrackedBackend, blocks, concat_columns, product, wide};
+use crate::ops::{Kernels, Matrix, Plain, TrackedBackend, blocks, concat, product, wide};
 use crate::problem::{Example, Problem};
 use crate::source::tokenizer::Tokenizer;
 use crate::tensor::{argmax_rows, host, ids_tensor};
@@ -216,7 +216,7 @@ impl<B: TrackedBackend> Subject<B> {
     /// ‖E_v‖², `[1, V]`, in the type in which sums are made.
     fn norms(&self) -> Matrix<B> {
         let of_rows = |rows: Matrix<B>| rows.powi_scalar(2).sum_dim(1).transpose();
-        let norms = || concat_columns(blocks(&self.plain.embed_tokens.val(), self.wide()).map(|(_, rows)| of_rows(rows)).collect());
+        let norms = || concat(blocks(&self.plain.embed_tokens.val(), self.wide()).map(|(_, rows)| of_rows(rows)).collect(), 1);
         self.norms.get_or_init(norms).clone()
     }
 
@@ -238,7 +238,7 @@ impl<B: TrackedBackend> Subject<B> {
     /// x·W_Eᵀ, `[R, D]` → `[R, V]`.
     pub fn times_embedding(&self, x: Matrix<B>) -> Matrix<B> {
         let embedding = self.plain.embed_tokens.val();
-        concat_columns(blocks(&embedding, x.dtype()).map(|(_, rows)| Plain::<B>::matmul(x.clone(), rows.transpose())).collect())
+        concat(blocks(&embedding, x.dtype()).map(|(_, rows)| Plain::<B>::matmul(x.clone(), rows.transpose())).collect(), 1)
     }
 }
 

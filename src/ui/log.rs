@@ -85,11 +85,11 @@ static LAST_PANIC: Mutex<Option<(String, String)>> = Mutex::new(None);
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("no message").to_string();
-        gpu_memory::notice(panic);
         let place = panic.location().map_or("an unknown place".into(), ToString::to_string);
         tracing::debug!("panic at {place}: {message}\n{}", std::backtrace::Backtrace::capture());
         *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some((message, place));
     }));
+    gpu_memory::watch();
 }
 
 /// Runs `work`; a panic becomes one sentence.

@@ -173,21 +173,19 @@ fn slurm_time(text: &str) -> Result<String, String> {
     let number = |text: &str| text.parse::<u32>().ok().filter(|_| text.bytes().all(|c| c.is_ascii_digit())).map(u64::from);
     let (days, rest) = text.split_once('-').map_or((None, text), |(days, rest)| (Some(days), rest));
     let parts = rest.split(':').map(number).collect::<Option<Vec<u64>>>().unwrap_or_default();
-    let seconds = match (days.map(number), &parts[..]) {
-        (None, [minutes]) => Some(minutes * 60),
-        (None, [minutes, seconds]) => Some(minutes * 60 + seconds),
-        (None, [hours, minutes, seconds]) => Some((hours * 60 + minutes) * 60 + seconds),
-        (Some(Some(days)), [hours, smaller @ ..]) if smaller.len() < 3 => {
-            let [minutes, seconds] = [0, 1].map(|i| smaller.get(i).copied().unwrap_or(0));
-            Some(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
-        }
-        _ => None,
+    let [days, hours, minutes, seconds] = match (days.map(number), &parts[..]) {
+        (None, &[minutes]) => [0, 0, minutes, 0],
+        (None, &[minutes, seconds]) => [0, 0, minutes, seconds],
+        (None, &[hours, minutes, seconds]) => [0, hours, minutes, seconds],
+        (Some(Some(days)), &[hours]) => [days, hours, 0, 0],
+        (Some(Some(days)), &[hours, minutes]) => [days, hours, minutes, 0],
+        (Some(Some(days)), &[hours, minutes, seconds]) => [days, hours, minutes, seconds],
+        _ => return Err("it must be a time as Slurm writes it, such as 04:00:00 or 2-00:00:00".to_owned()),
     };
-    match seconds {
-        None => Err("it must be a time as Slurm writes it, such as 04:00:00 or 2-00:00:00".to_owned()),
-        Some(..=WARNED) => Err(format!("a task is warned {WARNED} seconds before its end, so it must have more than that")),
-        Some(_) => Ok(text.to_owned()),
+    if ((days * 24 + hours) * 60 + minutes) * 60 + seconds <= WARNED {
+        return Err(format!("a task is warned {WARNED} seconds before its end, so it must have more than that"));
     }
+    Ok(text.to_owned())
 }
 
 fn shard(text: &str) -> Result<(usize, usize), String> {

@@ -3,7 +3,7 @@
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, activation::log_softmax, backend::Backend};
 
 use crate::objective::{Objective, RowLoss};
-use crate::ops::precision::{product, wide};
+use crate::ops::precision::{concat, product, wide};
 use crate::ops::{CHUNK, TargetLoss};
 
 /// Margin of the target token over the best other one, and that other one: (`[R, 1]`, `[R, 1]`).
@@ -24,7 +24,7 @@ fn wide_logits<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>) -> Tensor<B
 /// ℓ_y − max_{v≠y} ℓ_v of every row.
 pub fn margins<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
     let of = |hidden, targets| runner_up(wide_logits(hidden, head.clone()), targets).0.squeeze_dim(1);
-    joined(in_chunks(hidden, &head, targets, of))
+    concat(in_chunks(hidden, &head, targets, of), 0)
 }
 
 /// The [`margins`] of every row, and −log softmax(ℓ)_y.
@@ -39,7 +39,7 @@ pub fn margins_and_cross_entropies<B: Backend>(
         (runner_up(logits, targets).0.squeeze_dim(1), losses.squeeze_dim(1))
     };
     let (margins, losses) = in_chunks(hidden, &head, targets, both).into_iter().unzip();
-    (joined(margins), joined(losses))
+    (concat(margins, 0), concat(losses, 0))
 }
 
 /// What `of` makes of some rows at a time and of their targets `[R, 1]`, so that no more than 64 MiB of logits are alive.
@@ -56,10 +56,6 @@ fn in_chunks<B: Backend, T>(
         of(hidden.clone().narrow(0, first, count), targets.clone().narrow(0, first, count))
     };
     (0..rows).step_by(size).map(part).collect()
-}
-
-fn joined<B: Backend, const R: usize>(mut parts: Vec<Tensor<B, R>>) -> Tensor<B, R> {
-    if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(parts, 0) }
 }
 
 /// −ℓ_y, for which no other logit is needed.
@@ -101,5 +97,5 @@ pub fn forward<B: Backend>(hidden: Tensor<B, 2>, head: Tensor<B, 2>, targets: Te
         RowLoss::Logit => return target_logit(hidden, head, targets),
     };
     let (losses, hidden) = parts.into_iter().map(|part| (part.losses, part.hidden)).unzip();
-    TargetLoss { losses: joined(losses), hidden: joined(hidden) }
+    TargetLoss { losses: concat(losses, 0), hidden: concat(hidden, 0) }
 }
