@@ -244,3 +244,26 @@ fn what_is_completed_in_a_pipe_is_scored_as_it_is() {
         assert_eq!(score["target_text"], text);
     }
 }
+
+/// Alone, to the byte, for a pipe; what a reader must know besides goes to stderr.
+#[test]
+fn a_found_prompt_goes_through_a_pipe() {
+    let arguments = ["invert", "ing", "--backend", "flex", "--steps", "100", "--prompt-tokens", "8"];
+    let record = inversion(&mut tiny(arguments));
+    let printed = run(tiny(arguments).args(["--print", "prompt"]));
+    assert_eq!((printed.code, printed.err.as_str()), (Some(0), ""));
+    assert_eq!(printed.out, format!("{}\n", record["prompt_text"].as_str().unwrap()));
+    let m = record["target_ids"].as_array().unwrap().len().to_string();
+    assert_eq!(run(tiny(["complete", "-", "--tokens", &m]).write_stdin(printed.out)).out, "ing\n");
+
+    let missed = run(tiny(["invert", " zounds", "--steps", "1", "--prompt-tokens", "3", "--prefix", "Say:\n", "--print", "prompt"])
+        .args(["--suffix", "\n"]));
+    assert_eq!(missed.code, Some(1), "{missed:?}");
+    assert!(missed.out.starts_with("Say:\n") && missed.out.ends_with("\n\n"), "{missed:?}");
+    assert!(missed.err.contains("not exact after") && missed.err.lines().count() == 1, "{missed:?}");
+
+    for other in [&["--json"][..], &["--targets", "x"], &["--count", "2"]] {
+        refuses(tiny(["invert", "--print", "prompt"]).args(other), 2, &["--print", other[0]]);
+    }
+    refuses(&mut tiny(["invert", "--print", "target"]), 2, &["target", "prompt"]);
+}

@@ -96,6 +96,8 @@ fn a_chat_is_one_text_by_the_models_own_template() {
     assert_eq!((&found["round_trips"], &found["settings"]["chat"]), (&json!(true), &json!(true)), "{found}");
     let shown = run(on(&model, &["invert", " zounds", "--steps", "1", "--prompt-tokens", "3"]).args(chat)).out;
     assert!(shown.starts_with("found    \"") && shown.contains("\nprompt   \"<s>[system] Be brief.⏎[user] "), "{shown}");
+    let turn = ["invert", " zounds", "--steps", "3", "--prompt-tokens", "5", "--prefix", "Say", "--print", "prompt"];
+    assert_eq!(run(on(&model, &turn).args(chat)).out, format!("Say{free}\n"));
 }
 
 /// What stands around a turn is nobody's repetition.

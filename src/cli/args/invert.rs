@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, value_parser};
+use clap::{Args, ValueEnum, value_parser};
 
 use super::around::Around;
 use super::setting::{Flags, Names, help};
@@ -24,6 +24,7 @@ Examples:
   dlmi invert --targets targets.jsonl --max-seconds 60 --out list1
   dlmi invert --count 5 --max-seconds 60
   dlmi invert --shortest --max-seconds 60
+  dlmi invert --print prompt | dlmi complete -
 
 Exit code: 0 exact (by --min-margin, all of --targets or --count), 1 not, 2 bad input, 3 no such device, hub or disk space, 130 interrupted.")]
 pub struct Invert {
@@ -90,12 +91,22 @@ pub struct Invert {
     /// Print the table of --targets as CSV
     #[arg(long, requires = "targets", conflicts_with = "json")]
     pub csv: bool,
+    /// Print this alone, to the byte where it does not go to a terminal; a newline follows, which `-` of other verbs leaves out again
+    #[arg(long, value_name = "WHAT", conflicts_with_all = ["json", "csv", "targets", "count"])]
+    pub print: Option<Print>,
     /// Keep result, events (for TensorBoard too) and checkpoint in a folder
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Go on from the checkpoint in the folder of --out
     #[arg(long, requires = "out")]
     pub resume: bool,
+}
+
+/// What of a result is printed.
+#[derive(ValueEnum, Debug, Clone, Copy)]
+pub enum Print {
+    /// The prompt as it is typed, in a chat the user's turn
+    Prompt,
 }
 
 impl Invert {

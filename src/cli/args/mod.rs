@@ -26,7 +26,7 @@ pub use bench::Bench;
 pub use complete::Complete;
 pub use global::Global;
 pub use gradients::Gradients;
-pub use invert::Invert;
+pub use invert::{Invert, Print};
 pub use models::Models;
 pub use report::Report;
 pub use score::Score;

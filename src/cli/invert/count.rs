@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::series::{Aim, Kept, Series, is_solved, notes, robust, verdict};
+use super::series::{Aim, Kept, Series, is_solved, notes, robust, typed, verdict};
 use crate::Result;
 use crate::cli::args::{Cli, Invert};
 use crate::cli::session::Session;
@@ -61,12 +61,7 @@ impl Prompts {
     /// A line for people: the prompt as it is typed, and what was verified.
     fn line(&self, inversion: &Value) -> String {
         let color = |kind, text: &str| paint(self.policy.color_out, kind, text);
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let settings = &inversion["settings"];
-        let typed = match settings["chat"] == true {
-            true => [&settings["prefix"], &inversion["free_text"], &settings["suffix"]].map(text).concat(),
-            false => text(&inversion["prompt_text"]),
-        };
         let solved = is_solved(inversion);
         let verdict = format!("{:<6}", verdict(inversion["exact"].as_bool(), solved));
         let verdict = color(if solved { Paint::Good } else { Paint::Bad }, &verdict);
@@ -80,7 +75,7 @@ impl Prompts {
                 format!("writes {} of {}", inversion["best"]["matched_prefix"], counted(m as u64, "token"))
             }
         };
-        let prompt = color(Paint::Bold, &visible(&typed).to_string());
+        let prompt = color(Paint::Bold, &visible(&typed(inversion)).to_string());
         let line = format!("{verdict} \"{prompt}\"  (seed {seed}, {length}{how_far}, {seconds:.1} s, {steps})");
         let robust = robust(inversion).filter(|_| inversion["exact"] == true).map(|robust| format!("\n       robust {robust}"));
         let notes = notes(inversion).map(|note| format!("\n       {} {}", color(Paint::Notice, "note"), visible(note)));

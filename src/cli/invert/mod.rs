@@ -6,9 +6,11 @@ mod series;
 
 use std::process::ExitCode;
 
+use serde_json::json;
+
 use crate::budget::Budget;
 use crate::cli::answer;
-use crate::cli::args::{Cli, Invert};
+use crate::cli::args::{Cli, Invert, Print};
 use crate::cli::session::Session;
 use crate::cli::signals::{ended_by, watch_signals};
 use crate::interrupt::Signal;
@@ -19,7 +21,7 @@ use crate::invert::record::Circumstances;
 use crate::invert::{Inversion, Observer, Report, Scores, Snapshot, Stopped, Task};
 use crate::problem::{Problem, Target};
 use crate::terminal::{counted, logits};
-use crate::ui::{Paint, Policy, Progress, Status, paint, visible};
+use crate::ui::{Paint, Policy, Progress, Status, paint, print_text, visible};
 use crate::{Error, Result};
 
 #[inline]
@@ -65,7 +67,10 @@ fn one(cli: &Cli, verb: &Invert, policy: Policy) -> Result<ExitCode> {
         inversion.ask_robust(&mut model, &problem, max_memory, signal.clone());
         kept = keep(&inversion);
     }
-    answer(cli, &inversion, || readable(&inversion, folder.is_some(), policy))?;
+    match verb.print {
+        Some(Print::Prompt) => prompt_alone(&inversion)?,
+        None => answer(cli, &inversion, || readable(&inversion, folder.is_some(), policy))?,
+    }
     kept?;
     Ok(match (inversion.stopped, inversion.solved) {
         (Stopped::Signal, _) => ended_by(&signal),
@@ -156,6 +161,17 @@ impl Observer for Watcher {
     fn signal(&self) -> Signal {
         self.signal.clone()
     }
+}
+
+/// The prompt; what a reader must know besides goes to stderr.
+fn prompt_alone(inversion: &Inversion) -> Result<()> {
+    for note in &inversion.notes {
+        tracing::warn!("{note}");
+    }
+    if !inversion.exact {
+        tracing::warn!("not exact {}", how_far(inversion));
+    }
+    print_text(&series::typed(&json!(inversion)))
 }
 
 /// A few lines for people: the prompt, what the model writes, what was verified, and what to try when it failed. `kept`

@@ -127,6 +127,16 @@ pub(super) fn is_solved(inversion: &Value) -> bool {
     inversion["solved"].as_bool().or(inversion["exact"].as_bool()) == Some(true)
 }
 
+/// What a user types of an inversion of a record: in a chat the turn, without the template around it.
+pub(super) fn typed(inversion: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let settings = &inversion["settings"];
+    match settings["chat"] == true {
+        true => [&settings["prefix"], &inversion["free_text"], &settings["suffix"]].map(text).concat(),
+        false => text(&inversion["prompt_text"]),
+    }
+}
+
 /// What a reader of an inversion must also know.
 pub(super) fn notes(inversion: &Value) -> impl Iterator<Item = &str> {
     inversion["notes"].as_array().into_iter().flatten().filter_map(Value::as_str)
