@@ -96,6 +96,12 @@ impl Stream {
         Self { lane: (self.lane & 0xff00_0000) | (sample & 0x00ff_ffff), ..self }
     }
 
+    /// What the stream adds to a row and a block of columns: both words of the key, the step, the purpose with the sample.
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    pub(crate) fn words(self) -> [u32; 4] {
+        [self.key[0], self.key[1], self.step, self.lane]
+    }
+
     /// u at (row, column): uniform in (0, 1), never 0 or 1.
     pub fn uniform(&self, row: u32, column: u32) -> f32 {
         unit(self.block(row, column / 4)[column as usize % 4])

@@ -1,6 +1,7 @@
 //! Between tensors and plain vectors.
 
 use burn::tensor::{BasicOps, Int, Tensor, TensorData, backend::Backend};
+use rayon::prelude::*;
 
 use crate::gpu_memory;
 
@@ -27,10 +28,10 @@ pub fn argmax(row: &[f32]) -> (u32, f32) {
     (best, if wild.is_finite() { first - second } else { f32::NAN })
 }
 
-/// The [`argmax`] of every row of `logits` `[R, V]`, `[R]`.
-pub fn argmax_rows<B: Backend>(logits: Tensor<B, 2>) -> Vec<u32> {
-    let v = logits.dims()[1];
-    host(logits).chunks_exact(v).map(|row| argmax(row).0).collect()
+/// The [`argmax`] of every row of `x` `[R, V]`, `[R]`, on the CPU; see [`crate::ops::Kernels::argmax_rows`].
+pub fn argmax_rows<B: Backend>(x: Tensor<B, 2>) -> Vec<u32> {
+    let v = x.dims()[1];
+    host(x).par_chunks_exact(v).map(|row| argmax(row).0).collect()
 }
 
 /// The values of a tensor, row-major.

@@ -11,7 +11,8 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::{BackendName, DeviceInfo, DeviceKind, Dtype, Health, Job, dispatch};
-use crate::ops::TrackedBackend;
+use crate::noise::{Clock, Purpose};
+use crate::ops::{Kernels, Plain, TrackedBackend};
 use crate::setting;
 
 /// Tells a child which device to test, and keeps a program that never calls [`child`] from starting itself for ever.
@@ -114,7 +115,7 @@ fn parse(order: &str) -> Option<(DeviceInfo, Dtype)> {
 
 /// Samples of what a pass consists of, in this type. For x `[N, D]` and W `[V, D]`: y = x·Wᵀ with W as a transposed view, as the language
 /// model head does it, and the gradient of Σy²/SHRINK by x, which is 2·y·W/SHRINK. Of W as N long rows the softmax and the maxima, by which
-/// threads of a GPU must work together; and some of its rows.
+/// threads of a GPU must work together; and some of its rows. And Gumbel noise of two samples, whose rows end within a block of draws.
 struct Samples(Dtype);
 
 const N: usize = 8;
@@ -145,6 +146,8 @@ impl Job for Samples {
             Ok(data) => Ok(data.convert::<f32>().to_vec::<f32>().unwrap_or_default()),
             Err(error) => Err(format!("reading a tensor failed: {error:?}")),
         };
+        let stream = Clock { seed: 5, restart: 7, step: 11 }.stream(Purpose::PromptNoise);
+        let noise = Plain::<B>::gumbel(stream, Some(0.999), 3..5, [N, V - 1], (&device, DType::F32));
         let (rows, wide) = (w.clone().select(0, Tensor::from_ints([V - 1, 3, 3], &device)), w.cast(DType::F32).reshape([N, V / N * D]));
         Ok(vec![
             ("matrix product", read(y.try_into_data())?),
@@ -152,6 +155,7 @@ impl Job for Samples {
             ("softmax", read(softmax(wide.clone(), 1).try_into_data())?),
             ("maximum", read(wide.max_dim(1).try_into_data())?),
             ("selection of rows", read(rows.try_into_data())?),
+            ("draw of noise", read(noise.try_into_data())?),
         ])
     }
 }
@@ -218,6 +222,7 @@ mod tests {
     use burn::backend::{Autodiff, Flex};
 
     use super::*;
+    use crate::noise::Stream;
 
     fn device(backend: BackendName) -> DeviceInfo {
         DeviceInfo::new(backend, DeviceKind::Software, 0, "test")
@@ -300,5 +305,7 @@ mod tests {
         assert!((f64::from(samples[2].1[9]) - f64::from(row[9]).exp() / sum).abs() < 1e-8);
         assert_eq!(samples[3].1[0], row.iter().copied().fold(f32::MIN, f32::max));
         assert_eq!(samples[4].1[D + 7], pattern(7919 + 3 * D + 7));
+        let u = Stream::new(5, 7, 11, Purpose::PromptNoise, 4).uniform(6, 509) * 0.999;
+        assert!((f64::from(samples[5].1[(N + 6) * (V - 1) + 509]) + (-f64::from(u).ln()).ln()).abs() < 1e-5);
     }
 }

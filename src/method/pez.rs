@@ -15,12 +15,12 @@ use crate::Result;
 use crate::estimator::relaxation::vocabulary_mask;
 use crate::noise::{Draws, Purpose};
 use crate::objective::{Goal, margin_key, objective_key};
-use crate::ops::{Matrix, Plain, TrackedBackend, wide};
+use crate::ops::{Kernels, Matrix, Plain, TrackedBackend, wide};
 use crate::optimiser::Adam;
 use crate::problem::Problem;
 use crate::setting::{Key, key, positive, real};
 use crate::subject::Subject;
-use crate::tensor::{argmax_rows, norm};
+use crate::tensor::norm;
 
 /// Its settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -81,7 +81,7 @@ impl<B: TrackedBackend> PezMethod<B> {
     /// The allowed token nearest to each row of P by cosine.
     fn nearest(&self, rows: Matrix<B>, subject: &Subject<B>) -> Vec<u32> {
         let along = subject.along_embeddings(rows);
-        argmax_rows(match &self.mask {
+        Plain::<B>::argmax_rows(match &self.mask {
             Some(mask) => along + mask.clone(),
             None => along,
         })

@@ -8,6 +8,8 @@
 mod adam;
 mod autodiff;
 mod flex;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod gpu;
 mod parallel;
 mod precision;
 pub mod reference;
@@ -20,11 +22,15 @@ pub(crate) use precision::{blocks, concat, product};
 pub(crate) use soft_prompt::stack;
 pub use soft_prompt::{Gumbel, SoftEmbeddings, SoftPrompt};
 
+use std::ops::Range;
+
 use burn::backend::autodiff::{Autodiff, checkpoint::strategy::CheckpointStrategy};
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 
+use crate::noise::Stream;
 use crate::objective::Objective;
+use crate::tensor::argmax_rows;
 use reference::{layer, soft_embedding, target_loss};
 
 /// Largest buffer with V columns, in elements (64 MiB of f32).
@@ -46,6 +52,18 @@ pub struct TargetLoss<B: Backend> {
 
 /// The blocks, on a backend without gradients. The defaults are plain Burn ([`mod@reference`]).
 pub trait Kernels: Backend + Parallel {
+    /// Gumbel noise g of some samples as [`Gumbel::Drawn`] has it, `[count·N, V]`: a matrix `[N, V]` of each, whose draws are addressed by
+    /// row and column. The uniform draws behind it are the same everywhere, to the bit, and g is to a few units in the last place.
+    fn gumbel(
+        stream: Stream,
+        largest: Option<f64>,
+        samples: Range<usize>,
+        shape: [usize; 2],
+        options: (&Self::Device, DType),
+    ) -> Tensor<Self, 2> {
+        soft_prompt::gumbel(stream, largest, samples, shape, options)
+    }
+
     /// Soft embeddings of all samples, in the type of Z whatever that of W_E; see [`SoftPrompt`].
     fn soft_embedding(prompt: &SoftPrompt<Self>) -> SoftEmbeddings<Self> {
         soft_embedding::forward(prompt)
@@ -65,6 +83,12 @@ pub trait Kernels: Backend + Parallel {
     /// from softmax(Z).
     fn draw(prompt: &SoftPrompt<Self>) -> Vec<Vec<u32>> {
         soft_embedding::draw(prompt)
+    }
+
+    /// The position of the largest value of every row of `x` `[R, V]`, the first of equals, `[R]`. In a row that holds what is no number it
+    /// is some position.
+    fn argmax_rows(x: Tensor<Self, 2>) -> Vec<u32> {
+        argmax_rows(x)
     }
 
     /// H of softmax((Z + g)/τ) in nats for every row of one sample, `[N]`.
@@ -169,14 +193,6 @@ pub trait Kernels: Backend + Parallel {
 impl Kernels for burn::backend::NdArray {}
 #[cfg(feature = "ndarray")]
 impl Parallel for burn::backend::NdArray {}
-#[cfg(feature = "wgpu")]
-impl Kernels for burn::backend::Vulkan {}
-#[cfg(feature = "wgpu")]
-impl Parallel for burn::backend::Vulkan {}
-#[cfg(feature = "cuda")]
-impl Kernels for burn::backend::Cuda {}
-#[cfg(feature = "cuda")]
-impl Parallel for burn::backend::Cuda {}
 
 /// The blocks with gradients: what the methods are generic over.
 pub trait TrackedBackend: AutodiffBackend<InnerBackend: Kernels> + Kernels {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor, TensorData};
 
-use super::CHUNK;
+use super::{CHUNK, Kernels};
 use crate::noise::Stream;
 
 /// Gumbel noise g of the samples.
@@ -38,24 +38,30 @@ impl<B: Backend> Gumbel<B> {
             Self::Silent => Gumbel::Silent,
         }
     }
+}
 
+impl<B: Kernels> Gumbel<B> {
     /// g of some samples, `[count·N, V]`, for a matrix `[N, V]` of each; nothing where there is no noise.
     pub(crate) fn of_samples(&self, samples: Range<usize>, [n, v]: [usize; 2], options: (&B::Device, DType)) -> Option<Tensor<B, 2>> {
-        let shape = [samples.len() * n, v];
         match self {
-            Self::Drawn { stream, largest } => {
-                let values = gumbel(*stream, *largest, samples, [n, v]);
-                Some(Tensor::from_data(TensorData::new(values, shape), options))
-            }
-            Self::Given(noise) => Some(noise.clone().narrow(0, samples.start * n, shape[0])),
+            Self::Drawn { stream, largest } => Some(B::gumbel(*stream, *largest, samples, [n, v], options)),
+            Self::Given(noise) => Some(noise.clone().narrow(0, samples.start * n, samples.len() * n)),
             Self::Silent => None,
         }
     }
 }
 
-/// Noise of some samples as [`Gumbel::Drawn`] has it: a matrix of this shape for each of them, row-major.
-fn gumbel(stream: Stream, largest: Option<f64>, samples: Range<usize>, [rows, columns]: [usize; 2]) -> Vec<f32> {
-    samples.flat_map(|sample| stream.sample(sample as u32).gumbel(rows, columns, largest)).collect()
+/// See [`Kernels::gumbel`]: drawn on the CPU.
+pub(super) fn gumbel<B: Backend>(
+    stream: Stream,
+    largest: Option<f64>,
+    samples: Range<usize>,
+    [n, v]: [usize; 2],
+    options: (&B::Device, DType),
+) -> Tensor<B, 2> {
+    let shape = [samples.len() * n, v];
+    let values: Vec<f32> = samples.flat_map(|sample| stream.sample(sample as u32).gumbel(n, v, largest)).collect();
+    Tensor::from_data(TensorData::new(values, shape), options)
 }
 
 /// Everything that the soft embeddings are made of.
@@ -97,16 +103,21 @@ impl<B: Backend> SoftPrompt<B> {
             None => self.logits.clone(),
         }
     }
+}
+
+impl<B: Kernels> SoftPrompt<B> {
+    /// Z + g of some samples, `[count·N, V]`.
+    pub(crate) fn noisy(&self, first: usize, count: usize) -> Tensor<B, 2> {
+        let logits = stack(self.masked(), count);
+        match self.noise.of_samples(first..first + count, self.logits.dims(), (&logits.device(), logits.dtype())) {
+            Some(noise) => logits + noise,
+            None => logits,
+        }
+    }
 
     /// (Z + g) / τ of some samples, `[count·N, V]`.
     pub(crate) fn scaled(&self, first: usize, count: usize) -> Tensor<B, 2> {
-        let logits = stack(self.masked(), count);
-        let noise = self.noise.of_samples(first..first + count, self.logits.dims(), (&logits.device(), logits.dtype()));
-        let noisy = match noise {
-            Some(noise) => logits + noise,
-            None => logits,
-        };
-        noisy / stack(self.temperature.clone(), count)
+        self.noisy(first, count) / stack(self.temperature.clone(), count)
     }
 }
 
@@ -135,7 +146,6 @@ mod tests {
 
     use super::*;
     use crate::noise::Purpose;
-    use crate::ops::Kernels;
     use crate::ops::reference::soft_embedding::{draw, forward};
     use crate::tensor::host;
 
@@ -147,11 +157,16 @@ mod tests {
         Stream::new(0, 0, 0, Purpose::PromptNoise, 0)
     }
 
+    /// A row of each sample, one after another.
+    fn noise() -> Vec<f32> {
+        host(Flex::gumbel(stream(), LARGEST, 0..SAMPLES, [1, V], (&Default::default(), DType::F32)))
+    }
+
     /// PyTorch's `-log(-log(rand * (0.999 - 1e-12) + 1e-12))`, its logarithms in f64: the largest of a row stays below 6.91, and no other
     /// ties with it.
     #[test]
     fn rescaled_noise_is_that_of_the_authors() {
-        let noise = gumbel(stream(), LARGEST, 0..SAMPLES, [1, V]);
+        let noise = noise();
         for (sample, row) in noise.chunks_exact(V).enumerate() {
             let mut ordered = row.to_vec();
             ordered.sort_unstable_by(|a, b| b.total_cmp(a));
@@ -178,7 +193,7 @@ mod tests {
         };
         assert_eq!(Flex::draw(&prompt), draw(&prompt));
         let (ours, theirs) = (host(Flex::soft_embedding(&prompt).largest), host(forward(&prompt).largest));
-        let noise = gumbel(stream(), LARGEST, 0..SAMPLES, [1, V]);
+        let noise = noise();
         for ((ours, theirs), row) in ours.iter().zip(&theirs).zip(noise.chunks_exact(V)) {
             assert_eq!(*theirs, row.iter().copied().fold(f32::MIN, f32::max));
             assert!((ours - theirs).abs() < 1e-5, "{ours} {theirs}");

@@ -8,7 +8,7 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use crate::model::{Cache, Llama};
 use crate::ops::{Gumbel, Kernels, SoftPrompt, wide};
 use crate::setting::Choice;
-use crate::tensor::{argmax_rows, ids_tensor};
+use crate::tensor::ids_tensor;
 
 /// Whose tokens the model is fed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,14 +69,6 @@ pub enum Output<B: Backend> {
 }
 
 impl<B: Backend> Output<B> {
-    /// The same for some of the samples, with noise drawn for `tokens` fed-back tokens.
-    pub fn of_samples(&self, samples: Range<usize>, tokens: usize, model: &Llama<B>) -> Self {
-        let Self::Distribution(noise) = self else { return Self::Argmax };
-        let options = (&model.device(), wide(model.dtype()));
-        let noise = noise.of_samples(samples, [tokens, model.config().vocab_size], options);
-        Self::Distribution(noise.map_or(Gumbel::Silent, Gumbel::Given))
-    }
-
     /// The same on a backend with gradients, which do not reach the noise.
     pub fn tracked<T: AutodiffBackend<InnerBackend = B>>(self) -> Output<T> {
         match self {
@@ -87,13 +79,21 @@ impl<B: Backend> Output<B> {
 }
 
 impl<B: Kernels> Output<B> {
+    /// The same for some of the samples, with noise drawn for `tokens` fed-back tokens.
+    pub fn of_samples(&self, samples: Range<usize>, tokens: usize, model: &Llama<B>) -> Self {
+        let Self::Distribution(noise) = self else { return Self::Argmax };
+        let options = (&model.device(), wide(model.dtype()));
+        let noise = noise.of_samples(samples, [tokens, model.config().vocab_size], options);
+        Self::Distribution(noise.map_or(Gumbel::Silent, Gumbel::Given))
+    }
+
     /// What is fed behind the normalised hidden states `hidden` `[S, D]` that predict token `t`, `[S, D]`. Noise must be given.
     fn token(&self, model: &Llama<B>, hidden: Tensor<B, 2>, t: usize) -> Tensor<B, 2> {
         let [samples, d] = hidden.dims();
         let logits = model.logits(hidden);
         let v = logits.dims()[1];
         let Self::Distribution(noise) = self else {
-            return model.embed(ids_tensor(&[argmax_rows(logits)], &model.device())).reshape([samples, d]);
+            return model.embed(ids_tensor(&[B::argmax_rows(logits)], &model.device())).reshape([samples, d]);
         };
         let noise = match noise {
             Gumbel::Given(noise) => {

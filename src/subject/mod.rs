@@ -19,7 +19,7 @@ use crate::objective::Objective;
 use crate::ops::{Kernels, Matrix, Plain, TrackedBackend, blocks, concat, product, wide};
 use crate::problem::{Example, Problem};
 use crate::source::tokenizer::Tokenizer;
-use crate::tensor::{argmax_rows, host, ids_tensor};
+use crate::tensor::{host, ids_tensor};
 use crate::terminal::counted;
 use crate::{Error, Result};
 
@@ -174,7 +174,7 @@ impl<B: TrackedBackend> Subject<B> {
     pub fn forced(&self, prompts: Tensor<Plain<B>, 3>, target: &[u32]) -> Vec<Vec<u32>> {
         let part = |samples: Range<usize>| {
             let hidden = self.target_states(prompts.clone().narrow(0, samples.start, samples.len()), target);
-            argmax_rows(self.plain.logits(hidden)).chunks_exact(target.len()).map(<[u32]>::to_vec).collect::<Vec<_>>()
+            Plain::<B>::argmax_rows(self.plain.logits(hidden)).chunks_exact(target.len()).map(<[u32]>::to_vec).collect::<Vec<_>>()
         };
         together(prompts.dims()[0]).flat_map(part).collect()
     }

@@ -12,7 +12,7 @@ use crate::metrics::Spread;
 use crate::ops::{Gumbel, Kernels, Matrix, Plain, TrackedBackend, wide};
 use crate::problem::Problem;
 use crate::subject::Subject;
-use crate::tensor::{argmax_rows, host, norm};
+use crate::tensor::{host, norm};
 
 /// A relaxed method at work.
 pub struct RelaxedMethod<B: TrackedBackend> {
@@ -119,7 +119,7 @@ impl<B: TrackedBackend> Method<B> for RelaxedMethod<B> {
 
     fn hard_prompt(&self, subject: &Subject<B>, problem: &Problem) -> HardPrompt {
         let now = self.relaxation(subject, problem).soft_prompt(Gumbel::Silent);
-        HardPrompt { free: argmax_rows(now.masked()), margins: None }
+        HardPrompt { free: Plain::<B>::argmax_rows(now.masked()), margins: None }
     }
 
     fn relaxed(&self, subject: &Subject<B>, problem: &Problem, clock: Clock) -> Option<Matrix<B>> {
