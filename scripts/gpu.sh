@@ -12,7 +12,7 @@ set -u
 export LC_NUMERIC=C
 
 LIMIT=470 # seconds in all
-SNAP=60   # seconds of a search
+SNAP=40   # seconds of a search
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/cuda_paths.sh
 . "$here/cuda_paths.sh"
@@ -111,7 +111,7 @@ render() {
     table tokens "32 greedy tokens by \`dlmi complete\`" backend type 'tokens agreed' seconds
     table step "A step, $rounds rounds ($step_title)" backend type method N 'seconds (least, most)' 'GFLOP/s, products alone' 'first losses' 'peer in PyTorch' ratio
     table score "Scoring candidates, N = 20, M = 20 ($model_title)" backend type batch 'seconds (least, most)' 'candidates a second' 'GFLOP/s, products alone'
-    table snap "A search with \`snap\`, $SNAP s at most ($model_title)" backend target exact steps 'seconds' 'matched prefix'
+    table snap "A search with \`snap\`, $SNAP s at most ($snap_title)" backend preset target exact steps 'seconds' 'matched prefix'
     printf '\n%s s in all.%s\n' "$SECONDS" "${missed:+ No time was left for: $missed.}"
   } >"$out/report.md"
 }
@@ -190,8 +190,10 @@ choose_models() {
   else
     echo "no random weights: $failure"
   fi
+  snap_title=bard
   if [ -n "$gguf" ]; then
-    model=$gguf model_title=$(basename "$gguf" .gguf)
+    snap_title=$(basename "$gguf" .gguf)
+    model=$gguf model_title=$snap_title
     if [ "$step_model" = bard ]; then step_model=$model step_title=$model_title; fi
   fi
 }
@@ -316,17 +318,17 @@ continuation() {
   printf '%b' "${text//\\\"/\"}"
 }
 
-# `snap BACKEND TARGET`
+# `snap BACKEND TARGET [--preset gpu]`
 snap() {
-  if late $((grace + 10)) snap "$1" "$(shown "$2")"; then return; fi
+  if late $((grace + 10)) snap "$1" "$(shown "$2")" "${@:3}"; then return; fi
   local seconds=$(($(left) - grace)) of=$model
   if [ "$seconds" -gt "$SNAP" ]; then seconds=$SNAP; fi
   if [ -z "$gguf" ]; then of=bard; fi
-  if dlmi $((seconds + grace)) --model "$of" --backend "$1" --json invert --method snap --max-seconds "$seconds" -- "$2"; then
+  if dlmi $((seconds + grace)) --model "$of" --backend "$1" --json "${@:3}" invert --method snap --max-seconds "$seconds" -- "$2"; then
     keep snap
-    row snap "$1" "$(shown "$2")" "$(field exact)" "$(field steps)" "$(field seconds)" "$(field matched_prefix)"
+    row snap "$1" "${4:-}" "$(shown "$2")" "$(field exact)" "$(field steps)" "$(field seconds)" "$(field matched_prefix)"
   else
-    row snap "$1" "$(shown "$2")" "$failure"
+    row snap "$1" "${4:-}" "$(shown "$2")" "$failure"
   fi
 }
 
@@ -352,15 +354,17 @@ half_precision() {
 }
 
 searches() {
-  local targets target
+  local targets
   if [ -n "$gguf" ] && [ "$model" = "$gguf" ]; then
     targets=("$(continuation 2)" "$(continuation 5)")
   else
     targets=("I'll not be a king, and I am too." "And I am satisfied, and I'll make you")
   fi
-  for target in "${targets[@]}"; do
-    if [ -n "$target" ]; then snap "${backends[0]}" "$target"; else echo 'snap: continuations.jsonl did not come along'; fi
-  done
+  if [ -z "${targets[0]}" ]; then echo 'snap: continuations.jsonl did not come along'; return; fi
+  snap "${backends[0]}" "${targets[0]}" --preset gpu
+  snap "${backends[0]}" "${targets[0]}"
+  snap "${backends[0]}" "${targets[1]}"
+  snap "${backends[0]}" "${targets[1]}" --preset gpu
 }
 
 other_methods() {
@@ -386,7 +390,7 @@ extras() {
 }
 
 keep_kernels
-rounds=0 step_title='' model_title=''
+rounds=0 step_title='' model_title='' snap_title=''
 look
 if [ ${#backends[@]} -eq 0 ]; then
   render

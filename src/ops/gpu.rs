@@ -24,6 +24,10 @@ impl<R: CubeRuntime, F: FloatElement, I: IntElement, T: BoolElement> Kernels for
         (device, dtype): (&Self::Device, DType),
     ) -> Tensor<Self, 2> {
         let rows = samples.len() * n;
+        if rows == 0 {
+            // CUDA refuses to launch nothing.
+            return Tensor::empty([0, v], (device, dtype));
+        }
         let noise = empty_device_contiguous_dtype(R::client(device), device.clone(), [rows, v].into(), DType::F32);
         let units = rows * v.div_ceil(4);
         let cube = CubeDim::new(&noise.client, units);

@@ -53,7 +53,7 @@ pub struct TargetLoss<B: Backend> {
 /// The blocks, on a backend without gradients. The defaults are plain Burn ([`mod@reference`]).
 pub trait Kernels: Backend + Parallel {
     /// Gumbel noise g of some samples as [`Gumbel::Drawn`] has it, `[count·N, V]`: a matrix `[N, V]` of each, whose draws are addressed by
-    /// row and column. The uniform draws behind it are the same everywhere, to the bit, and g is to a few units in the last place.
+    /// row and column. The uniform draws behind it are the same everywhere, to the bit, and g to about 1e-6.
     fn gumbel(
         stream: Stream,
         largest: Option<f64>,

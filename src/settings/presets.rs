@@ -9,6 +9,7 @@ use crate::{Error, Result};
 
 const PRESETS: &[(&str, &str)] = &[
     ("bard", include_str!("../../configs/bard.toml")),
+    ("gpu", include_str!("../../configs/gpu.toml")),
     ("paper", include_str!("../../configs/paper.toml")),
     ("sdlm", include_str!("../../configs/sdlm.toml")),
     ("smollm2-135m", include_str!("../../configs/smollm2-135m.toml")),
@@ -158,6 +159,15 @@ mod tests {
         assert_eq!(name(576, 31), None);
         let other = ModelShape { architecture: "SmolLM3ForCausalLM".into(), ..smollm2("", 576, 30) };
         assert!(of_model(&other).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_gpus_batches_go_on_top_of_those_of_every_model() {
+        let layers = Layers::read(Sources { presets: vec!["gpu".into()], ..Sources::default() }).unwrap();
+        for (hidden_size, layers_of_it) in [(576, 30), (960, 32), (2048, 24), (1, 1)] {
+            let settings = layers.resolve(&smollm2("", hidden_size, layers_of_it)).unwrap().settings.to_json();
+            assert_eq!((&settings["snap"]["batch"], &settings["snap"]["patience"]), (&192.into(), &60.into()));
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub struct Global {
     dtype: Option<String>,
     #[arg(long, value_name = "SPEC", help = help("model"))]
     model: Option<OsString>,
-    /// Settings that belong together (paper, sdlm, bard, smollm2-135m, ...); may be repeated
+    /// Settings that belong together (gpu, paper, sdlm, bard, smollm2-135m, ...); may be repeated
     #[arg(long = "preset", value_name = "NAME")]
     pub(super) presets: Vec<String>,
     /// TOML file of settings; may be repeated

@@ -171,6 +171,9 @@ fn prompt_alone(inversion: &Inversion) -> Result<()> {
     if !inversion.exact {
         tracing::warn!("not exact {}", how_far(inversion));
     }
+    if let Some(robust) = inversion.robust {
+        tracing::warn!("robust {robust}");
+    }
     print_text(&series::typed(&json!(inversion)))
 }
 
