@@ -126,7 +126,8 @@ fn parse(order: &str) -> Option<(DeviceInfo, Dtype)> {
 
 /// Samples of what a pass consists of, in this type. For x `[N, D]` and W `[V, D]`: y = x·Wᵀ with W as a transposed view, as the language
 /// model head does it, and the gradient of Σy²/SHRINK by x, which is 2·y·W/SHRINK. Of W as N long rows the softmax and the maxima, by which
-/// threads of a GPU must work together; and some of its rows. Gumbel noise of two samples, whose rows end within a block of draws. And where the first of the largest whole numbers of a row is.
+/// threads of a GPU must work together; and some of its rows. Gumbel noise of two samples, whose rows end within a block of draws. Where the
+/// first of the largest is in rows of whole numbers.
 struct Samples(Dtype);
 
 const N: usize = 8;
