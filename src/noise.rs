@@ -199,21 +199,30 @@ fn unit(x: u32) -> f32 {
     ((x >> 9) as f32 + 0.5) * (1.0 / 8_388_608.0)
 }
 
+/// What the first and the third word of a counter are multiplied by in a round of Philox4x32.
+pub(crate) const MULTIPLIER_0: u32 = 0xD251_1F53;
+/// See [`MULTIPLIER_0`].
+pub(crate) const MULTIPLIER_2: u32 = 0xCD9E_8D57;
+/// What is added to the words of the key after a round.
+pub(crate) const INCREMENT_0: u32 = 0x9E37_79B9;
+/// See [`INCREMENT_0`].
+pub(crate) const INCREMENT_1: u32 = 0xBB67_AE85;
+
 /// Philox4x32-10 of L counters.
 #[inline(always)]
 fn philox<const L: usize>(mut counter: [[u32; L]; 4], mut key: [u32; 2]) -> [[u32; L]; 4] {
     for _ in 0..10 {
         let mut next = [[0; L]; 4];
         for i in 0..L {
-            let first = u64::from(counter[0][i]) * 0xD251_1F53;
-            let second = u64::from(counter[2][i]) * 0xCD9E_8D57;
+            let first = u64::from(counter[0][i]) * u64::from(MULTIPLIER_0);
+            let second = u64::from(counter[2][i]) * u64::from(MULTIPLIER_2);
             next[0][i] = (second >> 32) as u32 ^ counter[1][i] ^ key[0];
             next[1][i] = second as u32;
             next[2][i] = (first >> 32) as u32 ^ counter[3][i] ^ key[1];
             next[3][i] = first as u32;
         }
         counter = next;
-        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+        key = [key[0].wrapping_add(INCREMENT_0), key[1].wrapping_add(INCREMENT_1)];
     }
     counter
 }

@@ -9,7 +9,7 @@ use cubecl::calculate_cube_count_elemwise;
 use cubecl::prelude::*;
 
 use super::{Kernels, Parallel};
-use crate::noise::{Rescale, Stream};
+use crate::noise::{INCREMENT_0, INCREMENT_1, MULTIPLIER_0, MULTIPLIER_2, Rescale, Stream};
 use crate::tensor::data;
 
 impl<R: CubeRuntime, F: FloatElement, I: IntElement, T: BoolElement> Parallel for CubeBackend<R, F, I, T> {}
@@ -78,16 +78,16 @@ fn fill_gumbel(noise: &mut Array<f32>, at: Counter, scale: f32, shift: f32) {
     let mut k1 = at.restart;
     #[unroll]
     for _ in 0..10 {
-        let high0 = c0.mul_hi(0xD251_1F53u32);
-        let low0 = c0 * 0xD251_1F53u32;
-        let high2 = c2.mul_hi(0xCD9E_8D57u32);
-        let low2 = c2 * 0xCD9E_8D57u32;
+        let high0 = c0.mul_hi(MULTIPLIER_0);
+        let low0 = c0 * MULTIPLIER_0;
+        let high2 = c2.mul_hi(MULTIPLIER_2);
+        let low2 = c2 * MULTIPLIER_2;
         c0 = high2 ^ c1 ^ k0;
         c1 = low2;
         c2 = high0 ^ c3 ^ k1;
         c3 = low0;
-        k0 += 0x9E37_79B9u32;
-        k1 += 0xBB67_AE85u32;
+        k0 += INCREMENT_0;
+        k1 += INCREMENT_1;
     }
     let first = row as usize * at.columns as usize + block as usize * 4;
     let left = at.columns - block * 4;

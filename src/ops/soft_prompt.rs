@@ -5,7 +5,7 @@ use std::ops::Range;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor, TensorData};
 
-use super::{CHUNK, Kernels};
+use super::{CHUNK, Kernels, concat};
 use crate::noise::Stream;
 
 /// Gumbel noise g of the samples.
@@ -135,7 +135,7 @@ pub struct SoftEmbeddings<B: Backend> {
 
 /// `count` copies of the rows of `x`, one after another.
 pub(crate) fn stack<B: Backend>(x: Tensor<B, 2>, count: usize) -> Tensor<B, 2> {
-    if count == 1 { x } else { Tensor::cat(vec![x; count], 0) }
+    concat(vec![x; count], 0)
 }
 
 #[cfg(test)]
